@@ -1,0 +1,1 @@
+"""What a service stands on that is not telemetry: app, settings, problems, deadline, database, calls out."""

@@ -1,0 +1,55 @@
+"""The app factory that every service starts from."""
+
+from collections.abc import Callable, Mapping
+
+from flask import Flask, jsonify, request
+from flask.typing import ResponseReturnValue
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+import telemetry
+from chassis import deadline, problems
+from chassis.settings import ServiceSettings
+
+VERSION = "0.1.0"
+MAX_BODY_BYTES = 64 * 1024
+
+Checks = Mapping[str, Callable[[], object]]
+
+
+def create(name: str, settings: ServiceSettings, checks: Checks, *, public: bool = False) -> Flask:
+    """A Flask app that is traced, answers errors as problem documents, keeps a deadline and tells its health.
+
+    `checks` are the parts that it cannot work without, by name: each raises where its part does not answer.
+    """
+    telemetry.configure(name, version=VERSION, namespace="waybill")
+    app = Flask(name)
+    telemetry.instrument_app(app, public=public)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    problems.install(app)
+
+    @app.before_request
+    def start_the_clock() -> None:
+        header = None if public else request.headers.get(deadline.HEADER)
+        deadline.start(deadline.allowance(header, settings.request_deadline))
+
+    @app.get("/healthz")
+    def healthz() -> ResponseReturnValue:
+        return jsonify(status="ok")
+
+    @app.get("/readyz")
+    def readyz() -> ResponseReturnValue:
+        states = {part: _state(check) for part, check in checks.items()}
+        ready = all(state == "ok" for state in states.values())
+        return jsonify(status="ok" if ready else "unavailable", checks=states), 200 if ready else 503
+
+    return app
+
+
+def _state(check: Callable[[], object]) -> str:
+    try:
+        with suppress_instrumentation():
+            check()
+    except Exception as error:
+        return f"unavailable: {type(error).__name__}"
+    return "ok"

@@ -1,0 +1,46 @@
+"""How gunicorn runs a service: threads, one small worker, and a shutdown that loses no span.
+
+    HOST=127.0.0.1 PORT=8001 gunicorn --config chassis/gunicorn.conf.py "services.order:create_app()"
+
+WEB_CONCURRENCY is gunicorn's own variable for the number of workers.
+"""
+
+import os
+from typing import Any
+
+import telemetry
+
+bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
+worker_class = "gthread"
+threads = 8
+# Longer than a client keeps a connection without using it, so that no call meets a closing one.
+keepalive = 75
+# A request ends within its deadline of 5 s; then the spans have 3 s.
+graceful_timeout = 7
+timeout = 30
+# By default every gunicorn of a user listens on the same control socket.
+control_socket_disable = True
+# /dev/shm is in memory: a worker's heartbeat on a slow disk blocks it.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112
+accesslog = None
+errorlog = "-"
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "telemetry.logs.JsonLines"}},
+    "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
+    "root": {"level": "INFO", "handlers": ["stdout"]},
+    "loggers": {"gunicorn.error": {"level": "INFO", "propagate": True, "handlers": []}},
+}
+
+
+def on_starting(server: Any) -> None:
+    """Refuse to load the app before the fork: its gRPC channel and export thread do not survive one."""
+    if server.cfg.preload_app:
+        raise SystemExit("run without --preload: each worker makes its own telemetry after the fork")
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Send the worker's last spans; gunicorn also calls this in the parent, for a worker that it lost."""
+    if worker.pid == os.getpid():
+        telemetry.shutdown()

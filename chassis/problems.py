@@ -1,0 +1,134 @@
+"""Errors as problem documents, RFC 9457: `application/problem+json`, with the trace to look at."""
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import redis
+import sqlalchemy.exc
+from flask import Flask, Response, request
+from opentelemetry import trace
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import HTTPException
+
+from chassis.deadline import DeadlineExceeded
+
+log = logging.getLogger(__name__)
+
+TYPE_PREFIX = "urn:waybill:problem:"
+RETRY_AFTER_SECONDS = 2
+MAX_ERRORS = 10
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Problem(Exception):
+    """A refusal that the caller gets as a problem document."""
+
+    def __init__(self, status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> None:
+        """`kind` is the last part of the problem's type, None where the status says it all."""
+        super().__init__(detail or kind or str(status))
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.members = members
+
+
+class Unavailable(Exception):
+    """A part that this service needs does not answer, or answers nonsense."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(part)
+        self.part = part
+
+
+def read_body(model: type[Body]) -> Body:
+    """The request's JSON body as a model, types taken strictly.
+
+    Raises Problem: 413 over the app's MAX_CONTENT_LENGTH, 415 where it is not declared as JSON, 400 where it is
+    not JSON, 422 with a JSON pointer (RFC 6901) to each wrong field.
+    """
+    if request.mimetype != "application/json":
+        raise Problem(415, detail="send the body as application/json")
+    try:
+        return model.model_validate_json(request.get_data(), strict=True)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+    if faults[0]["type"] == "json_invalid":
+        raise Problem(400, detail="the body is not valid JSON in UTF-8")
+    raise invalid([(fault["loc"], fault["msg"]) for fault in faults])
+
+
+def invalid(faults: list[tuple[tuple[int | str, ...], str]]) -> Problem:
+    """A 422 problem that names each wrong field: its path in the body, and what is wrong with it."""
+    errors = [{"pointer": _pointer(path), "detail": text} for path, text in faults[:MAX_ERRORS]]
+    first = errors[0]
+    return Problem(422, "invalid-request", f"{first['pointer']}: {first['detail']}", errors=errors)
+
+
+def install(app: Flask) -> None:
+    """Make every error of the app a problem document, and none of them a stack trace."""
+    app.register_error_handler(Problem, _from_problem)
+    app.register_error_handler(HTTPException, _from_http_exception)
+    app.register_error_handler(Exception, _from_exception)
+
+
+def document(status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> Response:
+    """A problem document as a response; 503 asks the caller to come again."""
+    context = trace.get_current_span().get_span_context()
+    body = {
+        "type": f"{TYPE_PREFIX}{kind}" if kind else "about:blank",
+        "title": kind.replace("-", " ").capitalize() if kind else HTTPStatus(status).phrase,
+        "status": status,
+        **({"detail": detail} if detail else {}),
+        **members,
+        "trace_id": trace.format_trace_id(context.trace_id),
+    }
+    response = Response(json.dumps(body), status, content_type="application/problem+json")
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def _from_problem(problem: Problem) -> Response:
+    return document(problem.status, problem.kind, problem.detail, **problem.members)
+
+
+def _from_http_exception(error: HTTPException) -> Response:
+    response = document(error.code or 500, detail=error.description if error.code in (404, 405, 413) else None)
+    # Such as Allow, which a 405 must have.
+    for name, value in error.get_headers(request.environ):
+        if name != "Content-Type":
+            response.headers[name] = value
+    return response
+
+
+def _from_exception(error: Exception) -> Response:
+    span = trace.get_current_span()
+    span.record_exception(error)
+    part = _absent_part(error)
+    if part is None:
+        log.error("unexpected error", exc_info=error)
+        return document(500, detail="an error of ours; the trace shows where")
+    log.warning("no answer from %s", part)
+    return document(503, "unavailable", f"{part} does not answer; nothing is lost, try again", part=part)
+
+
+def _absent_part(error: Exception) -> str | None:
+    """The part whose absence the error shows, None where it shows a mistake of ours."""
+    if isinstance(error, Unavailable):
+        return error.part
+    if isinstance(error, DeadlineExceeded):
+        return "a part that this request needs"
+    if isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)) or (
+        isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
+    ):
+        return "the database"
+    if isinstance(error, redis.RedisError):
+        return "the cache"
+    return None
+
+
+def _pointer(path: tuple[int | str, ...]) -> str:
+    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

@@ -1,0 +1,48 @@
+"""The acquirer's public API: authorize a payment once per Idempotency-Key, and look it up."""
+
+from typing import cast
+
+from flask import Blueprint, current_app, jsonify, request
+from flask.typing import ResponseReturnValue
+
+from services.acquirer.authorize import KeyReused, Ledger, Request
+
+blueprint = Blueprint("acquirer", __name__)
+
+
+def _ledger() -> Ledger:
+    return cast(Ledger, current_app.extensions["ledger"])
+
+
+@blueprint.post("/authorizations")
+def authorize() -> ResponseReturnValue:
+    """Authorize an amount on a token. The answer to a declined card is 201 as well: the call succeeded."""
+    key = request.headers.get("Idempotency-Key", "")
+    body = request.get_json()
+    if not isinstance(body, dict):
+        return jsonify(error="needs a JSON object"), 400
+    amount, currency, token = body.get("amount"), body.get("currency"), body.get("token")
+    if not (key and isinstance(amount, int) and amount > 0 and isinstance(currency, str) and isinstance(token, str)):
+        return jsonify(error="needs an Idempotency-Key, and amount, currency and token"), 400
+    try:
+        authorization, created = _ledger().authorize(
+            key, Request(amount, currency, token), list(request.headers.keys())
+        )
+    except KeyReused:
+        return jsonify(error="this Idempotency-Key came with another request"), 422
+    return jsonify(id=authorization.id, status=authorization.status), 201 if created else 200
+
+
+@blueprint.get("/authorizations/<key>")
+def show(key: str) -> ResponseReturnValue:
+    """What was authorized under a key, and the names of the headers that each request for it carried."""
+    authorization = _ledger().authorizations.get(key)
+    if authorization is None:
+        return jsonify(error="no such authorization"), 404
+    return jsonify(id=authorization.id, status=authorization.status, received_headers=authorization.received_headers)
+
+
+@blueprint.get("/healthz")
+def healthz() -> ResponseReturnValue:
+    """Whether the process lives."""
+    return jsonify(status="ok")

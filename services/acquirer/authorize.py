@@ -1,0 +1,57 @@
+"""Authorizing a payment, once for each key."""
+
+import threading
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+DECLINED_TOKEN = "tok_declined"  # noqa: S105
+KEPT = 100_000
+"""Authorizations kept; older ones are forgotten, so that the process does not grow for ever."""
+
+
+class KeyReused(Exception):
+    """The key came before, with another request."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be paid, in minor units, and with what."""
+
+    amount: int
+    currency: str
+    token: str
+
+
+@dataclass
+class Authorization:
+    """The answer to a request, and the headers that came with it."""
+
+    request: Request
+    status: str
+    id: str = field(default_factory=lambda: f"auth_{uuid.uuid4().hex}")
+    received_headers: list[list[str]] = field(default_factory=list)
+
+
+class Ledger:
+    """Every authorization, by its key."""
+
+    def __init__(self) -> None:
+        self.authorizations: OrderedDict[str, Authorization] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def authorize(self, key: str, request: Request, headers: list[str]) -> tuple[Authorization, bool]:
+        """The authorization under this key, and whether it is new. Raises KeyReused."""
+        with self._lock:
+            known = self.authorizations.get(key)
+            if known is None:
+                status = "declined" if request.token == DECLINED_TOKEN else "authorized"
+                authorization = self.authorizations[key] = Authorization(request, status)
+            elif known.request != request:
+                raise KeyReused
+            else:
+                authorization = known
+            authorization.received_headers.append(headers)
+            if len(self.authorizations) > KEPT:
+                self.authorizations.popitem(last=False)
+            return authorization, known is None

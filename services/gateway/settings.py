@@ -1,0 +1,12 @@
+"""What the gateway has to know."""
+
+from pydantic import HttpUrl
+
+from chassis.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Environment variables: ORDER_URL, INVENTORY_URL."""
+
+    order_url: HttpUrl
+    inventory_url: HttpUrl

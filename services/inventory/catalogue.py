@@ -1,0 +1,98 @@
+"""Products and their prices: a cache-aside on Valkey. Stock is never cached."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import redis
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from sqlalchemy import Engine, Row, select
+from sqlalchemy.dialects.postgresql import insert
+
+from services.inventory.models import Product
+
+log = logging.getLogger(__name__)
+
+CACHE_SECONDS = 60
+PLENTY = 1_000_000
+
+SHELVES = [
+    ("TEA-ASSAM", "Assam, second flush", 540, PLENTY),
+    ("TEA-DARJEELING", "Darjeeling, first flush", 890, PLENTY),
+    ("TEA-EARL-GREY", "Earl Grey", 495, PLENTY),
+    ("TEA-GENMAICHA", "Genmaicha", 620, PLENTY),
+    ("TEA-LAPSANG", "Lapsang souchong", 710, PLENTY),
+    ("TEA-SOLD-OUT", "Jasmine pearls, sold out", 1250, 0),
+]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one piece costs, in minor units of an ISO 4217 currency."""
+
+    name: str
+    amount: int
+    currency: str
+
+
+class Catalogue:
+    """Prices by SKU, from the cache where it has them, else from the database."""
+
+    def __init__(self, engine: Engine, cache: redis.Redis) -> None:
+        self.engine = engine
+        self.cache = cache
+
+    def prices(self, skus: Sequence[str]) -> dict[str, Price]:
+        """The price of each SKU that exists. A cache that does not answer makes it slower, not wrong."""
+        found = self._cached(skus)
+        missing = [sku for sku in skus if sku not in found]
+        if missing:
+            read = self._stored(missing)
+            self._remember(read)
+            found |= read
+        return found
+
+    def products(self) -> Sequence[Row[tuple[str, str, int, str, int]]]:
+        """Every product with what is left of it, by name."""
+        with self.engine.begin() as db:
+            return db.execute(
+                select(Product.sku, Product.name, Product.amount, Product.currency, Product.available).order_by(
+                    Product.name
+                )
+            ).all()
+
+    def _cached(self, skus: Sequence[str]) -> dict[str, Price]:
+        try:
+            values: Any = self.cache.mget([f"product:{sku}" for sku in skus])
+        except redis.RedisError:
+            log.warning("the cache does not answer: reading from the database")
+            return {}
+        return {sku: Price(**json.loads(value)) for sku, value in zip(skus, values, strict=True) if value}
+
+    def _stored(self, skus: Sequence[str]) -> dict[str, Price]:
+        with self.engine.begin() as db:
+            rows = db.execute(
+                select(Product.sku, Product.name, Product.amount, Product.currency).where(Product.sku.in_(skus))
+            )
+            return {row.sku: Price(row.name, row.amount, row.currency) for row in rows}
+
+    def _remember(self, prices: dict[str, Price]) -> None:
+        try:
+            with self.cache.pipeline(transaction=False) as pipeline:
+                for sku, price in prices.items():
+                    pipeline.set(f"product:{sku}", json.dumps(asdict(price)), ex=CACHE_SECONDS)
+                pipeline.execute()
+        except redis.RedisError:
+            log.warning("the cache does not answer: nothing was remembered")
+
+
+def stock_shelves(engine: Engine) -> None:
+    """Put the demonstration's products into an empty table; what is there already stays as it is."""
+    rows = [
+        {"sku": sku, "name": name, "amount": amount, "currency": "EUR", "available": available}
+        for sku, name, amount, available in SHELVES
+    ]
+    with suppress_instrumentation(), engine.begin() as db:
+        db.execute(insert(Product).values(rows).on_conflict_do_nothing())

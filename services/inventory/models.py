@@ -1,0 +1,41 @@
+"""The tables of inventory."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The tables of this service."""
+
+    type_annotation_map = {dict[str, Any]: JSONB, list[dict[str, Any]]: JSONB}  # noqa: RUF012
+
+
+class Product(Base):
+    """What can be bought, at which price in minor units, and how much of it is left."""
+
+    __tablename__ = "products"
+    __table_args__ = (CheckConstraint("available >= 0"),)
+
+    sku: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    amount: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str]
+    available: Mapped[int]
+
+
+class Reservation(Base):
+    """Stock taken for an order; released for good when the order is refused."""
+
+    __tablename__ = "reservations"
+
+    order_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    items: Mapped[list[dict[str, Any]]]
+    amount: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,57 @@
+"""The HTTP API of order, for our own services."""
+
+from typing import Annotated, cast
+from uuid import UUID
+
+from flask import Blueprint, current_app, jsonify, request
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, ConfigDict, Field
+
+from chassis.problems import Problem, read_body
+from services.order.models import Order
+from services.order.place import find_order, place_order
+from services.order.process import Shop
+
+blueprint = Blueprint("order", __name__)
+
+
+class OrderRequest(BaseModel):
+    """How much of which SKU, and what pays for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quantities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
+    payment_token: str = Field(min_length=1, max_length=255)
+
+
+def _shop() -> Shop:
+    return cast(Shop, current_app.extensions["shop"])
+
+
+@blueprint.post("/orders")
+def post_order() -> ResponseReturnValue:
+    """Place an order: 201 where it is new, 200 where it was placed before. A refusal is an answer, not an error."""
+    body = read_body(OrderRequest)
+    key = request.headers.get("Idempotency-Key")
+    if not key:
+        raise Problem(400, detail="send an Idempotency-Key")
+    order, is_new = place_order(_shop(), body.quantities, body.payment_token, key)
+    return jsonify(_as_json(order)), 201 if is_new else 200
+
+
+@blueprint.get("/orders/<uuid:order_id>")
+def get_order(order_id: UUID) -> ResponseReturnValue:
+    """An order as it stands."""
+    return jsonify(_as_json(find_order(_shop().engine, order_id)))
+
+
+def _as_json(order: Order) -> dict[str, object]:
+    return {
+        "id": str(order.id),
+        "status": order.status,
+        "amount": order.amount,
+        "currency": order.currency,
+        "items": order.items,
+        "refused_sku": order.refused_sku,
+        "trace_id": order.traceparent.split("-")[1],
+    }

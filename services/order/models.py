@@ -1,0 +1,57 @@
+"""The table of orders."""
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The tables of this service."""
+
+    type_annotation_map = {  # noqa: RUF012
+        list[dict[str, Any]]: JSONB,
+        dict[str, int]: JSONB,
+        datetime: DateTime(timezone=True),
+    }
+
+
+class Status(StrEnum):
+    """Where an order stands. All but pending are final."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    DECLINED = "declined"
+    OUT_OF_STOCK = "out_of_stock"
+    REJECTED = "rejected"
+    """It named a SKU that does not exist."""
+
+
+class Order(Base):
+    """An order, from the moment that it was accepted."""
+
+    __tablename__ = "orders"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    quantities: Mapped[dict[str, int]]
+    """What was ordered: how many of which SKU."""
+    payment_token: Mapped[str | None]
+    """Kept until the order is settled, and no longer."""
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    fingerprint: Mapped[str]
+    """A hash of the request, to tell a repeat from another request under the same key."""
+    traceparent: Mapped[str]
+    """The trace in which the order was accepted, W3C Trace Context."""
+    leased_until: Mapped[datetime]
+    """Until then somebody works on it; later, a pending order may be taken up again."""
+    items: Mapped[list[dict[str, Any]] | None]
+    """What was ordered, with names and prices; None until it is reserved."""
+    amount: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None]
+    refused_sku: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

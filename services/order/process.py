@@ -1,0 +1,88 @@
+"""Processing an order: validate, charge, complete. Every step may be repeated, and takes effect once."""
+
+from dataclasses import dataclass
+
+from opentelemetry import trace
+from sqlalchemy import Engine, select, update
+from sqlalchemy.orm import Session
+
+from services.order.clients import Inventory, Payment, PaymentState, Reservation
+from services.order.models import Order, Status
+
+tracer = trace.get_tracer(__name__)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What processing an order needs around it."""
+
+    engine: Engine
+    inventory: Inventory
+    payment: Payment
+
+
+def process_order(shop: Shop, order: Order) -> Order:
+    """Bring a pending order to its end, and return it as it is then.
+
+    Raises Unavailable where a part does not answer: the order stays pending, and may be processed again.
+    """
+    with tracer.start_as_current_span("process_order") as span:
+        span.set_attribute("order.id", str(order.id))
+        with tracer.start_as_current_span("validate"):
+            reservation = validate(shop, order)
+        if reservation.refused:
+            return refuse(shop, order, reservation.refused, reservation.sku)
+        with tracer.start_as_current_span("charge"):
+            payment = charge(shop, order, reservation)
+        if payment.status == "declined":
+            shop.inventory.release(order.id)
+            return refuse(shop, order, Status.DECLINED)
+        order = complete(shop, order, reservation)
+        span.set_attribute("order.outcome", order.status)
+        span.add_event("order_completed")
+        return order
+
+
+def validate(shop: Shop, order: Order) -> Reservation:
+    """Have inventory check the items, take their stock and price them."""
+    return shop.inventory.reserve(order.id, order.quantities)
+
+
+def charge(shop: Shop, order: Order, reservation: Reservation) -> PaymentState:
+    """Have payment charge what the reservation costs."""
+    if order.payment_token is None:
+        raise ValueError("an order that is settled has no payment token")
+    return shop.payment.charge(order.id, reservation.amount, reservation.currency, order.payment_token)
+
+
+def complete(shop: Shop, order: Order, reservation: Reservation) -> Order:
+    """Write down that the order is completed, with what it came to."""
+    return _settle(
+        shop.engine,
+        order,
+        status=Status.COMPLETED,
+        items=reservation.items,
+        amount=reservation.amount,
+        currency=reservation.currency,
+    )
+
+
+def refuse(shop: Shop, order: Order, outcome: Status, sku: str | None = None) -> Order:
+    """Write down that the order was refused, and say it on the span: an outcome, not an error."""
+    order = _settle(shop.engine, order, status=outcome, refused_sku=sku)
+    span = trace.get_current_span()
+    span.set_attribute("order.outcome", order.status)
+    span.add_event("order_refused")
+    return order
+
+
+def _settle(engine: Engine, order: Order, **columns: object) -> Order:
+    settled = (
+        update(Order)
+        .where(Order.id == order.id, Order.status == Status.PENDING)
+        .values(payment_token=None, **columns)
+        .returning(Order)
+    )
+    with Session(engine, expire_on_commit=False) as db, db.begin():
+        # Somebody who took the order up before us may have settled it meanwhile.
+        return db.scalar(settled) or db.scalars(select(Order).where(Order.id == order.id)).one()

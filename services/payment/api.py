@@ -1,0 +1,31 @@
+"""The HTTP API of payment, for our own services."""
+
+from typing import cast
+from uuid import UUID
+
+from flask import Blueprint, current_app, jsonify
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, ConfigDict, Field
+
+from chassis.problems import read_body
+from services.payment.charge import Cashier, Money
+
+blueprint = Blueprint("payment", __name__)
+
+
+class PaymentRequest(BaseModel):
+    """What to charge, in minor units, and on which token."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount: int = Field(ge=0, lt=2**63)
+    currency: str = Field(pattern="^[A-Z]{3}$")
+    payment_token: str = Field(min_length=1, max_length=255)
+
+
+@blueprint.put("/payments/<uuid:order_id>")
+def put_payment(order_id: UUID) -> ResponseReturnValue:
+    """Charge an order. That the card was declined is an answer, not an error."""
+    body = read_body(PaymentRequest)
+    cashier = cast(Cashier, current_app.extensions["cashier"])
+    return jsonify(status=cashier.charge(order_id, Money(body.amount, body.currency), body.payment_token))

@@ -1,0 +1,62 @@
+"""Charging an order: at most one authorization, whoever asks how often."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Engine, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from chassis.problems import Problem
+from services.payment.clients import Acquirer
+from services.payment.models import Payment
+
+PENDING = "pending"
+
+
+@dataclass(frozen=True)
+class Money:
+    """An amount in minor units of an ISO 4217 currency."""
+
+    amount: int
+    currency: str
+
+
+class Cashier:
+    """Takes payments and writes them down."""
+
+    def __init__(self, engine: Engine, acquirer: Acquirer) -> None:
+        self.engine = engine
+        self.acquirer = acquirer
+
+    def charge(self, order_id: UUID, price: Money, token: str) -> str:
+        """Charge an order and return how its payment stands, "authorized" or "declined".
+
+        It is written down before the acquirer is asked, and asked again under the same key where the answer got
+        lost. Raises Problem where the order was charged with another price, Unavailable where nobody answers.
+        """
+        status = self._begin(order_id, price)
+        if status == PENDING:
+            answer = self.acquirer.authorize(order_id, price.amount, price.currency, token)
+            status = answer.status
+            self._settle(order_id, status, answer.id)
+        return status
+
+    def _begin(self, order_id: UUID, price: Money) -> str:
+        row = insert(Payment).values(order_id=order_id, status=PENDING, amount=price.amount, currency=price.currency)
+        with self.engine.begin() as db:
+            if db.scalar(row.on_conflict_do_nothing().returning(Payment.order_id)):
+                return PENDING
+            known = db.execute(
+                select(Payment.status, Payment.amount, Payment.currency).where(Payment.order_id == order_id)
+            ).one()
+        if Money(known.amount, known.currency) != price:
+            raise Problem(409, "payment-differs", "the order was charged with another price")
+        return str(known.status)
+
+    def _settle(self, order_id: UUID, status: str, authorization_id: str) -> None:
+        with self.engine.begin() as db:
+            db.execute(
+                update(Payment)
+                .where(Payment.order_id == order_id, Payment.status == PENDING)
+                .values(status=status, authorization_id=authorization_id)
+            )

@@ -1,0 +1,32 @@
+"""The call to the acquirer: an external API, which gets neither trace context nor baggage."""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from chassis.client import Client
+
+
+class Authorization(BaseModel):
+    """The acquirer's answer."""
+
+    id: str = Field(min_length=1, max_length=255)
+    status: Literal["authorized", "declined"]
+
+
+class Acquirer:
+    """The acquirer's API, as far as we use it."""
+
+    def __init__(self, url: str) -> None:
+        self.client = Client("the acquirer", url, ours=False)
+
+    def authorize(self, order_id: UUID, amount: int, currency: str, token: str) -> Authorization:
+        """Authorize an amount in minor units, at most once per order. Raises Unavailable."""
+        response = self.client.call(
+            "POST",
+            "/authorizations",
+            json={"amount": amount, "currency": currency, "token": token},
+            headers={"Idempotency-Key": str(order_id)},
+        )
+        return self.client.read(response, Authorization)

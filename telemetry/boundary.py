@@ -1,0 +1,57 @@
+"""Where trace context ends: at callers and at third parties.
+
+Who may send us a `traceparent` can make us record nothing or everything, join our traces and plant baggage; who
+gets ours learns our identifiers, and reads our baggage.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+
+CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+Environ = dict[str, Any]
+WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+def strip_incoming(wsgi_app: WsgiApp) -> WsgiApp:
+    """Wrap the WSGI app of a public service, outside its instrumentation: callers bring no context.
+
+    The caller's address goes too: it would be recorded as `client.address`, and is personal data.
+    """
+
+    def edge(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        for header in CONTEXT_HEADERS:
+            environ.pop(f"HTTP_{header.upper()}", None)
+        environ["REMOTE_ADDR"] = ""
+        return wsgi_app(environ, start_response)
+
+    return edge
+
+
+class StrictAdapter(HTTPAdapter):
+    """A transport for a requests session that hands trace context to known hosts only.
+
+    It works behind the instrumentation, on the request as it leaves, so it holds for redirects too.
+    """
+
+    def __init__(self, trusted: Collection[str] = (), **options: Any) -> None:
+        """Trust the services at these base URLs; mount it on both `http://` and `https://`."""
+        self.trusted = {_host_and_port(url) for url in trusted}
+        super().__init__(**options)
+
+    def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        """Send the request, without context unless its host and port are trusted."""
+        if _host_and_port(request.url or "") not in self.trusted:
+            for header in CONTEXT_HEADERS:
+                request.headers.pop(header, None)
+        return super().send(request, *args, **options)
+
+
+def _host_and_port(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)

@@ -1,0 +1,110 @@
+"""The libraries that are traced, and where their spans are made to follow the semantic conventions."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import flask
+from opentelemetry.instrumentation.flask import FlaskInstrumentor
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+from opentelemetry.instrumentation.utils import unwrap
+from opentelemetry.trace import Span
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import ExceptionContext
+
+from telemetry.boundary import strip_incoming
+
+HEALTH_CHECKS = r"^https?://[^/]+/(healthz|readyz)$"
+HOSTNAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
+
+
+def instrument_app(app: flask.Flask, *, public: bool = False) -> None:
+    """Trace every request to the app, health checks apart; call it first, before other request hooks.
+
+    `public` says that callers are strangers: their trace context and baggage end here.
+    """
+    FlaskInstrumentor.instrument_app(
+        app,
+        request_hook=_name_unmatched,
+        response_hook=_correct_server_span,
+        excluded_urls=HEALTH_CHECKS,
+        enable_commenter=False,
+    )
+    if public:
+        app.wsgi_app = strip_incoming(app.wsgi_app)  # type: ignore[assignment,method-assign]
+
+
+def instrument_engine(engine: Engine) -> None:
+    """Trace every statement that the engine executes.
+
+    Names and attributes: https://opentelemetry.io/docs/specs/semconv/database/database-spans/
+    """
+    instrumentor = SQLAlchemyInstrumentor()
+    # A second call of instrument() does nothing but log a warning, and a process may have several engines.
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()
+    instrumentor.instrument(engine=engine)
+    # One `connect` span for each checkout from the pool says nothing, and costs a tenth of the throughput.
+    unwrap(Engine, "connect")
+    event.listen(engine, "before_cursor_execute", _name_statement)
+    event.listen(engine, "handle_error", _name_database_error, insert=True)
+
+
+def name_redis_span(span: Span, _client: object, args: Sequence[Any], _options: object) -> None:
+    """Add the attribute that the Redis conventions recommend and the instrumentation leaves out."""
+    if span.is_recording() and args:
+        span.set_attribute("db.operation.name", str(args[0]))
+
+
+def _name_unmatched(span: Span, _environ: object) -> None:
+    # By default the raw path becomes the name, so that a scanner makes a million span names.
+    if span.is_recording() and flask.request.url_rule is None:
+        span.update_name(flask.request.method if flask.request.method in KNOWN_METHODS else "HTTP")
+
+
+def _correct_server_span(span: Span, _status: str, _headers: object) -> None:
+    # The instrumentation takes `server.address` from the Host header with its port, and keeps query strings.
+    if span.is_recording():
+        host = flask.request.host.partition(":")[0]
+        span.set_attribute("server.address", host if HOSTNAME.fullmatch(host) else flask.request.environ["SERVER_NAME"])
+        if flask.request.query_string:
+            span.set_attribute("url.query", "REDACTED")
+
+
+def _name_statement(
+    _connection: object, _cursor: object, statement: str, _parameters: object, context: Any, _many: bool
+) -> None:
+    # The instrumentation's `db.operation.name` is "INSERT" and the database's name.
+    span = getattr(context, "_otel_span", None)
+    if span is None or not span.is_recording():
+        return
+    operation, table = _operation(statement, context)
+    span.set_attribute("db.operation.name", operation)
+    if table:
+        span.set_attribute("db.collection.name", table)
+    span.update_name(f"{operation} {table}".rstrip())
+
+
+def _operation(statement: str, context: Any) -> tuple[str, str]:
+    """What a statement does and to which table, as SQLAlchemy knows it: SQL is not parsed here."""
+    compiled = context.compiled
+    if compiled is None:
+        return statement.split(maxsplit=1)[0].upper(), ""
+    if context.isinsert or context.isupdate or context.isdelete:
+        verb = "INSERT" if context.isinsert else "UPDATE" if context.isupdate else "DELETE"
+        return verb, compiled.compile_state.dml_table.name
+    tables = compiled.statement.get_final_froms() if hasattr(compiled.statement, "get_final_froms") else []
+    return statement.split(maxsplit=1)[0].upper(), getattr(tables[0], "name", "") if len(tables) == 1 else ""
+
+
+def _name_database_error(context: ExceptionContext) -> None:
+    span = getattr(context.execution_context, "_otel_span", None)
+    if span is not None and span.is_recording():
+        # SQLSTATE, as psycopg gives it; a connection that broke has none.
+        code = getattr(context.original_exception, "sqlstate", None)
+        if code:
+            span.set_attribute("db.response.status_code", code)
+        span.set_attribute("error.type", code or type(context.original_exception).__qualname__)
+
+
+KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))

@@ -1,0 +1,352 @@
+"""Tests of tracing: a receiver that stands where the Collector would, and traces as text to review.
+
+    with Receiver() as receiver:
+        ...  # start services with OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, place an order
+        spans = receiver.wait_for_trace(trace_id, "process orders")
+        assert_tree(render(spans, ["order.id"], {order_id: "<order.id>"}), "order.tree")
+
+An export is answered once it is kept, and a batch processor exports spans in the order in which they ended. So
+there are two ways to prove, without a sleep, that a span does NOT come: look once its process has flushed or
+exited, or wait for a later span of the same process and then look.
+"""
+
+import difflib
+import json
+import os
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition
+from typing import Any, Self, TypeVar
+
+import grpc  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened during a span."""
+
+    name: str
+    attributes: dict[str, Any]
+    time_ns: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A span that another one points to without being its child."""
+
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span as it arrived. Ids are lower-case hex, times are nanoseconds since the Unix epoch.
+
+    `kind` is INTERNAL, SERVER, CLIENT, PRODUCER or CONSUMER; `status` is UNSET, OK or ERROR; `service` is
+    `service.name` of the resource; `scope` names the instrumentation; bits 0-7 of `flags` are the W3C flags.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    kind: str
+    service: str
+    resource: dict[str, Any]
+    scope: str
+    attributes: dict[str, Any]
+    events: tuple[Event, ...]
+    links: tuple[Link, ...]
+    status: str
+    status_description: str
+    start_ns: int
+    end_ns: int
+    trace_state: str
+    flags: int
+
+
+def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    """The attributes of a log record, a data point or a resource, as Python values."""
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def settled(spans: Sequence[Span]) -> bool:
+    """Whether a trace has no hole: its root has arrived, and so has the parent of every other span.
+
+    It cannot know of a child that is still to come: wait for that one by its name.
+    """
+    parents = {span.parent_span_id for span in spans}
+    return None in parents and parents <= {None, *(span.span_id for span in spans)}
+
+
+class Receiver:
+    """An OTLP/gRPC endpoint on a free loopback port that keeps the spans, logs and metrics it is sent.
+
+    gRPC obeys `http_proxy`: where that is set, processes need `NO_PROXY=127.0.0.1` to reach the receiver.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._spans: list[Span] = []
+        self._logs: list[tuple[str, LogRecord]] = []
+        self._metrics: list[tuple[str, Metric]] = []
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="otlp-receiver")
+        # A batch of many stack traces is over gRPC's 4 MB. Under so_reuseport two servers may share a port.
+        options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+        self._server = grpc.server(self._threads, options=options)
+        self._serve("trace.v1.TraceService", ExportTraceServiceRequest, self._spans, _spans)
+        self._serve("logs.v1.LogsService", ExportLogsServiceRequest, self._logs, _logs)
+        self._serve("metrics.v1.MetricsService", ExportMetricsServiceRequest, self._metrics, _metrics)
+        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.stop(grace=1).wait()
+        self._threads.shutdown()
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every span so far, in order of arrival; one that was exported twice is there twice."""
+        with self._changed:
+            return list(self._spans)
+
+    @property
+    def logs(self) -> list[tuple[str, LogRecord]]:
+        """Every log record so far, in order of arrival: the service and the OTLP message."""
+        with self._changed:
+            return list(self._logs)
+
+    @property
+    def metrics(self) -> list[tuple[str, Metric]]:
+        """Every metric so far, in order of arrival: the service and the OTLP message with its data points."""
+        with self._changed:
+            return list(self._metrics)
+
+    def clear(self) -> None:
+        """Forget what has arrived. What processes still hold arrives later: better ask by trace id."""
+        with self._changed:
+            self._spans.clear()
+            self._logs.clear()
+            self._metrics.clear()
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float = 10.0, what: str = "What was waited for") -> T:
+        """Ask `predicate` now and after every arrival; return its first answer that is true.
+
+        `wait_for(lambda: [span for span in receiver.spans if span.name == "ship"])` returns those spans.
+        Raises TimeoutError after `timeout` seconds, with `what` and every trace that did arrive.
+        """
+        with self._changed:
+            answer = self._changed.wait_for(predicate, timeout)
+            if answer:
+                return answer
+            raise TimeoutError(f"{what} did not arrive within {timeout:g} s. {self._arrived()}")
+
+    def wait_for_trace(
+        self,
+        trace_id: str,
+        *names: str,
+        complete: Callable[[Sequence[Span]], bool] = settled,
+        timeout: float = 10.0,
+    ) -> list[Span]:
+        """The spans of one trace, once it is `complete` and has these `names` (a name twice: two spans).
+
+        Name the spans that end last, such as that of a queue's consumer. A trace whose root never comes,
+        because its first caller is not traced, needs a condition: `complete=lambda spans: len(spans) >= 5`.
+        Raises TimeoutError after `timeout` seconds, with every trace that did arrive.
+        """
+
+        def trace() -> list[Span]:
+            spans = [span for span in self._spans if span.trace_id == trace_id]
+            missing = Counter(names) - Counter(span.name for span in spans)
+            return spans if not missing and complete(spans) else []
+
+        named = f" with {', '.join(map(repr, names))}" if names else ""
+        return self.wait_for(trace, timeout, f"The complete trace {trace_id}{named}")
+
+    def _serve(self, name: str, request: Any, kept: list[T], read: Callable[[Any], Iterable[T]]) -> None:
+        def export(message: Any, _context: Any) -> bytes:
+            with self._changed:
+                kept.extend(read(message))
+                self._changed.notify_all()
+            # The bytes of an empty response: all was accepted.
+            return b""
+
+        method = grpc.unary_unary_rpc_method_handler(export, request_deserializer=request.FromString)
+        service = f"opentelemetry.proto.collector.{name}"
+        handler = grpc.method_handlers_generic_handler(service, {"Export": method})
+        self._server.add_generic_rpc_handlers((handler,))
+
+    def _arrived(self) -> str:
+        if not self._spans:
+            return f"No span arrived at {self.endpoint}."
+        trees = (f"trace {trace_id}\n{render(spans)}" for trace_id, spans in _by_trace(self._spans))
+        return f"{len(self._spans)} spans arrived:\n\n" + "\n\n".join(trees)
+
+
+def render(spans: Iterable[Span], attributes: Sequence[str] = (), replace: Mapping[str, str] | None = None) -> str:
+    """Traces as text to review and compare: one line a span, children indented below their parent.
+
+    A line has the service, the kind, the name, ERROR, those of `attributes` that the span has, [events] with
+    those of `attributes` that they have, and -> links. `replace` maps what differs from run to run, such as
+    an id, to what stands in its place.
+
+    Siblings of the parent's own service come first, in order of start; then those of other services, service
+    by service: processes race, and the text must not depend on who wins. An empty line parts trees.
+    """
+    spans = list(spans)
+    names = {(span.trace_id, span.span_id): span.name for span in spans}
+    width = max((len(span.service) for span in spans), default=0)
+    text = "\n\n".join(
+        "\n".join(
+            f"{span.service:{width}} {span.kind:8} {'  ' * depth}{_describe(span, depth, attributes, names)}"
+            for depth, span in tree
+        )
+        for _, trace in _by_trace(spans)
+        for tree in _trees(trace)
+    )
+    # The longest first: a value may be part of another one.
+    for value, placeholder in sorted((replace or {}).items(), key=lambda pair: -len(pair[0])):
+        text = text.replace(value, placeholder)
+    return text
+
+
+def assert_tree(actual: str, path: str | Path) -> None:
+    """Compare a rendered tree with the file at `path`.
+
+    Raises AssertionError with the difference. `UPDATE_TREES=1` in the environment writes the file instead,
+    and says so in a warning: review it like code.
+    """
+    path = Path(path)
+    actual = actual.rstrip("\n") + "\n"
+    expected = path.read_text(encoding="utf-8") if path.exists() else ""
+    if actual == expected:
+        return
+    if os.environ.get("UPDATE_TREES") == "1":
+        path.write_text(actual, encoding="utf-8")
+        warnings.warn(f"UPDATE_TREES=1: wrote {path}", stacklevel=2)
+        return
+    diff = difflib.unified_diff(expected.splitlines(), actual.splitlines(), str(path), "this run", lineterm="")
+    raise AssertionError(
+        "The trace differs from the expected one. If it is right, run again with UPDATE_TREES=1 and review:\n"
+        + "\n".join(diff)
+    )
+
+
+def _by_trace(spans: Iterable[Span]) -> list[tuple[str, list[Span]]]:
+    traces: dict[str, list[Span]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: (span.start_ns, span.service, span.name)):
+        traces[span.trace_id].append(span)
+    return list(traces.items())
+
+
+def _trees(trace: Sequence[Span]) -> Iterator[Iterator[tuple[int, Span]]]:
+    """Every tree of one trace, as its spans from the root down, each with its depth."""
+    known = {span.span_id for span in trace}
+    children: dict[str | None, list[Span]] = defaultdict(list)
+    for span in trace:
+        children[span.parent_span_id if span.parent_span_id in known else None].append(span)
+
+    def tree(parent: Span, depth: int) -> Iterator[tuple[int, Span]]:
+        yield depth, parent
+        # pop: below a span that was exported twice, its children stand once.
+        siblings = children.pop(parent.span_id, [])
+        for child in sorted(siblings, key=lambda child: (child.service != parent.service, child.service)):
+            yield from tree(child, depth + 1)
+
+    return (tree(root, 0) for root in children[None])
+
+
+def _describe(span: Span, depth: int, attributes: Sequence[str], names: Mapping[tuple[str, str], str]) -> str:
+    facts = ["ERROR"] if span.status == "ERROR" else []
+    if span.status_description:
+        facts.append(json.dumps(span.status_description, ensure_ascii=False))
+    facts += _chosen(span.attributes, attributes)
+    parts = [span.name]
+    if depth == 0 and span.parent_span_id:
+        parts.append("(parent missing)")
+    if facts:
+        parts.append(" ".join(facts))
+    parts += [f"[{' '.join([event.name, *_chosen(event.attributes, attributes)])}]" for event in span.events]
+    for link in span.links:
+        name = names.get((link.trace_id, link.span_id), "a span not shown")
+        parts.append(f"-> {name}" if link.trace_id == span.trace_id else f"-> {name} (another trace)")
+    return "  ".join(parts)
+
+
+def _chosen(attributes: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{key}={_text(attributes[key])}" for key in keys if key in attributes]
+
+
+def _text(value: Any) -> str:
+    """One word as it is, all else as JSON: a span stays on one line and its attributes apart."""
+    if isinstance(value, str) and value.split() == [value]:
+        return value
+    return json.dumps(value, ensure_ascii=False, default=repr)
+
+
+def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
+    for of_resource in request.resource_spans:
+        resource = attributes_of(of_resource.resource.attributes)
+        for of_scope in of_resource.scope_spans:
+            for span in of_scope.spans:
+                yield Span(
+                    trace_id=span.trace_id.hex(),
+                    span_id=span.span_id.hex(),
+                    parent_span_id=span.parent_span_id.hex() or None,
+                    name=span.name,
+                    kind=trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+                    service=resource.get("service.name", ""),
+                    resource=resource,
+                    scope=of_scope.scope.name,
+                    attributes=attributes_of(span.attributes),
+                    events=tuple(Event(e.name, attributes_of(e.attributes), e.time_unix_nano) for e in span.events),
+                    links=tuple(
+                        Link(x.trace_id.hex(), x.span_id.hex(), attributes_of(x.attributes)) for x in span.links
+                    ),
+                    status=trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
+                    status_description=span.status.message,
+                    start_ns=span.start_time_unix_nano,
+                    end_ns=span.end_time_unix_nano,
+                    trace_state=span.trace_state,
+                    flags=span.flags,
+                )
+
+
+def _logs(request: ExportLogsServiceRequest) -> Iterator[tuple[str, LogRecord]]:
+    for of_resource in request.resource_logs:
+        service = attributes_of(of_resource.resource.attributes).get("service.name", "")
+        for of_scope in of_resource.scope_logs:
+            yield from ((service, record) for record in of_scope.log_records)
+
+
+def _metrics(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, Metric]]:
+    for of_resource in request.resource_metrics:
+        service = attributes_of(of_resource.resource.attributes).get("service.name", "")
+        for of_scope in of_resource.scope_metrics:
+            yield from ((service, metric) for metric in of_scope.metrics)
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return attributes_of(value.kvlist_value.values)
+    return getattr(value, kind) if kind else None

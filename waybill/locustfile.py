@@ -1,0 +1,111 @@
+"""The customers of a load test. `waybill.load` runs this module in a process of its own.
+
+Locust replaces the blocking parts of the standard library when it is imported, which nothing else here should
+suffer from. The process is told what to do by one JSON argument, writes one JSON line for every order to standard
+output, and stops when its standard input closes: then the command that started it wants it to, or is gone.
+"""
+
+import itertools
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import locust
+from gevent import event, socket, spawn
+from locust.env import Environment
+from locust.exception import StopUser
+
+from waybill.kinds import KINDS, Kind
+from waybill.orders import Job, Order
+
+# Locust gives each user a connection and a greenlet; to start more a second is of no use to it.
+FASTEST_START = 100
+SECONDS_FOR_ORDERS_ON_THEIR_WAY = 5
+
+stopping = event.Event()
+
+
+class Customer(locust.FastHttpUser):  # type: ignore[misc]
+    """Places the next order of the job as soon as its turn has come."""
+
+    connection_timeout = 5.0
+    network_timeout = 30.0
+    skus: list[str]
+    turns: Iterator[tuple[float, Kind]]
+
+    @locust.task  # type: ignore[untyped-decorator]
+    def place_order(self) -> None:
+        due, kind = next(self.turns, (0.0, None))
+        if kind is None or stopping.wait(timeout=max(0.0, due - time.monotonic())):
+            raise StopUser
+        headers = {"Idempotency-Key": str(uuid.uuid4()), **kind.headers}
+        started = time.perf_counter()
+        with self.client.post(
+            "/orders", json=kind.request(self.skus), headers=headers, name=kind.name, catch_response=True
+        ) as response:
+            order = read(response, kind, time.perf_counter() - started)
+            if response.status_code in kind.expected:
+                response.success()
+            else:
+                response.failure(order.detail or f"HTTP {order.status}")
+        report(order)
+
+
+def read(response: Any, kind: Kind, seconds: float) -> Order:
+    """What came of one order, from the gateway's answer or the lack of it."""
+    if not response.status_code:
+        return Order(kind.name, 0, seconds, detail=str(response.error))
+    try:
+        answer = response.json()
+        return Order(kind.name, response.status_code, seconds, answer.get("trace_id"), answer.get("detail") or "")
+    except (AttributeError, ValueError, TypeError):
+        return Order(kind.name, response.status_code, seconds, detail="the answer is not a JSON object")
+
+
+def report(order: Order) -> None:
+    """Hand an order to the command that started this process; when that is gone, stop."""
+    try:
+        print(json.dumps(asdict(order)), flush=True)  # noqa: T201
+    except BrokenPipeError:
+        stopping.set()
+
+
+def turns(job: Job) -> Iterator[tuple[float, Kind]]:
+    """The kinds in their order, each with the moment (of the monotonic clock) when it is to be placed."""
+    start = time.monotonic()
+    kinds = itertools.cycle(job.kinds) if job.web_ui_port else iter(job.kinds)
+    for number, name in enumerate(kinds):
+        yield (start + number / job.rate if job.rate else start), KINDS[name]
+
+
+def stop_when_stdin_closes() -> None:
+    """Standard input carries nothing: it becomes readable when its other end is closed."""
+    socket.wait_read(sys.stdin.fileno())
+    stopping.set()
+
+
+def main() -> None:
+    """Run the job given as the first argument."""
+    job = Job(**json.loads(sys.argv.pop()))
+    Customer.skus, Customer.turns = job.skus, turns(job)
+    environment = Environment(user_classes=[Customer], host=job.url)
+    runner = environment.create_local_runner()
+    spawn(stop_when_stdin_closes)
+    if job.web_ui_port:
+        environment.create_web_ui("127.0.0.1", job.web_ui_port)
+        stopping.wait()
+    else:
+        runner.start(job.users, spawn_rate=min(job.users, FASTEST_START))
+        runner.spawning_greenlet.join()
+        while not stopping.wait(0.05) and runner.user_greenlets:
+            pass
+    runner.user_greenlets.join(timeout=SECONDS_FOR_ORDERS_ON_THEIR_WAY)
+    runner.quit()
+
+
+if __name__ == "__main__":
+    main()

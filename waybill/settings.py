@@ -1,0 +1,54 @@
+"""Where the tool finds and keeps things: ports and folders, each with an environment variable.
+
+`WAYBILL_GATEWAY_PORT=9000 make up` moves the gateway; the names are those of the fields, in upper case.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_cache_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Every port is on loopback."""
+
+    model_config = SettingsConfigDict(env_prefix="WAYBILL_")
+
+    state_dir: Path = Path(".waybill")
+    """Data, logs and process ids of what runs now; relative to the repository."""
+    cache_dir: Path = user_cache_path("waybill")
+    """The Collector and Jaeger, kept from one run, and one clone, to the next."""
+
+    gateway_port: Port = 8000
+    order_port: Port = 8001
+    inventory_port: Port = 8002
+    payment_port: Port = 8003
+    acquirer_port: Port = 8009
+    postgres_port: Port = 15432
+    valkey_port: Port = 16379
+    collector_port: Port = 4317
+    collector_health_port: Port = 13133
+    jaeger_port: Port = 16686
+    jaeger_otlp_port: Port = 14317
+    jaeger_health_port: Port = 13134
+
+    @property
+    def gateway_url(self) -> str:
+        """The public edge, without a slash at the end."""
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
+    def jaeger_url(self) -> str:
+        """Jaeger's API and web UI, without a slash at the end."""
+        return f"http://127.0.0.1:{self.jaeger_port}"
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this run. Raises pydantic.ValidationError with the variable's name when one is wrong."""
+    return Settings()

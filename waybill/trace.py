@@ -1,0 +1,51 @@
+"""`python -m waybill trace ID`: one trace as a waterfall in the terminal."""
+
+import re
+
+import click
+from rich.console import Console
+
+from waybill import waterfall
+from waybill.jaeger import Jaeger, JaegerError
+from waybill.settings import settings
+
+
+def _trace_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    trace_id = value.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", trace_id) or trace_id == "0" * 32:
+        raise click.BadParameter(
+            f"{value!r} is not a trace id, which has 32 hexadecimal digits. The gateway's answers carry theirs."
+        )
+    return trace_id
+
+
+@click.command()
+@click.argument("trace_id", metavar="ID", callback=_trace_id)
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="How long to wait for spans that are still on their way.",
+)
+def trace(trace_id: str, wait: float) -> None:
+    """Show the trace ID as a waterfall. The `trace_id` of an order is in the gateway's answer."""
+    jaeger = Jaeger(settings().jaeger_url)
+    try:
+        found = jaeger.wait_for_trace(trace_id, timeout=wait)
+        has_web_ui = jaeger.has_web_ui()
+    except JaegerError as error:
+        raise click.ClickException(str(error)) from error
+    if found is None:
+        raise click.ClickException(
+            f"Jaeger has no trace {trace_id}. Either it was not sampled, or its spans have not arrived yet "
+            "(try a larger --wait), or Jaeger has forgotten it: it keeps the newest traces in memory alone, "
+            "until it stops."
+        )
+    console = Console()
+    console.print(waterfall.render(found))
+    for problem in found.problems():
+        console.print(f"! This trace is incomplete: {waterfall.printable(problem)}.", style="yellow", markup=False)
+    if has_web_ui:
+        console.print(jaeger.link(trace_id), soft_wrap=True)

@@ -1,0 +1,103 @@
+"""One trace as a waterfall in the terminal: who did what, for how long, and when."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from waybill.jaeger import Span, Trace
+
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow")
+ERROR = "bold red"
+# Deeper spans stay at this depth, so that their names still fit into 80 columns.
+DEEPEST = 12
+# The shortest bar, as a part of the whole time: a bar of no width could not be seen.
+SHORTEST_BAR = 0.02
+
+
+def render(trace: Trace) -> RenderableType:
+    """The trace as something that a rich Console prints, from 80 columns up, with or without colours."""
+    services = list(dict.fromkeys(span.service for _, span in trace.tree()))
+    colours = {service: COLOURS[number % len(COLOURS)] for number, service in enumerate(services)}
+
+    table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("service", no_wrap=True)
+    table.add_column("span", overflow="fold", ratio=3)
+    table.add_column("time", no_wrap=True, justify="right")
+    table.add_column(f"0 to {duration(trace.end - trace.start)}", no_wrap=True, ratio=2)
+    for depth, span in trace.tree():
+        indent = "  " * min(depth, DEEPEST)
+        colour = colours[span.service]
+        name = Text(indent, ERROR if span.error else "", no_wrap=True, overflow="ellipsis")
+        name.append(f"✗ {printable(span.name)}" if span.error else printable(span.name))
+        table.add_row(
+            Text(printable(span.service), colour),
+            name,
+            duration(span.duration),
+            bar(trace, span, "red" if span.error else colour),
+        )
+        for note in notes(trace, span):
+            table.add_row("", Padding(note, (0, 0, 0, len(indent) + 2)), "", "")
+    return Group(headline(trace), table)
+
+
+def headline(trace: Trace) -> Text:
+    """Which trace this is, and how large."""
+    started = datetime.fromtimestamp(trace.start / 1e9, UTC)
+    services = f"{len(trace.services)} service" + ("s" if len(trace.services) > 1 else "")
+    spans = f"{len(trace.spans)} span" + ("s" if len(trace.spans) > 1 else "")
+    took = duration(trace.end - trace.start)
+    return Text(f"Trace {trace.trace_id}\n{spans}, {services}, {took}, began {started:%Y-%m-%d %H:%M:%S} UTC", "bold")
+
+
+def notes(trace: Trace, span: Span) -> Iterator[Text]:
+    """What is worth knowing of a span beside its time: errors, events, links, and what looks wrong."""
+    if span.error:
+        yield Text(printable(error_text(span)), ERROR)
+    for event in span.events:
+        kind = event.attributes.get("exception.type")
+        text = f"{event.name} {kind}" if kind else event.name
+        yield Text(f"◆ {printable(text)} at {duration(event.time - trace.start)}", "dim")
+    for link in span.links:
+        target = trace.by_id.get(link.span_id)
+        yield Text(f"→ linked to {printable(target.name) if target else 'trace ' + link.trace_id}", "dim")
+    parent = trace.by_id.get(span.parent_span_id or "")
+    if parent and span.start < parent.start:
+        yield Text(f"! begins {duration(parent.start - span.start)} before its parent: clocks differ", "yellow")
+    if span.parent_span_id and not parent:
+        yield Text(f"! its parent {span.parent_span_id} is missing", "yellow")
+    else:
+        yield from (Text(f"! {printable(warning)}", "yellow") for warning in span.warnings)
+
+
+def error_text(span: Span) -> str:
+    """The kind of error and its description, as far as the span tells."""
+    kind = span.attributes.get("error.type")
+    return ": ".join(str(part) for part in (kind, span.error_message) if part) or "error"
+
+
+def bar(trace: Trace, span: Span, colour: str) -> Bar:
+    """When the span ran, on the time axis of the whole trace."""
+    whole = max(trace.end - trace.start, 1)
+    begin = min((span.start - trace.start) / whole, 1 - SHORTEST_BAR)
+    end = max((span.end - trace.start) / whole, begin + SHORTEST_BAR)
+    return Bar(1, begin, end, color=colour)
+
+
+def duration(nanoseconds: int) -> str:
+    """A length of time with three digits and a unit that suits it."""
+    if nanoseconds < 1_000_000:
+        return f"{nanoseconds / 1e3:.0f} µs"
+    if nanoseconds < 1_000_000_000:
+        milliseconds = nanoseconds / 1e6
+        return f"{milliseconds:.2f} ms" if milliseconds < 10 else f"{milliseconds:.1f} ms"
+    return f"{nanoseconds / 1e9:.2f} s"
+
+
+def printable(text: str) -> str:
+    """Text from a span, made safe: control characters could otherwise steer the terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
