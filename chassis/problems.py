@@ -91,6 +91,21 @@ def document(status: int, kind: str | None = None, detail: str | None = None, **
     return response
 
 
+def absent_part(error: Exception) -> str | None:
+    """The part whose absence the error shows, None where it shows a mistake of ours."""
+    if isinstance(error, Unavailable):
+        return error.part
+    if isinstance(error, DeadlineExceeded):
+        return "a part that this request needs"
+    if isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)) or (
+        isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
+    ):
+        return "the database"
+    if isinstance(error, redis.RedisError):
+        return "the cache"
+    return None
+
+
 def _from_problem(problem: Problem) -> Response:
     return document(problem.status, problem.kind, problem.detail, **problem.members)
 
@@ -107,27 +122,12 @@ def _from_http_exception(error: HTTPException) -> Response:
 def _from_exception(error: Exception) -> Response:
     span = trace.get_current_span()
     span.record_exception(error)
-    part = _absent_part(error)
+    part = absent_part(error)
     if part is None:
         log.error("unexpected error", exc_info=error)
         return document(500, detail="an error of ours; the trace shows where")
     log.warning("no answer from %s", part)
     return document(503, "unavailable", f"{part} does not answer; nothing is lost, try again", part=part)
-
-
-def _absent_part(error: Exception) -> str | None:
-    """The part whose absence the error shows, None where it shows a mistake of ours."""
-    if isinstance(error, Unavailable):
-        return error.part
-    if isinstance(error, DeadlineExceeded):
-        return "a part that this request needs"
-    if isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)) or (
-        isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
-    ):
-        return "the database"
-    if isinstance(error, redis.RedisError):
-        return "the cache"
-    return None
 
 
 def _pointer(path: tuple[int | str, ...]) -> str:

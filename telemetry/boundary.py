@@ -27,7 +27,7 @@ def strip_incoming(wsgi_app: WsgiApp) -> WsgiApp:
     def edge(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         for header in CONTEXT_HEADERS:
             environ.pop(f"HTTP_{header.upper()}", None)
-        environ["REMOTE_ADDR"] = ""
+        environ["REMOTE_ADDR"] = environ["REMOTE_PORT"] = ""
         return wsgi_app(environ, start_response)
 
     return edge

@@ -23,7 +23,7 @@ class JsonLines(logging.Formatter):
         line = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "severity": record.levelname,
-            "service": self.service,
+            **({"service": self.service} if self.service else {}),
             "logger": record.name,
             "message": record.getMessage(),
         }

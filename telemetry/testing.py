@@ -13,6 +13,7 @@ exited, or wait for a later span of the same process and then look.
 import difflib
 import json
 import os
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,7 +58,8 @@ class Span:
     """A span as it arrived. Ids are lower-case hex, times are nanoseconds since the Unix epoch.
 
     `kind` is INTERNAL, SERVER, CLIENT, PRODUCER or CONSUMER; `status` is UNSET, OK or ERROR; `service` is
-    `service.name` of the resource; `scope` names the instrumentation; bits 0-7 of `flags` are the W3C flags.
+    `service.name` of the resource; `scope` names the instrumentation. Of `flags` the Python exporter sends bit 8
+    (it knows where the parent is) and bit 9 (the parent is remote), and not the W3C trace flags.
     """
 
     trace_id: str
@@ -221,10 +223,11 @@ def render(spans: Iterable[Span], attributes: Sequence[str] = (), replace: Mappi
         for _, trace in _by_trace(spans)
         for tree in _trees(trace)
     )
+    if not replace:
+        return text
     # The longest first: a value may be part of another one.
-    for value, placeholder in sorted((replace or {}).items(), key=lambda pair: -len(pair[0])):
-        text = text.replace(value, placeholder)
-    return text
+    values = "|".join(re.escape(value) for value in sorted(replace, key=len, reverse=True))
+    return re.sub(values, lambda found: replace[found[0]], text)
 
 
 def assert_tree(actual: str, path: str | Path) -> None:

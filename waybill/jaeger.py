@@ -17,13 +17,14 @@ KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUS_ERROR = 2
 WARNINGS = "@jaeger@warnings"
 
-# Jaeger suspects the clocks when a span does not lie within its parent. That of a consumer never does: it
-# begins after the one that sent the message has ended. So these do not tell whether a trace is whole.
-CLOCK_WARNINGS = (
-    "clock skew adjustment disabled",
-    "max clock skew adjustment",
-    "This span's timestamps were adjusted",
-)
+# Jaeger warns of clocks when a span does not lie within its parent. That of a consumer never does: it begins after
+# the one that sent the message has ended. It warns of a missing parent too, and in its memory storage the warning
+# stays on the span when the parent arrives later. Both are of no use here: `Trace.problems` looks for itself.
+IGNORED_WARNINGS = ("clock skew adjustment", "timestamps were adjusted")
+# Not even ask for these warnings: with them, an early question would leave its mark on a trace for all others.
+# Jaeger 2.13 knows the first spelling alone; newer ones prefer the second.
+RAW = {"raw_traces": "true", "rawTraces": "true"}
+RAW_IN_SEARCH = {f"query.{name}": value for name, value in RAW.items()}
 
 Attributes = Mapping[str, Any]
 
@@ -68,7 +69,7 @@ class Span:
     events: tuple[Event, ...] = ()
     links: tuple[Link, ...] = ()
     warnings: tuple[str, ...] = ()
-    """Jaeger's warnings, but for those about clocks."""
+    """What Jaeger noted when the span arrived."""
 
     @property
     def duration(self) -> int:
@@ -130,8 +131,9 @@ class Trace:
         for span in self.spans:
             if span.parent_span_id is not None and span.parent_span_id not in self.by_id:
                 found.append(f"the parent of {span.name!r} of {span.service} is missing")
-            else:
-                found += [f"Jaeger says of {span.name!r}: {warning}" for warning in span.warnings]
+            if self.by_id[span.span_id] is not span:
+                found.append(f"{span.name!r} of {span.service} has the same id as another span")
+            found += [f"Jaeger says of {span.name!r}: {warning}" for warning in span.warnings]
         return found
 
 
@@ -151,7 +153,7 @@ class Jaeger:
 
     def trace(self, trace_id: str) -> Trace | None:
         """The spans that have arrived of one trace; None while there are none."""
-        return next(iter(self._traces(f"/api/v3/traces/{trace_id}")), None)
+        return next(iter(self._traces(f"/api/v3/traces/{trace_id}", RAW)), None)
 
     def find_traces(self, service: str, start: datetime, end: datetime, limit: int = 20) -> list[Trace]:
         """Traces in which a service took part between two moments (with a time zone), at most `limit`."""
@@ -166,6 +168,7 @@ class Jaeger:
             "query.startTimeMin": earliest,
             "query.startTimeMax": latest,
             "query.searchDepth": limit,
+            **RAW_IN_SEARCH,
         }
         return self._traces("/api/v3/traces", query)
 
@@ -199,7 +202,7 @@ class Jaeger:
         """Where the web UI shows how a second trace differs from a first."""
         return f"{self.url}/trace/{trace_id}...{other_trace_id}"
 
-    def _traces(self, path: str, query: Mapping[str, str | int] | None = None) -> list[Trace]:
+    def _traces(self, path: str, query: Mapping[str, str | int]) -> list[Trace]:
         answer = self._json(path, query)
         if answer is None:
             return []
@@ -228,13 +231,18 @@ class Jaeger:
 
 
 def parse_traces(resource_spans: Sequence[Mapping[str, Any]]) -> list[Trace]:
-    """Read OTLP in JSON, in which the spans of one trace may be anywhere; in order of first appearance."""
+    """Read OTLP in JSON, in which the spans of one trace may be anywhere; in order of first appearance.
+
+    A span that is there twice, as when an export was repeated, is taken once.
+    """
     traces: dict[str, list[Span]] = defaultdict(list)
+    seen: dict[tuple[str, str], Span] = {}
     for group in resource_spans:
         resource = _attributes(group.get("resource", {}))
-        for scope in group.get("scopeSpans", []):
-            for raw in scope.get("spans", []):
-                span = _span(raw, resource)
+        for raw in (raw for scope in group.get("scopeSpans", []) for raw in scope.get("spans", [])):
+            span = _span(raw, resource)
+            earlier = seen.setdefault((span.trace_id, span.span_id), span)
+            if earlier is span or earlier != span:
                 traces[span.trace_id].append(span)
     return [Trace(trace_id, tuple(spans)) for trace_id, spans in traces.items()]
 
@@ -260,7 +268,9 @@ def _span(raw: Mapping[str, Any], resource: Attributes) -> Span:
             for event in raw.get("events", [])
         ),
         links=tuple(Link(link["traceId"], link["spanId"]) for link in raw.get("links", [])),
-        warnings=tuple(text for text in attributes.get(WARNINGS, ()) if not text.startswith(CLOCK_WARNINGS)),
+        warnings=tuple(
+            text for text in attributes.get(WARNINGS, ()) if not any(ignored in text for ignored in IGNORED_WARNINGS)
+        ),
     )
 
 

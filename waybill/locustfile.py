@@ -5,6 +5,7 @@ suffer from. The process is told what to do by one JSON argument, writes one JSO
 output, and stops when its standard input closes: then the command that started it wants it to, or is gone.
 """
 
+import functools
 import itertools
 import json
 import sys
@@ -18,9 +19,9 @@ import locust
 from gevent import event, socket, spawn
 from locust.env import Environment
 from locust.exception import StopUser
+from locust.runners import LocalRunner
 
-from waybill.kinds import KINDS, Kind
-from waybill.orders import Job, Order
+from waybill.orders import KINDS, Job, Kind, Order
 
 # Locust gives each user a connection and a greenlet; to start more a second is of no use to it.
 FASTEST_START = 100
@@ -29,7 +30,7 @@ SECONDS_FOR_ORDERS_ON_THEIR_WAY = 5
 stopping = event.Event()
 
 
-class Customer(locust.FastHttpUser):  # type: ignore[misc]
+class Customer(locust.FastHttpUser):
     """Places the next order of the job as soon as its turn has come."""
 
     connection_timeout = 5.0
@@ -37,17 +38,17 @@ class Customer(locust.FastHttpUser):  # type: ignore[misc]
     skus: list[str]
     turns: Iterator[tuple[float, Kind]]
 
-    @locust.task  # type: ignore[untyped-decorator]
+    @locust.task
     def place_order(self) -> None:
         due, kind = next(self.turns, (0.0, None))
         if kind is None or stopping.wait(timeout=max(0.0, due - time.monotonic())):
             raise StopUser
         headers = {"Idempotency-Key": str(uuid.uuid4()), **kind.headers}
-        started = time.perf_counter()
+        started = time.time()
         with self.client.post(
             "/orders", json=kind.request(self.skus), headers=headers, name=kind.name, catch_response=True
         ) as response:
-            order = read(response, kind, time.perf_counter() - started)
+            order = read(response, kind, started)
             if response.status_code in kind.expected:
                 response.success()
             else:
@@ -55,15 +56,16 @@ class Customer(locust.FastHttpUser):  # type: ignore[misc]
         report(order)
 
 
-def read(response: Any, kind: Kind, seconds: float) -> Order:
+def read(response: Any, kind: Kind, started: float) -> Order:
     """What came of one order, from the gateway's answer or the lack of it."""
+    answered = functools.partial(Order, kind.name, response.status_code, started, time.time() - started)
     if not response.status_code:
-        return Order(kind.name, 0, seconds, detail=str(response.error))
+        return answered(detail=str(response.error))
     try:
         answer = response.json()
-        return Order(kind.name, response.status_code, seconds, answer.get("trace_id"), answer.get("detail") or "")
-    except (AttributeError, ValueError, TypeError):
-        return Order(kind.name, response.status_code, seconds, detail="the answer is not a JSON object")
+        return answered(answer.get("trace_id"), answer.get("detail") or "")
+    except (AttributeError, TypeError, ValueError):
+        return answered(detail="the answer is not a JSON object")
 
 
 def report(order: Order) -> None:
@@ -88,6 +90,14 @@ def stop_when_stdin_closes() -> None:
     stopping.set()
 
 
+def stop_when_all_have_left(runner: LocalRunner) -> None:
+    """A customer leaves when no order is left to be placed."""
+    if runner.spawning_greenlet:
+        runner.spawning_greenlet.join()
+    runner.user_greenlets.join()
+    stopping.set()
+
+
 def main() -> None:
     """Run the job given as the first argument."""
     job = Job(**json.loads(sys.argv.pop()))
@@ -97,12 +107,10 @@ def main() -> None:
     spawn(stop_when_stdin_closes)
     if job.web_ui_port:
         environment.create_web_ui("127.0.0.1", job.web_ui_port)
-        stopping.wait()
     else:
         runner.start(job.users, spawn_rate=min(job.users, FASTEST_START))
-        runner.spawning_greenlet.join()
-        while not stopping.wait(0.05) and runner.user_greenlets:
-            pass
+        spawn(stop_when_all_have_left, runner)
+    stopping.wait()
     runner.user_greenlets.join(timeout=SECONDS_FOR_ORDERS_ON_THEIR_WAY)
     runner.quit()
 

@@ -1,6 +1,58 @@
-"""What the two processes of a load test tell each other: the job, and what came of each order."""
+"""The orders of a load test: their kinds, how many of each, and what came of them.
 
-from dataclasses import dataclass
+A kind says what to send and what must come back, so that a load test is also a test.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+OUTCOMES = {
+    0: "no answer",
+    200: "completed",
+    201: "completed",
+    402: "declined",
+    409: "out of stock",
+    422: "invalid",
+    503: "unavailable",
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of order: what the customer sends, and what the system must make of it."""
+
+    name: str
+    expected: frozenset[int]
+    """The HTTP statuses that are right for it."""
+    services: frozenset[str]
+    """The services whose spans its trace must contain."""
+    sku: str | None = None
+    """The product to order; any that is in stock when None."""
+    payment_token: str = "tok_visa"  # noqa: S105
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def request(self, skus_in_stock: Sequence[str]) -> dict[str, Any]:
+        """The body of one such order."""
+        sku = self.sku or random.choice(skus_in_stock)  # noqa: S311
+        quantity = random.randint(1, 3)  # noqa: S311
+        return {"items": [{"sku": sku, "quantity": quantity}], "payment_token": self.payment_token}
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("completed", frozenset({201}), frozenset({"gateway", "order", "inventory", "payment"})),
+        Kind(
+            "declined",
+            frozenset({402}),
+            frozenset({"gateway", "order", "inventory", "payment"}),
+            payment_token="tok_declined",  # noqa: S106
+        ),
+        Kind("out-of-stock", frozenset({409}), frozenset({"gateway", "order", "inventory"}), sku="TEA-SOLD-OUT"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -27,8 +79,48 @@ class Order:
     kind: str
     status: int
     """The HTTP status; 0 when there was no answer."""
+    started: float
+    """When it was sent, in seconds since 1970."""
     seconds: float
     """From sending to the whole answer."""
     trace_id: str | None = None
     detail: str = ""
     """What the gateway, or the connection, says of a failure."""
+
+
+def outcome(status: int) -> str:
+    """An HTTP status of the gateway in words; 0 stands for no answer at all."""
+    return OUTCOMES.get(status, f"HTTP {status}")
+
+
+def parse_mix(text: str) -> dict[str, int]:
+    """Read `completed=90,declined=10` into names of kinds and their weights.
+
+    Raises ValueError, with a sentence for people, when a name or a weight is wrong.
+    """
+    mix: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, weight = (piece.strip() for piece in part.partition("="))
+        if name not in KINDS:
+            raise ValueError(f"There is no kind of order {name!r}; the kinds are {', '.join(KINDS)}.")
+        if name in mix:
+            raise ValueError(f"The kind {name!r} is named twice.")
+        if not weight.isdecimal():
+            raise ValueError(f"The weight of {name!r} must be a whole number, as in {name}=10.")
+        mix[name] = int(weight)
+    if not any(mix.values()):
+        raise ValueError("At least one weight must be above 0.")
+    return mix
+
+
+def deal(mix: Mapping[str, int], orders: int) -> list[str]:
+    """The kinds of so many orders, as near to the weights as whole orders can be, shuffled."""
+    total = sum(mix.values())
+    shares = {name: weight * orders / total for name, weight in mix.items()}
+    counts = {name: int(share) for name, share in shares.items()}
+    by_remainder = sorted(mix, key=lambda name: counts[name] - shares[name])
+    for name in by_remainder[: orders - sum(counts.values())]:
+        counts[name] += 1
+    kinds = [name for name, count in counts.items() for _ in range(count)]
+    random.shuffle(kinds)
+    return kinds

@@ -70,8 +70,7 @@ def notes(trace: Trace, span: Span) -> Iterator[Text]:
         yield Text(f"! begins {duration(parent.start - span.start)} before its parent: clocks differ", "yellow")
     if span.parent_span_id and not parent:
         yield Text(f"! its parent {span.parent_span_id} is missing", "yellow")
-    else:
-        yield from (Text(f"! {printable(warning)}", "yellow") for warning in span.warnings)
+    yield from (Text(f"! {printable(warning)}", "yellow") for warning in span.warnings)
 
 
 def error_text(span: Span) -> str:

@@ -1,11 +1,8 @@
 """Owns stock and reservations; product prices are cached in Valkey."""
 
-import redis
 from flask import Flask
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from chassis import app, database
+from chassis import app, cache, database
 from services.inventory.api import blueprint
 from services.inventory.catalogue import Catalogue, stock_shelves
 from services.inventory.models import Base
@@ -22,13 +19,7 @@ def create_app() -> Flask:
     engine = database.connect(settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     stock_shelves(engine)
-    cache = redis.Redis.from_url(
-        settings.valkey_url.get_secret_value(),
-        socket_timeout=CACHE_PATIENCE_SECONDS,
-        socket_connect_timeout=CACHE_PATIENCE_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
-    flask.extensions["catalogue"] = Catalogue(engine, cache)
+    prices = cache.connect(settings.valkey_url.get_secret_value(), CACHE_PATIENCE_SECONDS)
+    flask.extensions["catalogue"] = Catalogue(engine, prices)
     flask.register_blueprint(blueprint)
     return flask

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, func
+from sqlalchemy import BigInteger, DateTime, Identity, Index, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -16,6 +16,8 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
         list[dict[str, Any]]: JSONB,
         dict[str, int]: JSONB,
+        dict[str, str]: JSONB,
+        dict[str, Any]: JSONB,
         datetime: DateTime(timezone=True),
     }
 
@@ -55,3 +57,20 @@ class Order(Base):
     currency: Mapped[str | None]
     refused_sku: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    # What the relay looks for, ten times in a second.
+    __table_args__ = (Index("orders_pending", "leased_until", postgresql_where=text("status = 'pending'")),)
+
+
+class OutboxMessage(Base):
+    """A message to publish, written in the transaction that it speaks of: both are there, or neither."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    payload: Mapped[dict[str, Any]]
+    context: Mapped[dict[str, str]]
+    """The trace and the baggage that it belongs to, as W3C headers."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    sent_at: Mapped[datetime | None]

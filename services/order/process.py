@@ -1,14 +1,16 @@
 """Processing an order: validate, charge, complete. Every step may be repeated, and takes effect once."""
 
+import logging
 from dataclasses import dataclass
 
-from opentelemetry import trace
-from sqlalchemy import Engine, select, update
+from opentelemetry import propagate, trace
+from sqlalchemy import Engine, Insert, insert, select, update
 from sqlalchemy.orm import Session
 
 from services.order.clients import Inventory, Payment, PaymentState, Reservation
-from services.order.models import Order, Status
+from services.order.models import Order, OutboxMessage, Status
 
+log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 
@@ -84,5 +86,19 @@ def _settle(engine: Engine, order: Order, **columns: object) -> Order:
         .returning(Order)
     )
     with Session(engine, expire_on_commit=False) as db, db.begin():
-        # Somebody who took the order up before us may have settled it meanwhile.
-        return db.scalar(settled) or db.scalars(select(Order).where(Order.id == order.id)).one()
+        done = db.scalar(settled)
+        if done is None:
+            # Somebody who took the order up meanwhile has settled it.
+            return db.scalars(select(Order).where(Order.id == order.id)).one()
+        if done.status == Status.COMPLETED:
+            db.execute(_announcement(done))
+    log.info("order %s is %s", done.id, done.status)
+    return done
+
+
+def _announcement(order: Order) -> Insert:
+    """The message to fulfilment, with the context of now: the relay sends it later, from another process."""
+    context: dict[str, str] = {}
+    propagate.inject(context)
+    payload = {"order_id": str(order.id), "quantities": order.quantities}
+    return insert(OutboxMessage).values(payload=payload, context=context)

@@ -1,6 +1,8 @@
 """What order has to know."""
 
-from pydantic import HttpUrl, SecretStr
+from typing import Annotated
+
+from pydantic import Field, HttpUrl, SecretStr
 
 from chassis.settings import ServiceSettings
 
@@ -11,3 +13,10 @@ class Settings(ServiceSettings):
     database_url: SecretStr
     inventory_url: HttpUrl
     payment_url: HttpUrl
+
+
+class RelaySettings(Settings):
+    """Beside those: VALKEY_URL, and RECOVER_AFTER seconds, how long an order may be pending before it is resumed."""
+
+    valkey_url: SecretStr
+    recover_after: Annotated[float, Field(gt=0)] = 30.0

@@ -1,4 +1,4 @@
-"""The Collector and Jaeger built from Go modules, for a machine that reaches a module proxy but no release."""
+"""The Collector and Jaeger built from Go modules, where a module proxy can be reached but no release."""
 
 import os
 import re
@@ -36,9 +36,7 @@ class BuildError(Exception):
 
 def build_collector(go: Path, folder: Path) -> Path:
     """Build the Collector of otelcol-builder.yaml in `folder`; return the executable. Raises BuildError."""
-    with build_progress(
-        "building the Collector from Go modules: about 3 minutes on two cores, once"
-    ) as update:
+    with build_progress("building the Collector from Go modules: about 3 minutes on two cores, once") as update:
         run = _runner(go, folder, update)
         # The builder would compile as well, but in silence; our own `go build -v` names what it is at.
         run([str(go), "run", BUILDER, "--skip-compilation", "--config", str(BUILDER_CONFIG)], folder)
@@ -70,7 +68,7 @@ def go_on_path() -> Path | None:
     version = _output([found, "version"])
     numbers = re.search(r"go(\d+\.\d+)", version)
     if numbers and _number(numbers[1]) >= _number(GO_NEEDED):
-        return Path(found)
+        return Path(found).absolute()
     say(f"passed over {found}: {version.strip() or 'it does not run'}, and Go {GO_NEEDED} is needed")
     return None
 
@@ -98,9 +96,7 @@ def _runner(go: Path, folder: Path, update: Update) -> Run:
     return partial(_run, log=folder / "log", update=update, environment=environment)
 
 
-def _run(
-    command: list[str], cwd: Path, log: Path, update: Update, environment: dict[str, str] | None = None
-) -> None:
+def _run(command: list[str], cwd: Path, log: Path, update: Update, environment: dict[str, str] | None = None) -> None:
     """Run a command that takes minutes; if it or we are stopped, so is everything that it started."""
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603

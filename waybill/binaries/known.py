@@ -63,9 +63,7 @@ def check_jaeger(executable: Path) -> None:
     version = re.search(r'"gitVersion":\s*"v(\d+)\.(\d+)', output)
     if not version or (int(version[1]), int(version[2])) < JAEGER_MINIMUM:
         minimum = ".".join(map(str, JAEGER_MINIMUM))
-        raise NotWorkingError(
-            f"it is not Jaeger {minimum} or newer: {output.strip() or 'it names no version'}"
-        )
+        raise NotWorkingError(f"it is not Jaeger {minimum} or newer: {output.strip() or 'it names no version'}")
 
 
 def _output(executable: Path, argument: str) -> str:

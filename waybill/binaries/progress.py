@@ -24,9 +24,7 @@ def say(text: str) -> None:
 def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a download. Call what it yields with the bytes so far and, where known, the bytes in all."""
     say_sometimes = _at_intervals()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), **_on_a_terminal_only()
-    ) as progress:
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), **_on_a_terminal_only()) as progress:
         task = progress.add_task(title, total=None)
 
         def update(done: int, total: int | None) -> None:
@@ -46,9 +44,7 @@ def build_progress(title: str) -> Iterator[Callable[[str], None]]:
     started = monotonic()
     # A package path longer than the terminal is cut, so that the live line stays one line.
     words = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
-    with Progress(
-        SpinnerColumn(), words, TimeElapsedColumn(), expand=True, **_on_a_terminal_only()
-    ) as progress:
+    with Progress(SpinnerColumn(), words, TimeElapsedColumn(), expand=True, **_on_a_terminal_only()) as progress:
         task = progress.add_task(title, total=None)
 
         def update(doing: str) -> None:

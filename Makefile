@@ -1,0 +1,59 @@
+# `make demo` is all that a new machine needs: Python 3.11 or newer, and a network for the first time.
+PYTHON ?= python3
+WAYBILL = .venv/bin/python -m waybill
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: .venv/tool ## everything, from nothing to orders with their traces; Ctrl-C ends it
+	@$(WAYBILL) up --demo
+
+up: .venv/tool ## start everything in the background
+	@$(WAYBILL) up --background
+
+down: .venv/tool ## end what `make up` started
+	@$(WAYBILL) down
+
+load: .venv/tool ## 200 orders, and whether each has its trace
+	@$(WAYBILL) load $(if $(ORDERS),--orders $(ORDERS)) $(if $(RATE),--rate $(RATE)) $(if $(MIX),--mix $(MIX))
+
+load-ui: .venv/tool ## Locust's web page instead
+	@$(WAYBILL) load --web-ui
+
+trace: .venv/tool ## one trace as a waterfall: make trace ID=...
+	@$(WAYBILL) trace $(ID)
+
+test: .venv/dev ## every test that needs no Docker
+	.venv/bin/python -m waybill binaries >/dev/null
+	.venv/bin/pytest tests/unit tests/trace tests/system
+
+test-docker: .venv/dev ## the compose stack, brought up, used and taken down
+	.venv/bin/pytest tests/docker
+
+lint: .venv/dev ## style, types, which folder may import which
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+LOCK = .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --quiet
+lock: .venv/dev ## compile requirements/*.txt from pyproject.toml
+	$(LOCK) --output-file requirements/services.txt
+	$(LOCK) --extra tool --constraint requirements/services.txt --output-file requirements/tool.txt
+	$(LOCK) --extra tool --extra dev --constraint requirements/tool.txt --output-file requirements/dev.txt
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Waybill needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "this Python cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+
+# A stamp for each set of requirements: done only when pip has ended well.
+.venv/tool .venv/dev: .venv/%: requirements/%.txt | .venv/bin/python
+	@echo "installing requirements/$*.txt into .venv"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
+	@touch $@
+
+.PHONY: help demo up down load load-ui trace test test-docker lint lock

@@ -1,0 +1,1 @@
+"""Consumes the stream of completed orders; owns shipments."""

@@ -1,0 +1,24 @@
+"""The table of fulfilment."""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The tables of this service."""
+
+    type_annotation_map = {dict[str, int]: JSONB}  # noqa: RUF012
+
+
+class Shipment(Base):
+    """What is to be sent for an order; the key is what makes it one shipment an order."""
+
+    __tablename__ = "shipments"
+
+    order_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    quantities: Mapped[dict[str, int]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

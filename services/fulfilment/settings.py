@@ -1,0 +1,16 @@
+"""What fulfilment has to know."""
+
+from pydantic import SecretStr
+
+from chassis.settings import Seconds, ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Environment variables: DATABASE_URL, VALKEY_URL, JOIN_ORDER_TRACE, REDELIVER_AFTER."""
+
+    database_url: SecretStr
+    valkey_url: SecretStr
+    join_order_trace: bool = True
+    """Whether processing a message is part of the order's trace, or a trace of its own with a link to it."""
+    redeliver_after: Seconds = 5.0
+    """How long a message that was not acknowledged waits before it is delivered again."""

@@ -1,0 +1,73 @@
+"""Spans of a queue that no instrumentation knows: a stream on Redis or Valkey.
+
+Names and attributes: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import Link, Span, SpanKind
+
+tracer = trace.get_tracer(__name__)
+
+SYSTEM = "redis"
+FIELDS = ("traceparent", "tracestate", "baggage")
+"""The fields of a message that carry its context, named as the W3C's headers."""
+
+
+@contextmanager
+def sending(destination: str, origin: Context) -> Iterator[tuple[Span, dict[str, str]]]:
+    """A PRODUCER span around the sending of one message, and the fields to send with it.
+
+    `origin` is the context of whoever caused the message: it may have been written down long ago. The command
+    itself is not traced again. Set `messaging.message.id` once it is known.
+    """
+    with (
+        tracer.start_as_current_span(
+            f"send {destination}",
+            context=origin,
+            kind=SpanKind.PRODUCER,
+            attributes=_attributes("send", destination),
+        ) as span,
+        suppress_instrumentation(),
+    ):
+        fields: dict[str, str] = {}
+        propagate.inject(fields)
+        yield span, fields
+
+
+@contextmanager
+def processing(
+    destination: str, message_id: str, fields: Mapping[str, str], group: str, *, join_trace: bool = True
+) -> Iterator[Span]:
+    """A CONSUMER span around the processing of one message, linked to the span that sent it.
+
+    With `join_trace` it is the sender's child as well, so that a message is part of the trace that caused it. The
+    conventions allow this for messages that are processed one by one. Without, it begins a trace of its own.
+    """
+    sender = propagate.extract({name: fields[name] for name in FIELDS if name in fields})
+    sent_in = trace.get_current_span(sender).get_span_context()
+    with tracer.start_as_current_span(
+        f"process {destination}",
+        context=sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender),
+        kind=SpanKind.CONSUMER,
+        attributes={
+            **_attributes("process", destination),
+            "messaging.message.id": message_id,
+            "messaging.consumer.group.name": group,
+        },
+        links=[Link(sent_in)] if sent_in.is_valid else [],
+    ) as span:
+        yield span
+
+
+def _attributes(operation: str, destination: str) -> dict[str, str]:
+    return {
+        "messaging.system": SYSTEM,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.destination.name": destination,
+    }

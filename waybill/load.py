@@ -1,0 +1,179 @@
+"""`python -m waybill load`: place many orders, then say how they went and whether every trace arrived."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import FrameType
+
+import click
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from waybill import report
+from waybill.jaeger import Jaeger, JaegerError
+from waybill.orders import Job, Order, deal, parse_mix
+from waybill.settings import settings
+
+WEB_UI_PORT = 8089
+# A trace is complete a second or two after its order: services and Collector send spans in batches.
+PATIENCE_SECONDS = 10.0
+INTERRUPTED = 128 + signal.SIGINT
+# Under the web page the kinds come around again; so many are enough for whole percents.
+KINDS_IN_A_ROUND = 100
+
+
+def _mix(_context: click.Context, _parameter: click.Parameter, value: str) -> dict[str, int]:
+    try:
+        return parse_mix(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@click.option("--orders", type=click.IntRange(min=1), default=200, show_default=True, help="How many to place.")
+@click.option("--users", type=click.IntRange(min=1), default=8, show_default=True, help="Placing them at once.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="PER_SECOND",
+    help="Orders a second; by default each user places the next as soon as the last is answered.",
+)
+@click.option(
+    "--mix",
+    callback=_mix,
+    default="completed=90,declined=5,out-of-stock=5",
+    show_default=True,
+    metavar="KIND=WEIGHT,...",
+    help="The kinds of orders, and how many of each in proportion.",
+)
+@click.option("--web-ui", is_flag=True, help="Drive the load from Locust's web page, until Ctrl-C.")
+def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_ui: bool) -> None:
+    """Place orders, then show latencies, the slowest and the failed orders, and whether all traces arrived.
+
+    The exit status is 1 when an order did not come out as its kind asks for, or its trace is not complete.
+    """
+    if web_ui and rate:
+        raise click.UsageError("--rate does not go with --web-ui: the web page decides how many users there are.")
+    console = Console()
+    jaeger = Jaeger(settings().jaeger_url)
+    try:
+        link = jaeger.link if jaeger.has_web_ui() else None
+        job = Job(
+            url=settings().gateway_url,
+            kinds=deal(mix, KINDS_IN_A_ROUND if web_ui else orders),
+            skus=skus_in_stock(settings().gateway_url),
+            users=users,
+            rate=rate,
+            web_ui_port=free_web_ui_port() if web_ui else None,
+        )
+        placed, interrupted = run(job)
+        report.show_orders(console, placed, link)
+        problems = wait_for_traces(jaeger, placed)
+        if not link and placed:
+            console.print("\nThis Jaeger has no web UI; `make trace ID=...` shows any of these traces.")
+            report.show_traces(console, placed, jaeger)
+        report.show_completeness(console, placed, problems)
+    except JaegerError as error:
+        raise click.ClickException(str(error)) from error
+    if interrupted and not web_ui:
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if report.good(placed, problems) else 1)
+
+
+def skus_in_stock(url: str) -> list[str]:
+    """What the gateway sells. Raises click.ClickException when it does not answer or has nothing to sell."""
+    try:
+        with requests.Session() as session:
+            # A proxy from the environment could not reach our loopback address.
+            session.trust_env = False
+            answer = session.get(f"{url}/products", timeout=(2, 10))
+            answer.raise_for_status()
+            skus = [product["sku"] for product in answer.json()["products"] if product["available"] > 0]
+    except requests.ConnectionError as error:
+        raise click.ClickException(f"The gateway does not answer at {url}: is it running? `make up`") from error
+    except (requests.RequestException, LookupError, TypeError) as error:
+        raise click.ClickException(
+            f"{url}/products does not answer as the gateway should ({error}). `make doctor` finds out more."
+        ) from error
+    if not skus:
+        raise click.ClickException("Everything is sold out. `make down`, remove .waybill/data, and `make up` again.")
+    return skus
+
+
+def free_web_ui_port() -> int:
+    """The port of Locust's web page. Raises click.ClickException when it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", WEB_UI_PORT))
+        except OSError as error:
+            raise click.ClickException(
+                f"Port {WEB_UI_PORT}, for Locust's web page, is taken: end what listens there."
+            ) from error
+    return WEB_UI_PORT
+
+
+def run(job: Job) -> tuple[list[Order], bool]:
+    """Let customers do the job, with a progress bar; Ctrl-C stops them early.
+
+    Returns the orders that were answered, and whether Ctrl-C was pressed. Raises click.ClickException when the
+    customers' process fails.
+    """
+    orders: list[Order] = []
+    interrupted = False
+    with start_customers(job) as process, progress_bar() as progress:
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            nonlocal interrupted
+            interrupted = True
+            process.stdin.close()  # type: ignore[union-attr]
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, stop)
+        if job.web_ui_port:
+            progress.console.print(f"Locust: http://127.0.0.1:{job.web_ui_port} (Ctrl-C ends it)", highlight=False)
+        bar = progress.add_task("Orders", total=None if job.web_ui_port else len(job.kinds))
+        try:
+            for text in process.stdout or ():
+                orders.append(Order(**json.loads(text)))
+                progress.advance(bar)
+        finally:
+            signal.signal(signal.SIGINT, before)
+    if process.returncode:
+        raise click.ClickException(f"The customers' process ended with status {process.returncode}; see above.")
+    return orders, interrupted
+
+
+def start_customers(job: Job) -> subprocess.Popen[str]:
+    """Start the process that places the orders: one JSON line comes out for each, closing its input ends it."""
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "waybill.locustfile", json.dumps(asdict(job))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C in the terminal is to reach this process alone, which lets the other finish what it has begun.
+        start_new_session=True,
+    )
+
+
+def wait_for_traces(jaeger: Jaeger, orders: Sequence[Order]) -> dict[str, str]:
+    """What is wrong with the traces of the orders, after those on their way have arrived. Raises JaegerError."""
+    with progress_bar() as progress:
+        bar = progress.add_task("Traces", total=len(orders))
+        return report.check_traces(jaeger, orders, PATIENCE_SECONDS, lambda: progress.advance(bar))
+
+
+def progress_bar() -> Progress:
+    """On standard error, so that the summary alone can be piped."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )

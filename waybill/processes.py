@@ -1,0 +1,147 @@
+"""What runs now, as a file that outlives its writer, and how a process with all that it started is ended."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import click
+import psutil
+from pydantic import BaseModel, ValidationError
+
+POLL_SECONDS = 0.05
+# How long what a part left behind has to end.
+ORPHAN_SECONDS = 2.0
+# The clock that a creation time is computed from may be set while the process runs.
+CLOCK_TOLERANCE_SECONDS = 5.0
+
+
+class Running(BaseModel):
+    """A process, told apart by its creation time from a later one that was given the same id."""
+
+    name: str
+    pid: int
+    created: float
+    """Seconds since 1970."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_within: float = 15
+    """Seconds from the signal until it is killed."""
+
+    def process(self) -> psutil.Process | None:
+        """The process while it lives."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            if self.is_same(process) and lives(process):
+                return process
+        return None
+
+    def is_same(self, process: psutil.Process) -> bool:
+        """Whether a process with this id is the one that was written down."""
+        return abs(process.create_time() - self.created) < CLOCK_TOLERANCE_SECONDS
+
+
+class State(BaseModel):
+    """Who supervises, and which parts it has started, in that order."""
+
+    supervisor: Running
+    ready: bool = False
+    parts: list[Running] = []
+
+    @classmethod
+    def read(cls, file: Path) -> Self | None:
+        """What was written last; None where there is nothing. Raises click.ClickException for nonsense."""
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise click.ClickException(
+                f"{file} cannot be read, so what it names cannot be stopped: "
+                "end what runs of Waybill by hand, then remove the file."
+            ) from error
+
+    def write(self, file: Path) -> None:
+        """Replace the file at once, so that no one reads half of it."""
+        new = file.with_name(file.name + ".new")
+        new.write_text(self.model_dump_json(indent=2))
+        new.replace(file)
+
+
+def running(name: str, pid: int, **bounds: signal.Signals | float) -> Running:
+    """The record of a process that lives now. Raises psutil.NoSuchProcess when it does not."""
+    return Running.model_validate(
+        {"name": name, "pid": pid, "created": psutil.Process(pid).create_time(), **bounds}
+    )
+
+
+def end(part: Running, say: Callable[[str], None]) -> bool:
+    """End a process and all that it has started: first it is asked to, and after its bound it is killed.
+
+    `say` gets a line for each that had to be killed. Returns whether there was anything to end.
+    """
+    family = _family(part)
+    leader = part.process()
+    if leader:
+        with suppress(psutil.NoSuchProcess):
+            leader.send_signal(part.stop_signal)
+        if wait_gone([leader], part.stop_within):
+            say(f"{part.name} (process {part.pid}) did not stop within {part.stop_within:.0f} s: killed.")
+            _signal([leader], signal.SIGKILL)
+    # Whoever is left has lost the process that would have ended it.
+    orphans = [process for process in family | _family(part) if lives(process) and process != leader]
+    _signal(orphans, signal.SIGTERM)
+    for process in (stubborn := wait_gone(orphans, ORPHAN_SECONDS)):
+        say(f"{part.name} had left process {process.pid} behind, which did not stop: killed.")
+    _signal(stubborn, signal.SIGKILL)
+    wait_gone([*stubborn, *([leader] if leader else [])], ORPHAN_SECONDS)
+    return bool(family)
+
+
+def wait_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all of them have ended; returns those that have not in time."""
+    deadline = time.monotonic() + seconds
+    alive = list(processes)
+    while alive := [process for process in alive if lives(process)]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    return alive
+
+
+def _family(part: Running) -> set[psutil.Process]:
+    """A part's process, its descendants, and whoever is left of its session when it is gone itself."""
+    family: set[psutil.Process] = set()
+    if part.created < psutil.boot_time() - CLOCK_TOLERANCE_SECONDS:
+        # Ids that were written down before the machine started anew mean nothing.
+        return family
+    with suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(part.pid)
+        if not part.is_same(leader):
+            return family
+        family = {leader, *leader.children(recursive=True)}
+    # The kernel gives the id of a session to no new process while the session has members.
+    family |= {process for process in psutil.process_iter() if _session(process.pid) == part.pid}
+    return {process for process in family if lives(process)}
+
+
+def _session(pid: int) -> int | None:
+    with suppress(OSError):
+        return os.getsid(pid)
+    return None
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended. A zombie has: only its parent has not looked yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(processes: Collection[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)

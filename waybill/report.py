@@ -1,0 +1,158 @@
+"""What a load test found: counts, latencies, and the traces behind them."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from waybill import waterfall
+from waybill.jaeger import Jaeger
+from waybill.orders import KINDS, Order, outcome
+
+SLOWEST = 3
+LISTED_AT_MOST = 10
+SECONDS_BETWEEN_ROUNDS = 0.5
+
+
+def as_expected(order: Order) -> bool:
+    """Whether the gateway answered as the order's kind asks for."""
+    return order.status in KINDS[order.kind].expected
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest of the values that `percent` of them do not exceed (nearest rank). There must be a value."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def check_traces(
+    jaeger: Jaeger, orders: Sequence[Order], patience: float, on_complete: Callable[[], object]
+) -> dict[str, str]:
+    """What is wrong with the orders' traces in Jaeger, by trace id; complete ones are left out.
+
+    Asks again and again for those that are not complete, until none has become so for `patience` seconds.
+    `on_complete` is called for each complete one. Raises JaegerError.
+    """
+    waiting = {order.trace_id: order for order in orders if order.trace_id}
+    problems: dict[str, str] = {}
+    last_progress = time.monotonic()
+    while True:
+        for trace_id, order in list(waiting.items()):
+            problem = trace_problem(jaeger, trace_id, order)
+            if problem:
+                problems[trace_id] = problem
+                continue
+            del waiting[trace_id]
+            problems.pop(trace_id, None)
+            last_progress = time.monotonic()
+            on_complete()
+        if not waiting or time.monotonic() - last_progress >= patience:
+            return problems
+        time.sleep(SECONDS_BETWEEN_ROUNDS)
+
+
+def trace_problem(jaeger: Jaeger, trace_id: str, order: Order) -> str | None:
+    """What keeps the trace of an order from being complete, or None."""
+    trace = jaeger.trace(trace_id)
+    if trace is None:
+        return "Jaeger has no span of it"
+    problems = trace.problems()
+    if as_expected(order):
+        silent = KINDS[order.kind].services - trace.services
+        problems += [f"it has no span of {service}" for service in sorted(silent)]
+    return "; ".join(problems) or None
+
+
+def show_orders(console: Console, orders: Sequence[Order], link: Callable[[str], str] | None) -> None:
+    """Print counts and latencies, and the slowest and the failed orders.
+
+    `link` makes an address of a trace id; it is None where there is no web UI.
+    """
+    if not orders:
+        console.print("No order was placed.")
+        return
+    seconds = max(order.started + order.seconds for order in orders) - min(order.started for order in orders)
+    console.print(f"\n{len(orders)} orders in {seconds:.1f} s, {len(orders) / seconds:.1f} a second", highlight=False)
+    console.print(latencies(orders))
+    console.print("\nThe slowest", style="bold")
+    show_list(console, slowest(orders), link)
+    if failed := failures(orders):
+        console.print("\nFailed", style="bold red")
+        show_list(console, failed, link)
+
+
+def latencies(orders: Sequence[Order]) -> Table:
+    """How often each kind of order had which outcome, and how long it took."""
+    groups: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
+    for order in orders:
+        groups[order.kind, outcome(order.status), as_expected(order)].append(order.seconds)
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("kind")
+    table.add_column("outcome")
+    for heading in ("orders", "p50", "p95", "p99"):
+        table.add_column(heading, justify="right")
+    for (kind, result, expected), seconds in sorted(groups.items()):
+        mark, style = (result, "") if expected else (f"✗ {result}", "red")
+        table.add_row(kind, mark, str(len(seconds)), *quantiles(seconds), style=style)
+    if len(groups) > 1:
+        table.add_row("all", "", str(len(orders)), *quantiles([order.seconds for order in orders]), style="bold")
+    return table
+
+
+def quantiles(seconds: Sequence[float]) -> list[str]:
+    """The 50th, 95th and 99th percentile, for people."""
+    return [waterfall.duration(round(percentile(seconds, percent) * 1e9)) for percent in (50, 95, 99)]
+
+
+def show_list(console: Console, orders: Sequence[Order], link: Callable[[str], str] | None) -> None:
+    """Print one line for each order, up to a bound, with the link to its trace, or the trace id."""
+    for order in orders[:LISTED_AT_MOST]:
+        took = waterfall.duration(round(order.seconds * 1e9))
+        where = "no trace id" if not order.trace_id else link(order.trace_id) if link else order.trace_id
+        said = "" if as_expected(order) else f"  {outcome(order.status)}: {waterfall.printable(order.detail)}"
+        # Not wrapped: a link that is broken over two lines cannot be clicked.
+        console.print(f"  {took:>8}  {order.kind:<13} {where}{said}", soft_wrap=True, markup=False, highlight=False)
+    if len(orders) > LISTED_AT_MOST:
+        console.print(f"  and {len(orders) - LISTED_AT_MOST} more", highlight=False)
+
+
+def show_traces(console: Console, orders: Sequence[Order], jaeger: Jaeger) -> None:
+    """Print the trace of the slowest order, and of the first failed one, as waterfalls. Raises JaegerError."""
+    for title, some in (("The slowest order", slowest(orders)), ("The first failed order", failures(orders))):
+        trace = next((jaeger.trace(order.trace_id) for order in some if order.trace_id), None)
+        if trace:
+            console.print(f"\n{title}", style="bold")
+            console.print(waterfall.render(trace))
+
+
+def show_completeness(console: Console, orders: Sequence[Order], problems: Mapping[str, str]) -> None:
+    """Print how many of the orders have a complete trace, and what is wrong with the others."""
+    untraced = sum(1 for order in orders if not order.trace_id)
+    bad = len(problems) + untraced
+    text = f"\nTraces: {len(orders) - bad} of {len(orders)} orders have a complete one in Jaeger."
+    console.print(text, style="bold red" if bad else "bold green", highlight=False)
+    for trace_id, problem in list(problems.items())[:LISTED_AT_MOST]:
+        console.print(f"  {trace_id}: {waterfall.printable(problem)}", soft_wrap=True, markup=False, highlight=False)
+    if len(problems) > LISTED_AT_MOST:
+        console.print(f"  and {len(problems) - LISTED_AT_MOST} more", highlight=False)
+    if untraced:
+        console.print(f"  {untraced} were answered without a trace id, or not at all", highlight=False)
+
+
+def good(orders: Sequence[Order], problems: Mapping[str, str]) -> bool:
+    """Whether every order came out as its kind asks for and has a complete trace; no orders at all are not good."""
+    traced = all(order.trace_id for order in orders)
+    return bool(orders) and traced and not failures(orders) and not problems
+
+
+def failures(orders: Sequence[Order]) -> list[Order]:
+    """The orders that did not come out as their kind asks for."""
+    return [order for order in orders if not as_expected(order)]
+
+
+def slowest(orders: Sequence[Order]) -> list[Order]:
+    """The few orders that took longest, the longest first."""
+    return sorted(orders, key=lambda order: order.seconds, reverse=True)[:SLOWEST]

@@ -1,0 +1,187 @@
+"""Starts parts in order, watches them, and stops them in reverse; it knows nothing of what they are."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+from waybill.parts import ROOT, Part
+from waybill.processes import State, end, running
+
+POLL_SECONDS = 0.05
+LOG_LINES_IN_ERROR = 15
+
+Note = Callable[[str, str], None]
+"""Told the name of a part and what it does now."""
+Say = Callable[[str], None]
+
+
+class StoppedError(click.ClickException):
+    """Someone asked to stop before everything was ready."""
+
+    def __init__(self) -> None:
+        super().__init__("Stopped before everything was ready.")
+
+
+class Supervisor:
+    """Runs parts as child processes, each in a session of its own and with a log of its own.
+
+    What it has started stands in `state.json`, so that someone else can end it when we are killed. After
+    `start` came back or raised, `stop` has to be called.
+    """
+
+    def __init__(self, parts: Sequence[Part], folder: Path, note: Note) -> None:
+        self.parts = parts
+        self.folder = folder
+        self.stop_asked = False
+        """Set from a signal handler, which must not do more than that."""
+        self._note = note
+        self._giving_up = False
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._state = State(supervisor=running("supervisor", os.getpid()))
+        self._lock = threading.Lock()
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        self._state.write(self._state_file)
+
+    def start(self) -> None:
+        """Start every part and wait until each is ready.
+
+        Raises click.ClickException with the name of the part that failed and the end of its log.
+        """
+        started: dict[str, Future[None]] = {}
+        with ThreadPoolExecutor(max_workers=len(self.parts)) as pool:
+            for part in self.parts:
+                started[part.name] = pool.submit(self._start, part, [started[name] for name in part.after])
+            while not all(future.done() for future in started.values()):
+                self._giving_up = (
+                    self.stop_asked
+                    or bool(self._dead())
+                    or any(future.done() and future.exception() for future in started.values())
+                )
+                if self._giving_up:
+                    break
+                time.sleep(POLL_SECONDS)
+        self._raise_first_failure(started)
+        self._check()
+        self._state.ready = True
+        self._write_state()
+
+    def watch(self) -> None:
+        """Stay until someone asks to stop. Raises click.ClickException when a part dies."""
+        while not self.stop_asked:
+            self._check()
+            time.sleep(POLL_SECONDS)
+
+    def stop(self, say: Say) -> None:
+        """Stop what was started, last first, and forget it."""
+        for part in reversed(self._state.parts):
+            # A child that has ended keeps its id until we look.
+            self._children[part.name].poll()
+            end(part, say)
+            self._children[part.name].poll()
+        self._state_file.unlink()
+
+    @property
+    def _state_file(self) -> Path:
+        return state_file(self.folder)
+
+    def _start(self, part: Part, earlier: Sequence[Future[None]]) -> None:
+        for future in earlier:
+            future.result()
+        self._note(part.name, "starting")
+        began = time.monotonic()
+        if part.prepare:
+            part.prepare()
+        child = self._spawn(part)
+        deadline = time.monotonic() + part.start_within
+        while not part.ready():
+            if self._giving_up:
+                raise StoppedError
+            if child.poll() is not None:
+                raise self._died(part)
+            if time.monotonic() > deadline:
+                raise self._failure(part, f"was not ready within {part.start_within:.0f} s")
+            time.sleep(POLL_SECONDS)
+        self._note(part.name, f"ready in {time.monotonic() - began:.1f} s")
+
+    def _spawn(self, part: Part) -> subprocess.Popen[bytes]:
+        # Under the lock no child can be started and not yet be written down when another part fails.
+        with self._lock, log_file(self.folder, part.name).open("wb") as log:
+            if self._giving_up:
+                raise StoppedError
+            child = subprocess.Popen(  # noqa: S603
+                part.command,
+                cwd=ROOT,
+                env=_without_proxy(os.environ | part.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=part.user,
+                group=part.group,
+                extra_groups=None if part.user is None else [],
+                # Ctrl-C in the terminal is for us alone: we stop the parts in order.
+                start_new_session=True,
+            )
+            self._children[part.name] = child
+            self._state.parts.append(
+                running(part.name, child.pid, stop_signal=part.stop_signal, stop_within=part.stop_within)
+            )
+            self._state.write(self._state_file)
+        return child
+
+    def _write_state(self) -> None:
+        with self._lock:
+            self._state.write(self._state_file)
+
+    def _raise_first_failure(self, started: dict[str, Future[None]]) -> None:
+        failures = [error for future in started.values() if (error := future.exception())]
+        if not failures:
+            return
+        self._check()
+        raise next((error for error in failures if not isinstance(error, StoppedError)), failures[0])
+
+    def _check(self) -> None:
+        if dead := self._dead():
+            raise self._died(dead[0])
+
+    def _dead(self) -> list[Part]:
+        children = dict(self._children)
+        return [part for part in self.parts if part.name in children and children[part.name].poll() is not None]
+
+    def _died(self, part: Part) -> click.ClickException:
+        code = self._children[part.name].returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"stopped with exit status {code}"
+        return self._failure(part, how)
+
+    def _failure(self, part: Part, what: str) -> click.ClickException:
+        log = log_file(self.folder, part.name)
+        return click.ClickException(f"{part.name} {what}. The end of {log}:\n{last_lines(log)}")
+
+
+def state_file(folder: Path) -> Path:
+    """The file that says what runs."""
+    return folder / "state.json"
+
+
+def log_file(folder: Path, name: str) -> Path:
+    """Where the output of a part goes; begun anew with each start."""
+    return folder / "logs" / f"{name}.log"
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log, indented."""
+    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_IN_ERROR:]
+    return "\n".join(f"  {line}" for line in lines) or "  (nothing)"
+
+
+def _without_proxy(environment: dict[str, str]) -> dict[str, str]:
+    """Parts reach each other past any proxy; the lower-case name wins where both are read."""
+    others = environment.get("no_proxy") or environment.get("NO_PROXY", "")
+    ours = ",".join(filter(None, ["127.0.0.1,localhost", others]))
+    return environment | {"NO_PROXY": ours, "no_proxy": ours}
