@@ -6,6 +6,8 @@ WAYBILL = .venv/bin/python -m waybill
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
+setup: .venv/tool ## the environment alone: .venv, from hash-locked requirements
+
 demo: .venv/tool ## everything, from nothing to orders with their traces; Ctrl-C ends it
 	@$(WAYBILL) up --demo
 
@@ -56,4 +58,4 @@ lock: .venv/dev ## compile requirements/*.txt from pyproject.toml
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
-.PHONY: help demo up down load load-ui trace test test-docker lint lock
+.PHONY: help setup demo up down load load-ui trace test test-docker lint lock

@@ -16,15 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from waybill import report
 from waybill.jaeger import Jaeger, JaegerError
-from waybill.orders import Job, Order, deal, parse_mix
+from waybill.orders import Job, Order, parse_mix
 from waybill.settings import settings
 
 WEB_UI_PORT = 8089
 # A trace is complete a second or two after its order: services and Collector send spans in batches.
 PATIENCE_SECONDS = 10.0
 INTERRUPTED = 128 + signal.SIGINT
-# Under the web page the kinds come around again; so many are enough for whole percents.
-KINDS_IN_A_ROUND = 100
+# Under the web page the mix comes around again and again; so many are enough for whole percents.
+ORDERS_IN_A_ROUND = 100
 
 
 def _mix(_context: click.Context, _parameter: click.Parameter, value: str) -> dict[str, int]:
@@ -65,8 +65,9 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
         link = jaeger.link if jaeger.has_web_ui() else None
         job = Job(
             url=settings().gateway_url,
-            kinds=deal(mix, KINDS_IN_A_ROUND if web_ui else orders),
+            mix=mix,
             skus=skus_in_stock(settings().gateway_url),
+            orders=ORDERS_IN_A_ROUND if web_ui else orders,
             users=users,
             rate=rate,
             web_ui_port=free_web_ui_port() if web_ui else None,
@@ -137,7 +138,7 @@ def run(job: Job) -> tuple[list[Order], bool]:
         before = signal.signal(signal.SIGINT, stop)
         if job.web_ui_port:
             progress.console.print(f"Locust: http://127.0.0.1:{job.web_ui_port} (Ctrl-C ends it)", highlight=False)
-        bar = progress.add_task("Orders", total=None if job.web_ui_port else len(job.kinds))
+        bar = progress.add_task("Orders", total=None if job.web_ui_port else job.orders)
         try:
             for text in process.stdout or ():
                 orders.append(Order(**json.loads(text)))

@@ -21,7 +21,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import LocalRunner
 
-from waybill.orders import KINDS, Job, Kind, Order
+from waybill.orders import KINDS, Job, Kind, Order, deal
 
 # Locust gives each user a connection and a greenlet; to start more a second is of no use to it.
 FASTEST_START = 100
@@ -78,9 +78,9 @@ def report(order: Order) -> None:
 
 def turns(job: Job) -> Iterator[tuple[float, Kind]]:
     """The kinds in their order, each with the moment (of the monotonic clock) when it is to be placed."""
+    kinds = deal(job.mix, job.orders)
     start = time.monotonic()
-    kinds = itertools.cycle(job.kinds) if job.web_ui_port else iter(job.kinds)
-    for number, name in enumerate(kinds):
+    for number, name in enumerate(itertools.cycle(kinds) if job.web_ui_port else kinds):
         yield (start + number / job.rate if job.rate else start), KINDS[name]
 
 

@@ -61,10 +61,12 @@ class Job:
 
     url: str
     """The gateway."""
-    kinds: list[str]
-    """The kinds of the orders, one after another; over and over under the web page."""
+    mix: dict[str, int]
+    """The kinds of the orders, by name, and their weights."""
     skus: list[str]
     """The products in stock."""
+    orders: int
+    """How many to place. Under the web page it is how many until the mix comes around, for ever."""
     users: int
     rate: float | None = None
     """Orders a second; None: as fast as the users get their answers."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -45,6 +46,7 @@ class Supervisor:
         self._giving_up = False
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._state = State(supervisor=running("supervisor", os.getpid()))
+        self._order = [part.name for part in parts]
         self._lock = threading.Lock()
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         self._state.write(self._state_file)
@@ -85,7 +87,7 @@ class Supervisor:
             self._children[part.name].poll()
             end(part, say)
             self._children[part.name].poll()
-        self._state_file.unlink()
+        self._state_file.unlink(missing_ok=True)
 
     @property
     def _state_file(self) -> Path:
@@ -115,24 +117,14 @@ class Supervisor:
         with self._lock, log_file(self.folder, part.name).open("wb") as log:
             if self._giving_up:
                 raise StoppedError
-            child = subprocess.Popen(  # noqa: S603
-                part.command,
-                cwd=ROOT,
-                env=_without_proxy(os.environ | part.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                user=part.user,
-                group=part.group,
-                extra_groups=None if part.user is None else [],
-                # Ctrl-C in the terminal is for us alone: we stop the parts in order.
-                start_new_session=True,
-            )
-            self._children[part.name] = child
+            child = _popen(part, log)
             self._state.parts.append(
                 running(part.name, child.pid, stop_signal=part.stop_signal, stop_within=part.stop_within)
             )
+            self._state.parts.sort(key=lambda started: self._order.index(started.name))
             self._state.write(self._state_file)
+            # Only now may the main thread see it die, and so take its id away.
+            self._children[part.name] = child
         return child
 
     def _write_state(self) -> None:
@@ -178,6 +170,25 @@ def last_lines(log: Path) -> str:
     """The end of a log, indented."""
     lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_IN_ERROR:]
     return "\n".join(f"  {line}" for line in lines) or "  (nothing)"
+
+
+def _popen(part: Part, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603
+            part.command,
+            cwd=ROOT,
+            env=_without_proxy({**os.environ, **part.environment}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            user=part.user,
+            group=part.group,
+            extra_groups=None if part.user is None else [],
+            # Ctrl-C in the terminal is for us alone: we stop the parts in order.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise click.ClickException(f"{part.name} could not be started: {error}.") from error
 
 
 def _without_proxy(environment: dict[str, str]) -> dict[str, str]:

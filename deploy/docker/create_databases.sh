@@ -2,7 +2,7 @@
 # Run by the postgres image on an empty data directory: a database, and a role that owns only that, for each service.
 set -euo pipefail
 
-for role in waybill_order waybill_inventory waybill_payment; do
+for role in waybill_order waybill_inventory waybill_payment waybill_fulfilment; do
   psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
     --set role="$role" --set password="$(cat "/run/secrets/$role")" <<'SQL'
 CREATE ROLE :"role" LOGIN PASSWORD :'password' NOSUPERUSER NOCREATEDB NOCREATEROLE;

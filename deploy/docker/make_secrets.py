@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 ROOT = Path("/secrets")
-OWNERS = ("order", "inventory", "payment")
+OWNERS = ("order", "inventory", "payment", "fulfilment")
 
 
 def main() -> None:

@@ -214,6 +214,7 @@ def test_a_trace_is_whole_only_when_every_process_has_sent_its_batches(receiver:
     assert [process.wait(60) for process in processes] == [0, 0]
     assert not settled(receiver.spans), "the root is still open"
     root.end()
+    flush(provider)
 
     spans = receiver.wait_for_trace(trace_id_of(root), "serve", "serve")
     assert render(spans).splitlines() == [
@@ -235,6 +236,7 @@ def test_a_trace_is_not_whole_while_a_parent_is_missing(receiver: Receiver, serv
     with pytest.raises(TimeoutError):
         receiver.wait_for_trace(trace_id_of(root), timeout=0)
     middle.end()
+    flush(provider)
     assert len(receiver.wait_for_trace(trace_id_of(root))) == 3
 
 

@@ -1,0 +1,56 @@
+"""Whether the ports that the parts want are free, found out before anything starts."""
+
+import socket
+from collections.abc import Sequence
+
+import click
+import psutil
+
+from waybill.parts import Part
+
+
+def check_free(parts: Sequence[Part]) -> None:
+    """Raise click.ClickException that names each taken port, who has it, and the variable that moves ours."""
+    wanted = [(port, variable, part.name) for part in parts for variable, port in part.ports.items()]
+    problems = []
+    first_to_want: dict[int, str] = {}
+    for port, variable, name in wanted:
+        if port in first_to_want:
+            problems.append(f"{first_to_want[port]} and {variable} are both {port}: set one to another port.")
+        elif not _is_free(port):
+            problems.append(
+                f"Port {port}, which {name} needs, is taken by {_holder(port)}. "
+                f"Stop that, or choose another port: {variable}={_another(port)}."
+            )
+        first_to_want.setdefault(port, variable)
+    if problems:
+        raise click.ClickException("\n".join(problems))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Connections that ended a moment ago do not keep a server from starting.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _holder(port: int) -> str:
+    try:
+        pids = {
+            connection.pid
+            for connection in psutil.net_connections(kind="tcp")
+            if connection.laddr and connection.laddr.port == port and connection.pid
+        }
+        names = sorted(f"{psutil.Process(pid).name()} (process {pid})" for pid in pids)
+    except psutil.Error:
+        # macOS shows this to root alone.
+        names = []
+    return " and ".join(names) or "a process of another user"
+
+
+def _another(port: int) -> int:
+    return port + 1000 if port + 1000 <= 65535 else port - 1000

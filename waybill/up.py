@@ -1,0 +1,217 @@
+"""`python -m waybill up` and `down`: every part on this machine, without Docker."""
+
+import fcntl
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from waybill import parts as known_parts
+from waybill.demo import place_orders
+from waybill.parts import ROOT, Part
+from waybill.ports import check_free
+from waybill.processes import Running, State, end, wait_gone
+from waybill.settings import settings
+from waybill.supervise import Note, Supervisor, log_file, state_file
+
+POLL_SECONDS = 0.1
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What the supervisor needs itself, beside the bounds of its parts.
+SUPERVISOR_SECONDS = 30
+
+
+@click.command()
+@click.option("--background", is_flag=True, help="Return once every part is ready; `down` stops them.")
+@click.option("--demo", is_flag=True, help="Place a few orders once every part is ready, and show their traces.")
+def up(background: bool, demo: bool) -> None:
+    """Start every part and wait until each is ready. Ctrl-C stops them all."""
+    if background and demo:
+        raise click.UsageError("--demo stays in the foreground: leave --background out.")
+    folder = known_parts.state_folder(settings())
+    if background:
+        start_in_background([sys.executable, "-m", "waybill", "up"], folder)
+        return
+    after_start = place_orders if demo else None
+    run(lambda: known_parts.all_parts(settings()), folder, after_start)
+
+
+@click.command()
+def down() -> None:
+    """Stop every part that `up` has started, also when its own process was killed."""
+    stop(known_parts.state_folder(settings()))
+
+
+def run(
+    make_parts: Callable[[], list[Part]], folder: Path, after_start: Callable[[], None] | None = None
+) -> None:
+    """Start the parts, stay until Ctrl-C, SIGTERM or SIGHUP, and stop them. Logs and state go into `folder`.
+
+    `after_start` runs beside the parts and may be cut off. Raises click.ClickException, with nothing left
+    running, when a part fails or another `run` has this folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder):
+        _end_what_is_left(folder)
+        parts = make_parts()
+        check_free(parts)
+        with _progress(parts) as note:
+            supervisor = Supervisor(parts, folder, note)
+            _stop_on_signal(supervisor)
+            try:
+                supervisor.start()
+            except BaseException:
+                supervisor.stop(_say)
+                raise
+        try:
+            _print_table(parts, folder)
+            supervisor.set_ready()
+            if after_start:
+                threading.Thread(target=after_start, daemon=True).start()
+            supervisor.watch()
+        finally:
+            _say("Stopping.")
+            supervisor.stop(_say)
+    _say("Everything has stopped.")
+
+
+def start_in_background(command: list[str], folder: Path) -> None:
+    """Run `command`, which calls `run`, detached; return once every part is ready.
+
+    Its output is shown meanwhile. Exits with its status when it ends before.
+    """
+    log = log_file(folder, "up")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_second(folder)
+    with log.open("wb") as output:
+        child = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    asked: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _frame: asked.append(number))
+    with log.open() as shown:
+        while True:
+            ended, ready = child.poll() is not None, _is_ready(folder, child.pid)
+            if asked:
+                child.send_signal(signal.SIGTERM)
+                child.wait()
+            _say(shown.read(), newline=False)
+            if ended or asked:
+                sys.exit(child.returncode or 1)
+            if ready:
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def stop(folder: Path) -> None:
+    """End whatever runs for this folder, and say so. Raises click.ClickException when the record is unreadable."""
+    state = State.read(state_file(folder))
+    if state and (supervisor := state.supervisor.process()):
+        bound = SUPERVISOR_SECONDS + sum(part.stop_within for part in state.parts)
+        supervisor.terminate()
+        if wait_gone([supervisor], bound):
+            _say(f"The supervisor (process {supervisor.pid}) did not stop within {bound:.0f} s: killed.")
+            supervisor.kill()
+            wait_gone([supervisor], SUPERVISOR_SECONDS)
+        _end_what_is_left(folder)
+        _say("Everything has stopped.")
+    elif not _end_what_is_left(folder):
+        _say("Nothing is running.")
+
+
+def _end_what_is_left(folder: Path) -> list[Running]:
+    """End what a killed supervisor left behind."""
+    file = state_file(folder)
+    state = State.read(file)
+    if state is None:
+        return []
+    ended = [part for part in reversed(state.parts) if end(part, _say)]
+    if ended:
+        _say(f"Stopped what an earlier run left behind: {', '.join(part.name for part in ended)}.")
+    file.unlink(missing_ok=True)
+    return ended
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold a lock that the kernel releases when we die."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _already_running(folder) from None
+        yield
+
+
+def _refuse_second(folder: Path) -> None:
+    with _only_one(folder):
+        pass
+
+
+def _already_running(folder: Path) -> click.ClickException:
+    state = State.read(state_file(folder))
+    who = f" (process {state.supervisor.pid})" if state else ""
+    return click.ClickException(f"Waybill is already running{who}. `make down` stops it.")
+
+
+def _is_ready(folder: Path, pid: int) -> bool:
+    state = State.read(state_file(folder))
+    return state is not None and state.ready and state.supervisor.pid == pid
+
+
+def _stop_on_signal(supervisor: Supervisor) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        supervisor.stop_asked = True
+
+    for number in STOP_SIGNALS:
+        # `nohup` asks for SIGHUP to be ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+@contextmanager
+def _progress(parts: list[Part]) -> Iterator[Note]:
+    """Shows what each part does: lines that change in a terminal, and elsewhere one line when it is ready."""
+    console = Console()
+    if not console.is_terminal:
+        yield lambda name, text: _say(f"{name:<12} {text}") if text != "starting" else None
+        return
+    texts = {part.name: "waiting" for part in parts}
+
+    def render() -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name, text in texts.items():
+            table.add_row(name, text, style="green" if text.startswith("ready") else "dim")
+        return table
+
+    with Live(get_renderable=render, console=console, refresh_per_second=8):
+        yield texts.__setitem__
+
+
+def _print_table(parts: list[Part], folder: Path) -> None:
+    width = max(len(part.name) for part in parts)
+    _say("\nEverything is ready:")
+    for part in parts:
+        _say(f"  {part.name:<{width}}  {part.where}")
+    _say(f"Logs are in {folder / 'logs'}.")
+
+
+def _say(text: str, *, newline: bool = True) -> None:
+    # Whoever read our output may be gone, and that must not keep the parts from being stopped.
+    with suppress(OSError):
+        click.echo(text, nl=newline)
