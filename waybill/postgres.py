@@ -180,6 +180,6 @@ def _write_private(file: Path, text: str) -> None:
     """Write a file that is there in full or not at all, and that its owner alone can read."""
     new = file.with_name(file.name + ".new")
     new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(text)
+    new.touch(mode=0o600, exist_ok=False)
+    new.write_text(text)
     new.replace(file)

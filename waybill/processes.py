@@ -72,9 +72,7 @@ class State(BaseModel):
 
 def running(name: str, pid: int, **bounds: signal.Signals | float) -> Running:
     """The record of a process that lives now. Raises psutil.NoSuchProcess when it does not."""
-    return Running.model_validate(
-        {"name": name, "pid": pid, "created": psutil.Process(pid).create_time(), **bounds}
-    )
+    return Running.model_validate({"name": name, "pid": pid, "created": psutil.Process(pid).create_time(), **bounds})
 
 
 def end(part: Running, say: Callable[[str], None]) -> bool:

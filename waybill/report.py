@@ -15,6 +15,7 @@ from waybill.orders import KINDS, Order, outcome
 SLOWEST = 3
 LISTED_AT_MOST = 10
 SECONDS_BETWEEN_ROUNDS = 0.5
+MISSING = "Jaeger has no span of it"
 
 
 def as_expected(order: Order) -> bool:
@@ -57,7 +58,7 @@ def trace_problem(jaeger: Jaeger, trace_id: str, order: Order) -> str | None:
     """What keeps the trace of an order from being complete, or None."""
     trace = jaeger.trace(trace_id)
     if trace is None:
-        return "Jaeger has no span of it"
+        return MISSING
     problems = trace.problems()
     if as_expected(order):
         silent = KINDS[order.kind].services - trace.services
@@ -138,6 +139,8 @@ def show_completeness(console: Console, orders: Sequence[Order], problems: Mappi
         console.print(f"  {trace_id}: {waterfall.printable(problem)}", soft_wrap=True, markup=False, highlight=False)
     if len(problems) > LISTED_AT_MOST:
         console.print(f"  and {len(problems) - LISTED_AT_MOST} more", highlight=False)
+    if MISSING in problems.values():
+        console.print("  A trace is missing when it was sampled out, or forgotten to make room for newer ones.")
     if untraced:
         console.print(f"  {untraced} were answered without a trace id, or not at all", highlight=False)
 

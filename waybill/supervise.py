@@ -5,22 +5,51 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import click
 
-from waybill.parts import ROOT, Part
 from waybill.processes import State, end, running
+from waybill.settings import Settings
 
+ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
 LOG_LINES_IN_ERROR = 15
 
 Note = Callable[[str, str], None]
 """Told the name of a part and what it does now."""
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process, with what it starts itself. Parts start in parallel where `after` allows it."""
+
+    name: str
+    command: Sequence[str | Path]
+    ready: Callable[[], bool]
+    """Asked until it says yes; must answer within seconds and raise nothing."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to our own."""
+    where: str = ""
+    """For people: a URL, or a host and port."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """The loopback ports that it listens on, by the variable that moves each."""
+    after: Sequence[str] = ()
+    """Names of parts that have to be ready before this one starts."""
+    prepare: Callable[[], None] | None = None
+    """Done once before the process starts."""
+    user: int | None = None
+    group: int | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    start_within: float = 60
+    """Seconds until it has to be ready."""
+    stop_within: float = 15
+    """Seconds that it has to end after `stop_signal`, before it is killed."""
 
 
 class StoppedError(click.ClickException):
@@ -33,46 +62,42 @@ class StoppedError(click.ClickException):
 class Supervisor:
     """Runs parts as child processes, each in a session of its own and with a log of its own.
 
-    What it has started stands in `state.json`, so that someone else can end it when we are killed. After
-    `start` came back or raised, `stop` has to be called.
+    From its making until `stop`, what runs stands in `state.json`, so that someone else can end it.
     """
 
-    def __init__(self, parts: Sequence[Part], folder: Path, note: Note) -> None:
-        self.parts = parts
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stop_asked = False
-        """Set from a signal handler, which must not do more than that."""
-        self._note = note
+        """Set by a signal handler, which must not do more than that."""
         self._giving_up = False
+        self._parts: Sequence[Part] = ()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._state = State(supervisor=running("supervisor", os.getpid()))
-        self._order = [part.name for part in parts]
         self._lock = threading.Lock()
+        self._state = State(supervisor=running("supervisor", os.getpid()))
         (folder / "logs").mkdir(parents=True, exist_ok=True)
-        self._state.write(self._state_file)
+        self._state.write(state_file(folder))
 
-    def start(self) -> None:
+    def start(self, parts: Sequence[Part], note: Note) -> None:
         """Start every part and wait until each is ready.
 
         Raises click.ClickException with the name of the part that failed and the end of its log.
         """
+        self._parts = parts
         started: dict[str, Future[None]] = {}
-        with ThreadPoolExecutor(max_workers=len(self.parts)) as pool:
-            for part in self.parts:
-                started[part.name] = pool.submit(self._start, part, [started[name] for name in part.after])
-            while not all(future.done() for future in started.values()):
-                self._giving_up = (
-                    self.stop_asked
-                    or bool(self._dead())
-                    or any(future.done() and future.exception() for future in started.values())
-                )
-                if self._giving_up:
-                    break
+        with ThreadPoolExecutor(max_workers=len(parts)) as pool:
+            for part in parts:
+                earlier = [started[name] for name in part.after]
+                started[part.name] = pool.submit(self._start, part, earlier, note)
+            while not self._giving_up and not all(future.done() for future in started.values()):
                 time.sleep(POLL_SECONDS)
+                failed = any(future.done() and future.exception() for future in started.values())
+                self._giving_up = self.stop_asked or failed or bool(self._dead())
         self._raise_first_failure(started)
-        self._check()
+
+    def set_ready(self) -> None:
+        """Write down, for whoever waits, that every part is ready."""
         self._state.ready = True
-        self._write_state()
+        self._state.write(state_file(self.folder))
 
     def watch(self) -> None:
         """Stay until someone asks to stop. Raises click.ClickException when a part dies."""
@@ -82,21 +107,19 @@ class Supervisor:
 
     def stop(self, say: Say) -> None:
         """Stop what was started, last first, and forget it."""
+        if self._state.parts:
+            say("Stopping.")
         for part in reversed(self._state.parts):
             # A child that has ended keeps its id until we look.
             self._children[part.name].poll()
             end(part, say)
             self._children[part.name].poll()
-        self._state_file.unlink(missing_ok=True)
+        state_file(self.folder).unlink(missing_ok=True)
 
-    @property
-    def _state_file(self) -> Path:
-        return state_file(self.folder)
-
-    def _start(self, part: Part, earlier: Sequence[Future[None]]) -> None:
+    def _start(self, part: Part, earlier: Sequence[Future[None]], note: Note) -> None:
         for future in earlier:
             future.result()
-        self._note(part.name, "starting")
+        note(part.name, "starting")
         began = time.monotonic()
         if part.prepare:
             part.prepare()
@@ -110,7 +133,7 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise self._failure(part, f"was not ready within {part.start_within:.0f} s")
             time.sleep(POLL_SECONDS)
-        self._note(part.name, f"ready in {time.monotonic() - began:.1f} s")
+        note(part.name, f"ready in {time.monotonic() - began:.1f} s")
 
     def _spawn(self, part: Part) -> subprocess.Popen[bytes]:
         # Under the lock no child can be started and not yet be written down when another part fails.
@@ -121,22 +144,18 @@ class Supervisor:
             self._state.parts.append(
                 running(part.name, child.pid, stop_signal=part.stop_signal, stop_within=part.stop_within)
             )
-            self._state.parts.sort(key=lambda started: self._order.index(started.name))
-            self._state.write(self._state_file)
+            order = [part.name for part in self._parts]
+            self._state.parts.sort(key=lambda started: order.index(started.name))
+            self._state.write(state_file(self.folder))
             # Only now may the main thread see it die, and so take its id away.
             self._children[part.name] = child
         return child
 
-    def _write_state(self) -> None:
-        with self._lock:
-            self._state.write(self._state_file)
-
     def _raise_first_failure(self, started: dict[str, Future[None]]) -> None:
-        failures = [error for future in started.values() if (error := future.exception())]
-        if not failures:
-            return
         self._check()
-        raise next((error for error in failures if not isinstance(error, StoppedError)), failures[0])
+        failures = [error for future in started.values() if (error := future.exception())]
+        if failures:
+            raise next((error for error in failures if not isinstance(error, StoppedError)), failures[0])
 
     def _check(self) -> None:
         if dead := self._dead():
@@ -144,7 +163,7 @@ class Supervisor:
 
     def _dead(self) -> list[Part]:
         children = dict(self._children)
-        return [part for part in self.parts if part.name in children and children[part.name].poll() is not None]
+        return [part for part in self._parts if part.name in children and children[part.name].poll() is not None]
 
     def _died(self, part: Part) -> click.ClickException:
         code = self._children[part.name].returncode
@@ -154,6 +173,11 @@ class Supervisor:
     def _failure(self, part: Part, what: str) -> click.ClickException:
         log = log_file(self.folder, part.name)
         return click.ClickException(f"{part.name} {what}. The end of {log}:\n{last_lines(log)}")
+
+
+def state_folder(settings: Settings) -> Path:
+    """Where data, logs and process ids are: a path of its own, or one inside the repository."""
+    return ROOT / settings.state_dir
 
 
 def state_file(folder: Path) -> Path:

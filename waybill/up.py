@@ -8,21 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import click
+import psutil
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from waybill import parts as known_parts
-from waybill.demo import place_orders
-from waybill.parts import ROOT, Part
 from waybill.ports import check_free
 from waybill.processes import Running, State, end, wait_gone
 from waybill.settings import settings
-from waybill.supervise import Note, Supervisor, log_file, state_file
+from waybill.supervise import ROOT, Note, Part, Supervisor, log_file, state_file, state_folder
 
 POLL_SECONDS = 0.1
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,23 +36,24 @@ def up(background: bool, demo: bool) -> None:
     """Start every part and wait until each is ready. Ctrl-C stops them all."""
     if background and demo:
         raise click.UsageError("--demo stays in the foreground: leave --background out.")
-    folder = known_parts.state_folder(settings())
+    folder = state_folder(settings())
     if background:
         start_in_background([sys.executable, "-m", "waybill", "up"], folder)
         return
-    after_start = place_orders if demo else None
-    run(lambda: known_parts.all_parts(settings()), folder, after_start)
+    # Imported only here, since they load a good second's worth of libraries.
+    from waybill.demo import place_orders
+    from waybill.parts import all_parts
+
+    run(lambda: all_parts(settings()), folder, place_orders if demo else None)
 
 
 @click.command()
 def down() -> None:
     """Stop every part that `up` has started, also when its own process was killed."""
-    stop(known_parts.state_folder(settings()))
+    stop(state_folder(settings()))
 
 
-def run(
-    make_parts: Callable[[], list[Part]], folder: Path, after_start: Callable[[], None] | None = None
-) -> None:
+def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callable[[], None] | None = None) -> None:
     """Start the parts, stay until Ctrl-C, SIGTERM or SIGHUP, and stop them. Logs and state go into `folder`.
 
     `after_start` runs beside the parts and may be cut off. Raises click.ClickException, with nothing left
@@ -62,24 +62,20 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         _end_what_is_left(folder)
-        parts = make_parts()
-        check_free(parts)
-        with _progress(parts) as note:
-            supervisor = Supervisor(parts, folder, note)
-            _stop_on_signal(supervisor)
-            try:
-                supervisor.start()
-            except BaseException:
-                supervisor.stop(_say)
-                raise
+        supervisor = Supervisor(folder)
         try:
+            _on_stop_signals(_leave)
+            parts = make_parts()
+            check_free(parts)
+            _on_stop_signals(partial(_ask_to_stop, supervisor))
+            with _progress(parts) as note:
+                supervisor.start(parts, note)
             _print_table(parts, folder)
             supervisor.set_ready()
             if after_start:
                 threading.Thread(target=after_start, daemon=True).start()
             supervisor.watch()
         finally:
-            _say("Stopping.")
             supervisor.stop(_say)
     _say("Everything has stopped.")
 
@@ -102,8 +98,7 @@ def start_in_background(command: list[str], folder: Path) -> None:
             start_new_session=True,
         )
     asked: list[int] = []
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, _frame: asked.append(number))
+    _on_stop_signals(lambda number, _frame: asked.append(number))
     with log.open() as shown:
         while True:
             ended, ready = child.poll() is not None, _is_ready(folder, child.pid)
@@ -123,7 +118,9 @@ def stop(folder: Path) -> None:
     state = State.read(state_file(folder))
     if state and (supervisor := state.supervisor.process()):
         bound = SUPERVISOR_SECONDS + sum(part.stop_within for part in state.parts)
-        supervisor.terminate()
+        _say("Stopping.")
+        with suppress(psutil.NoSuchProcess):
+            supervisor.terminate()
         if wait_gone([supervisor], bound):
             _say(f"The supervisor (process {supervisor.pid}) did not stop within {bound:.0f} s: killed.")
             supervisor.kill()
@@ -174,14 +171,20 @@ def _is_ready(folder: Path, pid: int) -> bool:
     return state is not None and state.ready and state.supervisor.pid == pid
 
 
-def _stop_on_signal(supervisor: Supervisor) -> None:
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        supervisor.stop_asked = True
-
+def _on_stop_signals(handle: Callable[[int, FrameType | None], None]) -> None:
     for number in STOP_SIGNALS:
         # `nohup` asks for SIGHUP to be ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Before there are parts: let whoever builds a binary clean up."""
+    sys.exit(128 + number)
+
+
+def _ask_to_stop(supervisor: Supervisor, _number: int, _frame: FrameType | None) -> None:
+    supervisor.stop_asked = True
 
 
 @contextmanager

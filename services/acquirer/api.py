@@ -6,6 +6,7 @@ from flask import Blueprint, current_app, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from services.acquirer.authorize import KeyReused, Ledger, Request
+from services.acquirer.simulate import SIMULATIONS
 
 blueprint = Blueprint("acquirer", __name__)
 
@@ -24,6 +25,9 @@ def authorize() -> ResponseReturnValue:
     amount, currency, token = body.get("amount"), body.get("currency"), body.get("token")
     if not (key and isinstance(amount, int) and amount > 0 and isinstance(currency, str) and isinstance(token, str)):
         return jsonify(error="needs an Idempotency-Key, and amount, currency and token"), 400
+    misbehave = SIMULATIONS.get(body.get("simulate", ""))
+    if misbehave and (error := misbehave(key)):
+        return error
     try:
         authorization, created = _ledger().authorize(
             key, Request(amount, currency, token), list(request.headers.keys())

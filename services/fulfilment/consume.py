@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine
 
 import telemetry
-from chassis import app, cache, database, worker
+from chassis import app, cache, database, scenarios, worker
 from chassis.problems import absent_part
 from services.fulfilment.models import Base
 from services.fulfilment.settings import Settings
@@ -135,8 +135,8 @@ class Consumer:
 def main() -> None:
     """Run until SIGTERM."""
     settings = Settings.read()
-    telemetry.configure("fulfilment", version=app.VERSION, namespace="waybill")
-    engine = database.connect(settings.database_url.get_secret_value(), settings.request_deadline)
+    telemetry.configure("fulfilment", version=app.VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
+    engine = database.connect("fulfilment", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     consumer = Consumer(
         engine=engine,

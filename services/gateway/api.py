@@ -9,8 +9,10 @@ from flask import Blueprint, current_app, jsonify, request
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field
 
+from chassis import scenarios
 from chassis.problems import Problem, document, invalid, read_body
-from services.gateway.clients import Inventory, Order, Orders
+from services.gateway.clients import Inventory, Order, Orders, Payments
+from telemetry import ContextThreadPool
 
 blueprint = Blueprint("gateway", __name__)
 
@@ -38,7 +40,25 @@ class OrderRequest(BaseModel):
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
     """Where to go from here."""
-    return jsonify(products="/products", orders="/orders", health="/healthz", readiness="/readyz")
+    return jsonify(
+        products="/products", orders="/orders", scenarios="/scenarios", health="/healthz", readiness="/readyz"
+    )
+
+
+@blueprint.before_app_request
+def refuse_unknown_scenario() -> None:
+    """Tell a caller that the scenario it asks for does not exist."""
+    if scenarios.active(scenarios.UNKNOWN):
+        raise Problem(400, "unknown-scenario", "GET /scenarios lists those that there are")
+
+
+@blueprint.get("/scenarios")
+def list_scenarios() -> ResponseReturnValue:
+    """What a caller can break for one request, with the header `baggage: waybill.scenario=<name>`."""
+    return jsonify(
+        enabled=scenarios.enabled(),
+        scenarios=[{"name": name, "description": text} for name, text in scenarios.SCENARIOS.items()],
+    )
 
 
 @blueprint.get("/products")
@@ -63,8 +83,12 @@ def post_order() -> ResponseReturnValue:
 
 @blueprint.get("/orders/<uuid:order_id>")
 def get_order(order_id: UUID) -> ResponseReturnValue:
-    """An order as it stands, refused ones too."""
-    return jsonify(_as_json(_orders().find(order_id)))
+    """An order as it stands, refused ones too, and its payment."""
+    # Side by side; the threads stay in the trace.
+    with ContextThreadPool() as pool:
+        payment = pool.submit(cast(Payments, current_app.extensions["payments"]).state, order_id)
+        order = _orders().find(order_id)
+    return jsonify(_as_json(order) | {"payment": payment.result()})
 
 
 def _orders() -> Orders:

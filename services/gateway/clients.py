@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from chassis.client import Client
+from chassis.problems import Problem, Unavailable
 
 
 class Order(BaseModel):
@@ -39,6 +40,8 @@ class Orders:
             "/orders",
             json={"quantities": quantities, "payment_token": payment_token},
             headers={"Idempotency-Key": key},
+            # Order resumes what got stuck; a second call would find the first one still at work.
+            idempotent=False,
             pass_on=("idempotency-key-reused", "idempotency-key-in-flight"),
         )
         return self.client.read(response, Order), response.status_code == 201
@@ -46,6 +49,27 @@ class Orders:
     def find(self, order_id: UUID) -> Order:
         """An order as it stands. Raises Problem (404), Unavailable."""
         return self.client.read(self.client.call("GET", f"/orders/{order_id}", pass_on=["order-not-found"]), Order)
+
+
+class PaymentState(BaseModel):
+    """How a payment stands."""
+
+    status: Literal["pending", "authorized", "declined"]
+
+
+class Payments:
+    """The API of payment, as far as a customer may see."""
+
+    def __init__(self, url: str) -> None:
+        self.client = Client("payment", url)
+
+    def state(self, order_id: UUID) -> str | None:
+        """How the payment of an order stands; None where there is none, or payment does not answer."""
+        try:
+            response = self.client.call("GET", f"/payments/{order_id}", pass_on=["payment-not-found"])
+            return self.client.read(response, PaymentState).status
+        except (Problem, Unavailable):
+            return None
 
 
 class Inventory:

@@ -16,7 +16,7 @@ def create_app() -> Flask:
     """The app factory."""
     settings = Settings.read()
     flask = app.create("inventory", settings, checks={"database": lambda: database.ping(engine)})
-    engine = database.connect(settings.database_url.get_secret_value(), settings.request_deadline)
+    engine = database.connect("inventory", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     stock_shelves(engine)
     prices = cache.connect(settings.valkey_url.get_secret_value(), CACHE_PATIENCE_SECONDS)

@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from sqlalchemy import Engine, Row, select
 from sqlalchemy.dialects.postgresql import insert
 
+from chassis import scenarios
 from services.inventory.models import Product
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Catalogue:
             return {}
         return {sku: Price(**json.loads(value)) for sku, value in zip(skus, values, strict=True) if value}
 
+    @scenarios.one_by_one("n-plus-one")
     def _stored(self, skus: Sequence[str]) -> dict[str, Price]:
         with self.engine.begin() as db:
             rows = db.execute(

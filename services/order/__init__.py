@@ -14,7 +14,7 @@ def create_app() -> Flask:
     """The app factory."""
     settings = Settings.read()
     flask = app.create("order", settings, checks={"database": lambda: database.ping(engine)})
-    engine = database.connect(settings.database_url.get_secret_value(), settings.request_deadline)
+    engine = database.connect("order", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     flask.extensions["shop"] = Shop(
         engine=engine,

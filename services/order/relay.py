@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.orm import Session
 
 import telemetry
-from chassis import app, cache, database, deadline, worker
+from chassis import app, cache, database, deadline, scenarios, worker
 from chassis.problems import Unavailable
 from services.order.clients import Inventory, Payment
 from services.order.models import Base, Order, OutboxMessage, Status
@@ -40,8 +40,8 @@ POLL_SECONDS = 0.1
 def main() -> None:
     """Run until SIGTERM."""
     settings = RelaySettings.read()
-    telemetry.configure("order-relay", version=app.VERSION, namespace="waybill")
-    engine = database.connect(settings.database_url.get_secret_value(), settings.request_deadline)
+    telemetry.configure("order-relay", version=app.VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
+    engine = database.connect("order-relay", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     stream = cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline)
     shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)))
@@ -77,7 +77,7 @@ def publish(engine: Engine, stream: redis.Redis) -> bool:
 
 def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, str]) -> None:
     with messaging.sending(STREAM, propagate.extract(context, Context())) as (span, fields):
-        message: dict[Any, Any] = {"payload": json.dumps(payload), **fields}
+        message: dict[Any, Any] = {**fields, "payload": json.dumps(payload)}
         message_id = stream.xadd(STREAM, message)
         span.set_attribute("messaging.message.id", str(message_id))
 

@@ -14,7 +14,7 @@ def create_app() -> Flask:
     """The app factory."""
     settings = Settings.read()
     flask = app.create("payment", settings, checks={"database": lambda: database.ping(engine)})
-    engine = database.connect(settings.database_url.get_secret_value(), settings.request_deadline)
+    engine = database.connect("payment", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     flask.extensions["cashier"] = Cashier(engine, Acquirer(str(settings.acquirer_url)))
     flask.register_blueprint(blueprint)

@@ -13,6 +13,10 @@ from services.payment.charge import Cashier, Money
 blueprint = Blueprint("payment", __name__)
 
 
+def _cashier() -> Cashier:
+    return cast(Cashier, current_app.extensions["cashier"])
+
+
 class PaymentRequest(BaseModel):
     """What to charge, in minor units, and on which token."""
 
@@ -23,9 +27,14 @@ class PaymentRequest(BaseModel):
     payment_token: str = Field(min_length=1, max_length=255)
 
 
+@blueprint.get("/payments/<uuid:order_id>")
+def get_payment(order_id: UUID) -> ResponseReturnValue:
+    """How the payment of an order stands."""
+    return jsonify(status=_cashier().state(order_id))
+
+
 @blueprint.put("/payments/<uuid:order_id>")
 def put_payment(order_id: UUID) -> ResponseReturnValue:
     """Charge an order. That the card was declined is an answer, not an error."""
     body = read_body(PaymentRequest)
-    cashier = cast(Cashier, current_app.extensions["cashier"])
-    return jsonify(status=cashier.charge(order_id, Money(body.amount, body.currency), body.payment_token))
+    return jsonify(status=_cashier().charge(order_id, Money(body.amount, body.currency), body.payment_token))

@@ -41,6 +41,14 @@ class Cashier:
             self._settle(order_id, status, answer.id)
         return status
 
+    def state(self, order_id: UUID) -> str:
+        """How the payment of an order stands. Raises Problem (404)."""
+        with self.engine.begin() as db:
+            status = db.scalar(select(Payment.status).where(Payment.order_id == order_id))
+        if status is None:
+            raise Problem(404, "payment-not-found", "there is no payment for this order")
+        return status
+
     def _begin(self, order_id: UUID, price: Money) -> str:
         row = insert(Payment).values(order_id=order_id, status=PENDING, amount=price.amount, currency=price.currency)
         with self.engine.begin() as db:

@@ -7,6 +7,9 @@ from pydantic import BaseModel, Field
 
 from chassis.client import Client
 
+ATTEMPT_SECONDS = 1.5
+"""How long we wait for an answer, so that there is time to ask again."""
+
 
 class Authorization(BaseModel):
     """The acquirer's answer."""
@@ -19,7 +22,7 @@ class Acquirer:
     """The acquirer's API, as far as we use it."""
 
     def __init__(self, url: str) -> None:
-        self.client = Client("the acquirer", url, ours=False)
+        self.client = Client("the acquirer", url, ours=False, attempt_seconds=ATTEMPT_SECONDS)
 
     def authorize(self, order_id: UUID, amount: int, currency: str, token: str) -> Authorization:
         """Authorize an amount in minor units, at most once per order. Raises Unavailable."""

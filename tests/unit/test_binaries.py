@@ -120,7 +120,7 @@ class ReleaseServer(ThreadingHTTPServer):
         self.archive_requested = threading.Event()
         self.may_answer = threading.Event()
         self.may_answer.set()
-        self.missing = False
+        self.missing: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -131,7 +131,7 @@ class ReleaseHandler(BaseHTTPRequestHandler):
     server: ReleaseServer
 
     def do_GET(self) -> None:
-        if self.server.missing:
+        if self.path.endswith(self.server.missing):
             self.send_error(404)
         elif self.path.endswith(".sha256sum.txt"):
             other = "0" * 64
@@ -260,7 +260,7 @@ def test_the_command_prints_lines_that_a_shell_can_evaluate(machine: Machine, mo
     monkeypatch.setenv("OTELCOL", str(collector))
     printed = CliRunner().invoke(binaries_command).stdout
     shell = subprocess.run(
-        ["/bin/sh", "-c", f'{printed}\nprintf "%s|%s" "$OTELCOL" "$JAEGER"'], capture_output=True, text=True
+        ["/bin/sh", "-c", f'{printed}\nprintf "%s|%s" "$OTELCOL" "$JAEGER"'], capture_output=True, text=True, env={}
     )
     assert shell.stdout == f"{collector}|{jaeger}"
 
@@ -276,7 +276,11 @@ def test_a_release_is_downloaded_verified_and_runs(machine: Machine, releases: R
 
 
 def spoil_nothing_there(server: ReleaseServer) -> None:
-    server.missing = True
+    server.missing = (".tar.gz", ".sha256sum.txt")
+
+
+def spoil_archive_not_there(server: ReleaseServer) -> None:
+    server.missing = (".tar.gz",)
 
 
 def spoil_cut_off(server: ReleaseServer) -> None:
@@ -305,6 +309,7 @@ def spoil_content(server: ReleaseServer) -> None:
     ("spoil", "reason"),
     [
         (spoil_nothing_there, "answered 404"),
+        (spoil_archive_not_there, "answered 404"),
         (spoil_cut_off, "broke in the middle of the download"),
         (spoil_checksum, f"but {'f' * 64} was published for it"),
         (spoil_checksum_absent, "the published checksums do not name jaeger-2.20.0-"),

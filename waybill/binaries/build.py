@@ -39,7 +39,7 @@ def build_collector(go: Path, folder: Path) -> Path:
     with build_progress("building the Collector from Go modules: about 3 minutes on two cores, once") as update:
         run = _runner(go, folder, update)
         # The builder would compile as well, but in silence; our own `go build -v` names what it is at.
-        run([str(go), "run", BUILDER, "--skip-compilation", "--config", str(BUILDER_CONFIG)], folder)
+        run([str(go), "run", "-v", BUILDER, "--skip-compilation", "--config", str(BUILDER_CONFIG)], folder)
         return _compile(run, go, folder / "otelcol-src", ".", "-s -w", folder / "executable")
 
 

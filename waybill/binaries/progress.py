@@ -39,21 +39,20 @@ def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]
 
 @contextmanager
 def build_progress(title: str) -> Iterator[Callable[[str], None]]:
-    """Show a build as one line. Call what it yields, often, with what the build is doing now."""
+    """Say what is built, and show what it is at. Call what it yields, often, with what it is doing now."""
+    say(title)
     say_sometimes = _at_intervals()
     started = monotonic()
     # A package path longer than the terminal is cut, so that the live line stays one line.
     words = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
-    with Progress(SpinnerColumn(), words, TimeElapsedColumn(), expand=True, **_on_a_terminal_only()) as progress:
-        task = progress.add_task(title, total=None)
+    with Progress(SpinnerColumn(), TimeElapsedColumn(), words, expand=True, **_on_a_terminal_only()) as progress:
+        task = progress.add_task("starting", total=None)
 
         def update(doing: str) -> None:
-            line = f"{title}: {doing}" if doing else title
-            progress.update(task, description=line)
-            say_sometimes(f"{line} ({monotonic() - started:.0f} s)")
+            if doing:
+                progress.update(task, description=doing)
+            say_sometimes(f"after {monotonic() - started:.0f} s: {doing or 'still at it'}")
 
-        if not console.is_terminal:
-            say(title)
         yield update
 
 

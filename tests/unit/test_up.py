@@ -1,0 +1,323 @@
+"""The supervisor, with real processes that are not Waybill's own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60
+
+
+class Runner:
+    """Runs the supervisor in a folder of its own; knows its processes by a mark in their environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = uuid.uuid4().hex
+
+    def start(self, command: str, *parts: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.supervised", command, str(self.folder), json.dumps(parts)],
+            cwd=ROOT,
+            env={**os.environ, "TEST_MARK": self.mark, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # So that a signal to its group reaches no one else.
+            start_new_session=True,
+        )
+
+    def finish(self, command: str, *parts: dict[str, Any], **environment: str) -> tuple[int, str]:
+        process = self.start(command, *parts, **environment)
+        output, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, output
+
+    def started(self, *parts: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
+        process = self.start("run", *parts, **environment)
+        wait_until(lambda: self.state().get("ready", False) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[0]
+        return process
+
+    def state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return state
+
+    def diary(self) -> list[str]:
+        file = self.folder / "diary"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def running(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            marked = process.environ().get("TEST_MARK") == self.mark
+            return marked and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    runner = Runner(tmp_path / "state")
+    yield runner
+    for process in runner.running():
+        process.kill()
+
+
+def test_a_ready_system_is_listed_and_written_down(runner: Runner) -> None:
+    port = free_port()
+    supervisor = runner.started({"name": "tea", "port": port})
+    assert [part["name"] for part in runner.state()["parts"]] == ["tea"]
+    assert len(runner.running()) == 2
+    output = end(supervisor, signal.SIGTERM)
+    assert "tea          ready in" in output
+    assert f"tea  127.0.0.1:{port}" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_everything(runner: Runner, number: signal.Signals) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port()}, {"name": "milk", "port": free_port()})
+    end(supervisor, number)
+    assert supervisor.returncode == 0
+    assert runner.running() == []
+    assert runner.state() == {}
+
+
+def test_ctrl_c_reaches_the_parts_only_through_the_supervisor_which_stops_the_last_first(runner: Runner) -> None:
+    names = ["tea", "milk", "sugar"]
+    supervisor = runner.started(*({"name": name, "port": free_port()} for name in names))
+    os.killpg(supervisor.pid, signal.SIGINT)
+    supervisor.communicate(timeout=PATIENCE)
+    assert runner.diary()[-3:] == ["sugar stopped", "milk stopped", "tea stopped"]
+
+
+def test_a_part_starts_when_those_before_it_are_ready(runner: Runner) -> None:
+    first = free_port()
+    # The second connects to the first when it starts, and dies when there is no one.
+    supervisor = runner.started(
+        {"name": "water", "port": first},
+        {"name": "tea", "port": free_port(), "needs": first, "after": ["water"]},
+    )
+    end(supervisor, signal.SIGTERM)
+    assert runner.diary()[:2] == ["water started", "tea started"]
+
+
+def test_a_part_that_dies_at_start_is_named_with_the_end_of_its_log(runner: Runner) -> None:
+    status, output = runner.finish(
+        "run", {"name": "water", "port": free_port()}, {"name": "tea", "port": free_port(), "faults": ["dies"]}
+    )
+    assert status == 1
+    assert "Error: tea stopped with exit status 3." in output
+    assert [line.strip() for line in output.splitlines()][-15:] == [f"line {n} of the log" for n in range(6, 21)]
+    assert runner.running() == []
+    assert runner.state() == {}
+
+
+def test_a_part_whose_program_is_missing_is_named(runner: Runner) -> None:
+    # A program that exists and may not be executed.
+    status, output = runner.finish("run", {"name": "tea", "port": free_port(), "program": "/etc/hostname"})
+    assert status == 1
+    assert "Error: tea could not be started" in output
+    assert runner.running() == []
+
+
+def test_a_part_that_does_not_become_ready_is_named_and_the_others_are_stopped(runner: Runner) -> None:
+    status, output = runner.finish(
+        "run",
+        {"name": "water", "port": free_port()},
+        {"name": "tea", "port": free_port(), "faults": ["never ready"], "start_within": 1},
+    )
+    assert status == 1
+    assert "Error: tea was not ready within 1 s." in output
+    assert runner.running() == []
+
+
+def test_a_part_that_dies_later_brings_the_rest_down(runner: Runner) -> None:
+    supervisor = runner.started({"name": "water", "port": free_port()}, {"name": "tea", "port": free_port()})
+    os.kill(runner.state()["parts"][1]["pid"], signal.SIGKILL)
+    output, _ = supervisor.communicate(timeout=PATIENCE)
+    assert supervisor.returncode == 1
+    assert "Error: tea was ended by SIGKILL." in output
+    assert runner.running() == []
+
+
+def test_a_part_that_does_not_stop_is_killed_and_named(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port(), "faults": ["stubborn"], "stop_within": 1})
+    pid = runner.state()["parts"][0]["pid"]
+    output = end(supervisor, signal.SIGTERM)
+    assert f"tea (process {pid}) did not stop within 1 s: killed." in output
+    assert runner.running() == []
+
+
+@pytest.mark.parametrize("fault", ["has a child", "has a stubborn child"])
+def test_what_a_part_leaves_behind_is_ended(runner: Runner, fault: str) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port(), "faults": [fault]})
+    assert len(runner.running()) == 3
+    output = end(supervisor, signal.SIGTERM)
+    assert runner.running() == []
+    assert ("which did not stop: killed." in output) is ("stubborn" in fault)
+
+
+def test_what_a_part_that_died_leaves_behind_is_ended(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port(), "faults": ["has a child"]})
+    os.kill(runner.state()["parts"][0]["pid"], signal.SIGKILL)
+    supervisor.communicate(timeout=PATIENCE)
+    assert runner.running() == []
+
+
+def test_a_taken_port_is_named_with_its_holder_and_variable_before_anything_starts(runner: Runner) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        status, output = runner.finish("run", {"name": "water", "port": free_port()}, {"name": "tea", "port": port})
+    assert status == 1
+    assert f"Port {port}, which tea needs, is taken by" in output
+    assert f"(process {os.getpid()})" in output
+    assert "WAYBILL_TEA_PORT=" in output
+    assert runner.diary() == []
+
+
+def test_two_parts_with_one_port_are_named(runner: Runner) -> None:
+    port = free_port()
+    status, output = runner.finish("run", {"name": "water", "port": port}, {"name": "tea", "port": port})
+    assert status == 1
+    assert f"WAYBILL_WATER_PORT and WAYBILL_TEA_PORT are both {port}" in output
+
+
+def test_a_second_run_says_that_one_is_there_and_leaves_it_alone(runner: Runner) -> None:
+    tea = {"name": "tea", "port": free_port()}
+    supervisor = runner.started(tea)
+    for command in ("run", "background"):
+        status, output = runner.finish(command, tea)
+        assert status == 1
+        assert f"Waybill is already running (process {supervisor.pid})." in output
+    assert len(runner.running()) == 2
+    end(supervisor, signal.SIGTERM)
+
+
+def test_a_stop_while_parts_start_leaves_nothing(runner: Runner) -> None:
+    supervisor = runner.start("run", {"name": "tea", "port": free_port(), "faults": ["never ready"]})
+    wait_until(lambda: runner.diary() == ["tea started"])
+    output = end(supervisor, signal.SIGTERM)
+    assert supervisor.returncode == 1
+    assert "Stopped before everything was ready." in output
+    assert runner.running() == []
+
+
+def test_background_returns_when_ready_and_down_stops_it(runner: Runner) -> None:
+    port = free_port()
+    status, output = runner.finish("background", {"name": "tea", "port": port})
+    assert status == 0
+    assert "Everything is ready" in output
+    socket.create_connection(("127.0.0.1", port)).close()
+    status, output = runner.finish("down")
+    assert (status, output) == (0, "Stopping.\nEverything has stopped.\n")
+    assert runner.running() == []
+    assert runner.finish("down") == (0, "Nothing is running.\n")
+
+
+def test_background_fails_with_the_error_of_the_part(runner: Runner) -> None:
+    status, output = runner.finish("background", {"name": "tea", "port": free_port(), "faults": ["dies"]})
+    assert status == 1
+    assert "Error: tea stopped with exit status 3." in output
+    assert runner.running() == []
+
+
+def test_ctrl_c_while_the_background_starts_leaves_nothing(runner: Runner) -> None:
+    process = runner.start("background", {"name": "tea", "port": free_port(), "faults": ["never ready"]})
+    wait_until(lambda: runner.diary() == ["tea started"])
+    end(process, signal.SIGINT)
+    assert process.returncode == 1
+    assert runner.running() == []
+
+
+def test_down_ends_what_a_killed_supervisor_left(runner: Runner) -> None:
+    supervisor = runner.started(
+        {"name": "water", "port": free_port()}, {"name": "tea", "port": free_port(), "faults": ["has a child"]}
+    )
+    supervisor.kill()
+    supervisor.wait()
+    assert len(runner.running()) == 3
+    status, output = runner.finish("down")
+    assert (status, output) == (0, "Stopped what an earlier run left behind: tea, water.\n")
+    assert runner.running() == []
+    assert runner.finish("down") == (0, "Nothing is running.\n")
+
+
+def test_down_ends_the_child_of_a_part_that_died_with_its_supervisor(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port(), "faults": ["has a child"]})
+    supervisor.kill()
+    supervisor.wait()
+    os.kill(runner.state()["parts"][0]["pid"], signal.SIGKILL)
+    wait_until(lambda: len(runner.running()) == 1)
+    runner.finish("down")
+    assert runner.running() == []
+
+
+def test_a_start_first_ends_what_a_killed_supervisor_left(runner: Runner) -> None:
+    tea = {"name": "tea", "port": free_port()}
+    supervisor = runner.started(tea)
+    supervisor.kill()
+    supervisor.wait()
+    output = end(runner.started(tea), signal.SIGTERM)
+    assert "Stopped what an earlier run left behind: tea." in output
+    assert runner.running() == []
+
+
+def test_down_spares_a_process_that_was_given_the_id_of_an_ended_one(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port()})
+    supervisor.kill()
+    supervisor.wait()
+    state = runner.state()
+    for process in (state["supervisor"], *state["parts"]):
+        process["created"] -= 60
+    (runner.folder / "state.json").write_text(json.dumps(state))
+    assert runner.finish("down") == (0, "Nothing is running.\n")
+    assert len(runner.running()) == 1
+
+
+def test_a_damaged_record_is_said_to_be_one(runner: Runner) -> None:
+    runner.folder.mkdir()
+    (runner.folder / "state.json").write_text("{")
+    status, output = runner.finish("down")
+    assert status == 1
+    assert "state.json cannot be read" in output
+
+
+def test_parts_reach_loopback_past_a_proxy_of_the_user(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port()}, no_proxy="example.com")
+    part = psutil.Process(runner.state()["parts"][0]["pid"])
+    assert {part.environ()[name] for name in ("NO_PROXY", "no_proxy")} == {"127.0.0.1,localhost,example.com"}
+    end(supervisor, signal.SIGTERM)
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals) -> str:
+    process.send_signal(number)
+    return process.communicate(timeout=PATIENCE)[0]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port

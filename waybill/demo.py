@@ -1,0 +1,58 @@
+"""The first orders of a fresh system, each with the way to its trace."""
+
+import click
+import requests
+from rich.console import Console
+
+from waybill import waterfall
+from waybill.jaeger import Jaeger, JaegerError
+from waybill.orders import KINDS, Kind, outcome
+from waybill.settings import settings
+
+SKU = "TEA-EARL-GREY"
+ORDER_SECONDS = 15
+TRACE_SECONDS = 20
+
+
+def place_orders() -> None:
+    """Place an order of each kind, print where each trace is, and show the first as a waterfall.
+
+    A failure is printed and not raised: the system that it is about goes on running.
+    """
+    try:
+        _place_and_show(Jaeger(settings().jaeger_url))
+    except (requests.RequestException, JaegerError) as error:
+        click.echo(f"The orders of the demonstration could not be placed or shown: {error}", err=True)
+
+
+def _place_and_show(jaeger: Jaeger) -> None:
+    has_web_ui = jaeger.has_web_ui()
+    console = Console()
+    for number, kind in enumerate(KINDS.values()):
+        status, trace_id = _place(kind)
+        place = jaeger.link(trace_id) if has_web_ui else f"make trace ID={trace_id}"
+        console.print(f"\nOrder {number + 1}: {outcome(status)}. Its trace: {place}", soft_wrap=True, highlight=False)
+        if number == 0 or not has_web_ui:
+            _show(jaeger, trace_id, kind, console)
+    console.print("\nCtrl-C stops everything.")
+
+
+def _place(kind: Kind) -> tuple[int, str]:
+    """Returns the HTTP status and the trace id."""
+    with requests.Session() as session:
+        # A proxy from the environment could not reach our loopback address.
+        session.trust_env = False
+        answer = session.post(
+            f"{settings().gateway_url}/orders", json=kind.request([SKU]), headers=kind.headers, timeout=ORDER_SECONDS
+        )
+    return answer.status_code, answer.json()["trace_id"]
+
+
+def _show(jaeger: Jaeger, trace_id: str, kind: Kind, console: Console) -> None:
+    trace = jaeger.wait_for_trace(
+        trace_id, lambda trace: not trace.problems() and trace.services >= kind.services, timeout=TRACE_SECONDS
+    )
+    if trace:
+        console.print(waterfall.render(trace))
+    else:
+        console.print(f"Its spans have not arrived within {TRACE_SECONDS} s: `make doctor` finds out why.")
