@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import requests
 from pydantic import BaseModel, ValidationError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_any, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity.stop import stop_base
 
 import telemetry
 from chassis import deadline, scenarios
@@ -76,13 +77,18 @@ class Client:
         finally:
             telemetry.resend_count.set(0)
         if not response.ok:
-            raise _problem(response, pass_on) or Unavailable(self.name)
+            problem = _problem(response)
+            if problem and problem.kind in pass_on:
+                raise problem
+            # One of ours may know better who is missing.
+            part = problem.members.get("part") if problem and self.ours else None
+            raise Unavailable(part or self.name)
         return response
 
     def _attempts(self, idempotent: bool) -> Retrying:
         return Retrying(
             reraise=True,
-            stop=stop_any(stop_after_attempt(ATTEMPTS if idempotent else 1), _no_time_left),
+            stop=stop_after_attempt(ATTEMPTS if idempotent else 1) | _NoTimeLeft(),
             wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=1),
             retry=retry_if_exception(lambda error: self._may_pass(error)),
         )
@@ -114,13 +120,17 @@ class Client:
             raise Unavailable(self.name) from error
 
 
-def _problem(response: requests.Response, kinds: Collection[str]) -> Problem | None:
-    """The problem document that a service answered with, where it is of one of these kinds."""
+def _problem(response: requests.Response) -> Problem | None:
+    """The problem document that a service answered with, None where it is something else."""
     if response.headers.get("Content-Type") != "application/problem+json":
         return None
-    body = response.json()
-    kind = str(body.get("type")).removeprefix(TYPE_PREFIX)
-    return Problem(response.status_code, kind, body.get("detail")) if kind in kinds else None
+    try:
+        body = response.json()
+        kind = body.pop("type").removeprefix(TYPE_PREFIX)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None
+    members = {name: value for name, value in body.items() if name not in ("title", "status", "trace_id")}
+    return Problem(response.status_code, kind, **members)
 
 
 class _Adapter(telemetry.StrictAdapter):
@@ -135,8 +145,11 @@ class _Adapter(telemetry.StrictAdapter):
         return super().trusts(url) and not scenarios.loses_context(self.service)
 
 
-def _no_time_left(state: RetryCallState) -> bool:
-    try:
-        return deadline.remaining() <= state.upcoming_sleep
-    except deadline.DeadlineExceeded:
-        return True
+class _NoTimeLeft(stop_base):
+    """Stop where the wait for the next attempt would outlast the deadline."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        try:
+            return deadline.remaining() <= retry_state.upcoming_sleep
+        except deadline.DeadlineExceeded:
+            return True

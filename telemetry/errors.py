@@ -5,6 +5,7 @@ SDK records an exception on every span that it passes through, so that one failu
 """
 
 import traceback
+from collections.abc import Iterator
 from functools import partial
 
 from opentelemetry.context import Context
@@ -30,9 +31,10 @@ def record_exception(span: Span, exception: BaseException, *_: object, **__: obj
     """
     kind = type_name(exception)
     span.set_attribute("error.type", kind)
-    if not getattr(exception, RECORDED, False):
+    # An error that was raised from another one is the same failure.
+    if not any(getattr(link, RECORDED, False) for link in _chain(exception)):
         span.add_event("exception", {"exception.type": kind, "exception.stacktrace": frames(exception)})
-        _mark(exception)
+        setattr(exception, RECORDED, True)
 
 
 def type_name(exception: BaseException) -> str:
@@ -43,19 +45,16 @@ def type_name(exception: BaseException) -> str:
 
 def frames(exception: BaseException) -> str:
     """The stack of an exception and of those that caused it, without their texts."""
-    parts = []
-    link: BaseException | None = exception
-    while link is not None:
-        parts.append(f"{type_name(link)}\n{''.join(traceback.format_tb(link.__traceback__))}")
-        link = link.__cause__ or link.__context__
-    return "caused by ".join(parts)
+    return "caused by ".join(
+        f"{type_name(link)}\n{''.join(traceback.format_tb(link.__traceback__))}" for link in _chain(exception)
+    )
 
 
-def _mark(exception: BaseException) -> None:
-    """Mark the exception, and what caused it, as recorded: it is one failure."""
+def _chain(exception: BaseException) -> Iterator[BaseException]:
+    """The exception and those that caused it, the last one first."""
     link: BaseException | None = exception
     while link is not None:
-        setattr(link, RECORDED, True)
+        yield link
         link = link.__cause__ or link.__context__
 
 

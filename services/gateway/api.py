@@ -54,7 +54,7 @@ def refuse_unknown_scenario() -> None:
 
 @blueprint.get("/scenarios")
 def list_scenarios() -> ResponseReturnValue:
-    """What a caller can break for one request, with the header `baggage: waybill.scenario=<name>`."""
+    """What a caller can break for one request, by the header `baggage: waybill.scenario=<name>`."""
     return jsonify(
         enabled=scenarios.enabled(),
         scenarios=[{"name": name, "description": text} for name, text in scenarios.SCENARIOS.items()],

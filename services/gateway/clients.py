@@ -42,7 +42,7 @@ class Orders:
             headers={"Idempotency-Key": key},
             # Order resumes what got stuck; a second call would find the first one still at work.
             idempotent=False,
-            pass_on=("idempotency-key-reused", "idempotency-key-in-flight"),
+            pass_on=("idempotency-key-reused", "idempotency-key-in-flight", "order-pending"),
         )
         return self.client.read(response, Order), response.status_code == 201
 

@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from chassis.problems import Problem
+from chassis.deadline import DeadlineExceeded
+from chassis.problems import Problem, Unavailable, absent_part
 from services.order.models import Order, Status
 from services.order.process import Shop, process_order
 
@@ -26,16 +27,19 @@ def place_order(shop: Shop, quantities: dict[str, int], payment_token: str, key:
     """Accept an order, process it, and return it and whether it is new.
 
     The same key with the same request gets the same order again. Raises Problem where the key came with another
-    request (422) or its order is being processed right now (409); Unavailable where the order stays pending.
+    request (422), its order is being processed right now (409), or a part does not answer: the order is pending
+    then (503).
     """
     accepted = _accept(shop.engine, quantities, payment_token, key)
     order = accepted or _take_up_again(shop.engine, quantities, payment_token, key)
     if order.status == Status.PENDING:
         try:
             order = process_order(shop, order)
-        except Exception:
+        except (Unavailable, DeadlineExceeded, SQLAlchemyError) as error:
             _end_lease(shop.engine, order)
-            raise
+            part = absent_part(error) or "a part"
+            detail = f"{part} does not answer; the order is kept, and processed later or when you send it again"
+            raise Problem(503, "order-pending", detail, order_id=str(order.id), part=part) from error
     return order, accepted is not None
 
 

@@ -11,12 +11,17 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 
 def main(name: str, port: int, diary: Path, needs: int, faults: list[str]) -> None:
     def write(event: str) -> None:
         with diary.open("a") as stream:
             stream.write(f"{name} {event}\n")
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        write("stopped")
+        os._exit(0)
 
     if needs:
         socket.create_connection(("127.0.0.1", needs)).close()
@@ -25,7 +30,7 @@ def main(name: str, port: int, diary: Path, needs: int, faults: list[str]) -> No
     if "stubborn" in faults:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
-        signal.signal(signal.SIGTERM, lambda *_: (write("stopped"), os._exit(0)))
+        signal.signal(signal.SIGTERM, stop)
     for fault in ("has a child", "has a stubborn child"):
         if fault in faults:
             code = "import time; print('up', flush=True); time.sleep(600)"

@@ -33,7 +33,7 @@ def make_part(
             return False
         return True
 
-    command = [program, STAND_IN, name, str(port), folder / "diary", str(needs), *faults]
+    command: list[str | Path] = [program, STAND_IN, name, str(port), folder / "diary", str(needs), *faults]
     return Part(
         name=name,
         command=command,

@@ -45,7 +45,7 @@ class Runner:
 
     def started(self, *parts: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
         process = self.start("run", *parts, **environment)
-        wait_until(lambda: self.state().get("ready", False) or process.poll() is not None)
+        wait_until(lambda: self._is_ready(process.pid) or process.poll() is not None)
         assert process.poll() is None, process.communicate()[0]
         return process
 
@@ -62,6 +62,10 @@ class Runner:
 
     def running(self) -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ready(self, supervisor: int) -> bool:
+        state = self.state()
+        return bool(state) and state["ready"] and state["supervisor"]["pid"] == supervisor
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
