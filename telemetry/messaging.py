@@ -6,7 +6,7 @@ Names and attributes: https://opentelemetry.io/docs/specs/semconv/messaging/mess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import propagate, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Link, Span, SpanKind
@@ -26,9 +26,9 @@ def sending(destination: str, origin: Context) -> Iterator[tuple[Span, dict[str,
     itself is not traced again. Set `messaging.message.id` once it is known.
     """
     with (
+        _within(origin),
         tracer.start_as_current_span(
             f"send {destination}",
-            context=origin,
             kind=SpanKind.PRODUCER,
             attributes=_attributes("send", destination),
         ) as span,
@@ -50,18 +50,30 @@ def processing(
     """
     sender = propagate.extract({name: fields[name] for name in FIELDS if name in fields})
     sent_in = trace.get_current_span(sender).get_span_context()
-    with tracer.start_as_current_span(
-        f"process {destination}",
-        context=sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender),
-        kind=SpanKind.CONSUMER,
-        attributes={
-            **_attributes("process", destination),
-            "messaging.message.id": message_id,
-            "messaging.consumer.group.name": group,
-        },
-        links=[Link(sent_in)] if sent_in.is_valid else [],
-    ) as span:
+    with (
+        _within(sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender)),
+        tracer.start_as_current_span(
+            f"process {destination}",
+            kind=SpanKind.CONSUMER,
+            attributes={
+                **_attributes("process", destination),
+                "messaging.message.id": message_id,
+                "messaging.consumer.group.name": group,
+            },
+            links=[Link(sent_in)] if sent_in.is_valid else [],
+        ) as span,
+    ):
         yield span
+
+
+@contextmanager
+def _within(origin: Context) -> Iterator[None]:
+    """Make a context the current one. To start a span in it takes over its trace, and leaves its baggage behind."""
+    token = context.attach(origin)
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def _attributes(operation: str, destination: str) -> dict[str, str]:

@@ -78,8 +78,11 @@ def shutdown(seconds: float = 3.0) -> None:
 
     The SDK's own shutdown may take 30 s against a Collector that does not answer; a container gets 10.
     """
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        return  # The process ended before it was configured.
     started = time.monotonic()
-    flush = threading.Thread(target=trace.get_tracer_provider().shutdown, daemon=True)  # type: ignore[attr-defined]
+    flush = threading.Thread(target=provider.shutdown, daemon=True)
     flush.start()
     flush.join(seconds)
     if flush.is_alive():

@@ -3,10 +3,12 @@
 set -euo pipefail
 
 for role in waybill_order waybill_inventory waybill_payment waybill_fulfilment; do
+  # The locale says that every machine sorts texts alike, whatever the image's own is.
   psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
     --set role="$role" --set password="$(cat "/run/secrets/$role")" <<'SQL'
 CREATE ROLE :"role" LOGIN PASSWORD :'password' NOSUPERUSER NOCREATEDB NOCREATEROLE;
-CREATE DATABASE :"role" OWNER :"role";
-REVOKE CONNECT ON DATABASE :"role" FROM PUBLIC;
+CREATE DATABASE :"role" OWNER :"role" TEMPLATE template0
+  ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8';
+REVOKE ALL ON DATABASE :"role", postgres, template1 FROM PUBLIC;
 SQL
 done

@@ -1,0 +1,116 @@
+"""The whole system without Docker, on ports and in a folder of its own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from waybill.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240
+PORTS = [name for name in Settings.model_fields if name.endswith("_port")]
+ORDER = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Free ports, a state folder, and a mark by which to know the processes, which are ended after the test."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+        ports = {
+            f"WAYBILL_{name.upper()}": str(probe.getsockname()[1]) for name, probe in zip(PORTS, probes, strict=True)
+        }
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, **ports, "WAYBILL_STATE_DIR": str(tmp_path / "state"), "TEST_MARK": mark}
+    yield environment
+    waybill("down", environment)
+    assert processes_with(mark) == []
+
+
+def test_an_order_outlives_a_restart(environment: dict[str, str]) -> None:
+    up = waybill("up", environment, "--background")
+    assert up.returncode == 0, up.stdout
+    gateway = f"http://127.0.0.1:{environment['WAYBILL_GATEWAY_PORT']}"
+    placed = requests.post(f"{gateway}/orders", json=ORDER, timeout=20)
+    assert placed.status_code == 201, placed.text
+
+    assert waybill("down", environment).returncode == 0
+    assert processes_with(environment["TEST_MARK"]) == []
+
+    assert waybill("up", environment, "--background").returncode == 0
+    found = requests.get(f"{gateway}/orders/{placed.json()['id']}", timeout=20)
+    assert found.json()["status"] == "completed"
+
+
+def test_down_after_the_supervisor_was_killed_leaves_nothing(environment: dict[str, str]) -> None:
+    up = waybill("up", environment, "--background")
+    assert up.returncode == 0, up.stdout
+    for process in processes_with(environment["TEST_MARK"]):
+        if process.cmdline()[-2:] == ["waybill", "up"]:
+            process.kill()
+    down = waybill("down", environment)
+    assert "Stopped what an earlier run left behind: gateway, " in down.stdout
+    assert "postgres." in down.stdout
+    ports = {int(environment[f"WAYBILL_{name.upper()}"]) for name in PORTS}
+    listening = {connection.laddr.port for connection in psutil.net_connections() if connection.status == "LISTEN"}
+    assert ports & listening == set()
+
+
+def test_the_demonstration_shows_orders_and_traces_until_it_is_told_to_stop(environment: dict[str, str]) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "waybill", "up", "--demo"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert demo.stdout
+    shown = ""
+    for line in demo.stdout:
+        shown += line
+        if "Ctrl-C stops everything." in line:
+            break
+    demo.send_signal(signal.SIGINT)
+    shown += demo.communicate(timeout=PATIENCE)[0]
+    assert demo.returncode == 0, shown
+    assert "Order 1: completed. Its trace: " in shown
+    assert len(re.findall(r"^Order \d: .*[0-9a-f]{32}$", shown, re.MULTILINE)) == 3
+    # The waterfall of the first.
+    assert re.search(r"^order +.*process_order", shown, re.MULTILINE)
+    assert shown.endswith("Everything has stopped.\n")
+
+
+def waybill(command: str, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "waybill", command, *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def processes_with(mark: str) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if has_mark(process, mark)]
+
+
+def has_mark(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get("TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
