@@ -178,7 +178,14 @@ def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:
         ),
         _service("payment", settings.payment_port, ours | database("payment") | acquirer, after=tables),
         _service("order", settings.order_port, ours | database("order") | inventory | payment, after=tables),
-        _service("gateway", settings.gateway_port, ours | order | inventory, ready_path="/readyz"),
+        _service("gateway", settings.gateway_port, ours | order | inventory | payment, ready_path="/readyz"),
+        _worker(
+            "order-relay",
+            "services.order.relay",
+            ours | database("order") | inventory | payment | valkey,
+            settings,
+        ),
+        _worker("fulfilment", "services.fulfilment.consume", ours | database("fulfilment") | valkey, settings),
     ]
 
 
@@ -203,10 +210,25 @@ def _service(
     )
 
 
+def _worker(name: str, module: str, environment: Mapping[str, str], settings: Settings) -> Part:
+    """A process without a port: it is ready once it has touched its heartbeat file."""
+    heartbeat = data_folder(settings) / f"{name}.alive"
+    return Part(
+        name=name,
+        command=[sys.executable, "-m", module],
+        environment={"HEARTBEAT_FILE": str(heartbeat), **environment},
+        prepare=lambda: heartbeat.unlink(missing_ok=True),
+        ready=heartbeat.exists,
+        after=("postgres", "valkey"),
+    )
+
+
 def _telemetry(settings: Settings) -> dict[str, str]:
     """Where the services send, and as what; a variable that the user has set stays."""
     wanted = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.collector_port}",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=demo",
+        # Faults on request, see GET /scenarios: for a demonstration, not for a real shop.
+        "WAYBILL_SCENARIOS": "on",
     }
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
