@@ -140,7 +140,7 @@ class Supervisor:
         with self._lock, log_file(self.folder, part.name).open("wb") as log:
             if self._giving_up:
                 raise StoppedError
-            child = _popen(part, log)
+            child = spawn(part, log)
             self._state.parts.append(
                 running(part.name, child.pid, stop_signal=part.stop_signal, stop_within=part.stop_within)
             )
@@ -196,7 +196,7 @@ def last_lines(log: Path) -> str:
     return "\n".join(f"  {line}" for line in lines) or "  (nothing)"
 
 
-def _popen(part: Part, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def spawn(part: Part, log: IO[bytes]) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(  # noqa: S603
             part.command,

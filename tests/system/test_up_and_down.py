@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,18 +25,23 @@ ORDER = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "t
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Free ports, a state folder, and a mark by which to know the processes, which are ended after the test."""
+def environment() -> Iterator[dict[str, str]]:
+    """Free ports, a state folder, and a mark by which to know the processes, which are ended after the test.
+
+    The folder is not pytest's own: where we are root, PostgreSQL is someone else, who may enter it, and the
+    next run of pytest would take that away.
+    """
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
         ports = {
             f"WAYBILL_{name.upper()}": str(probe.getsockname()[1]) for name, probe in zip(PORTS, probes, strict=True)
         }
     mark = uuid.uuid4().hex
-    environment = {**os.environ, **ports, "WAYBILL_STATE_DIR": str(tmp_path / "state"), "TEST_MARK": mark}
-    yield environment
-    waybill("down", environment)
-    assert processes_with(mark) == []
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, **ports, "WAYBILL_STATE_DIR": f"{home}/state", "TEST_MARK": mark}
+        yield environment
+        waybill("down", environment)
+        assert processes_with(mark) == []
 
 
 def test_an_order_outlives_a_restart(environment: dict[str, str]) -> None:
@@ -60,11 +66,12 @@ def test_down_after_the_supervisor_was_killed_leaves_nothing(environment: dict[s
         if process.cmdline()[-2:] == ["waybill", "up"]:
             process.kill()
     down = waybill("down", environment)
-    assert "Stopped what an earlier run left behind: gateway, " in down.stdout
+    assert "Stopped what an earlier run left behind: " in down.stdout
     assert "postgres." in down.stdout
-    ports = {int(environment[f"WAYBILL_{name.upper()}"]) for name in PORTS}
-    listening = {connection.laddr.port for connection in psutil.net_connections() if connection.status == "LISTEN"}
-    assert ports & listening == set()
+    ports = [int(environment[f"WAYBILL_{name.upper()}"]) for name in PORTS]
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
 
 
 def test_the_demonstration_shows_orders_and_traces_until_it_is_told_to_stop(environment: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,12 +80,15 @@ def test_a_database_whose_passwords_are_lost_is_named(data: Path) -> None:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A folder in a folder that no other user may enter, as in a home."""
-    tmp_path.chmod(0o700)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
+def data() -> Iterator[Path]:
+    """A folder in a folder that no other user may enter, as in a home.
+
+    Not pytest's own: the next run of pytest takes away what is granted there.
+    """
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "data"
+        folder.mkdir()
+        yield folder
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """The receiver and the trees, with spans that the real SDK makes and exports over gRPC."""
 
 import itertools
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from opentelemetry import trace
@@ -121,14 +123,14 @@ def test_logs_and_metrics_arrive_with_the_name_of_their_service(receiver: Receiv
     logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(receiver.endpoint, insecure=True)))
     reader = PeriodicExportingMetricReader(OTLPMetricExporter(receiver.endpoint, insecure=True))
     metrics = MeterProvider([reader], resource=resource)
-    logs.get_logger("shop").emit(body="placed", attributes={"order.id": "o-1"})
+    logs.get_logger("shop").emit(body="placed", attributes={"order.id": "o-1", "item": {"quantity": 2}})
     metrics.get_meter("shop").create_counter("orders").add(2, {"outcome": "completed"})
     logs.shutdown()
     metrics.shutdown()
 
     [(log_service, log)] = receiver.logs
     assert (log_service, log.body.string_value) == ("order", "placed")
-    assert attributes_of(log.attributes) == {"order.id": "o-1"}
+    assert attributes_of(log.attributes) == {"order.id": "o-1", "item": {"quantity": 2}}
     [(metric_service, metric)] = receiver.metrics
     assert (metric_service, metric.name, metric.sum.data_points[0].as_int) == ("order", "orders", 2)
 
@@ -161,9 +163,27 @@ def test_two_receivers_at_a_time_keep_apart(receiver: Receiver, service: Service
         assert other.spans == []
 
 
+def test_a_receiver_that_was_left_listens_no_more() -> None:
+    with Receiver() as receiver:
+        address = urlsplit(receiver.endpoint)
+        socket.create_connection((address.hostname, address.port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.hostname, address.port))
+
+
 # Waiting
 
 
+def test_a_trace_has_only_its_own_spans(receiver: Receiver, service: Service) -> None:
+    provider = service("order")
+    first, second = (provider.get_tracer("shop").start_span(name) for name in ("first", "second"))
+    first.end()
+    second.end()
+    flush(provider)
+    assert [span.name for span in receiver.wait_for_trace(trace_id_of(second))] == ["second"]
+
+
+@pytest.mark.timeout(60)
 def test_wait_for_returns_what_was_asked_for_once_it_arrives(receiver: Receiver, service: Service) -> None:
     provider = service("order")
     asked = threading.Event()
@@ -180,7 +200,8 @@ def test_wait_for_returns_what_was_asked_for_once_it_arrives(receiver: Receiver,
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert receiver.wait_for(ship_spans) == ["ship"]
+    # Only an arrival can end the wait in time: at its own timeout it would ask once more.
+    assert receiver.wait_for(ship_spans, timeout=120) == ["ship"]
     sender.join()
 
 
@@ -349,19 +370,21 @@ def test_a_tree_does_not_depend_on_the_order_of_arrival(receiver: Receiver) -> N
     }
 
 
-@pytest.mark.parametrize("winner", ["relay", "order"])
-def test_siblings_of_two_processes_stand_in_one_order_whoever_wins(
-    receiver: Receiver, service: Service, winner: str
+@pytest.mark.parametrize("arrival", list(itertools.permutations(["fulfilment", "order", "relay"])))
+def test_siblings_of_several_processes_stand_in_one_order_whoever_wins(
+    receiver: Receiver, service: Service, arrival: tuple[str, ...]
 ) -> None:
-    order, relay = service("order"), service("relay")
-    with order.get_tracer("shop").start_as_current_span("root"):
-        for name in [winner, *{"relay", "order"} - {winner}]:
-            (relay if name == "relay" else order).get_tracer("shop").start_span(f"child of {name}").end()
-    flush(order, relay)
+    providers = {name: service(name) for name in arrival}
+    tracers = {name: provider.get_tracer("shop") for name, provider in providers.items()}
+    with tracers["order"].start_as_current_span("root"):
+        for name in arrival:
+            tracers[name].start_span("child").end()
+    flush(*providers.values())
     assert render(receiver.spans).splitlines() == [
-        "order INTERNAL root",
-        "order INTERNAL   child of order",
-        "relay INTERNAL   child of relay",
+        "order      INTERNAL root",
+        "order      INTERNAL   child",
+        "fulfilment INTERNAL   child",
+        "relay      INTERNAL   child",
     ]
 
 
@@ -447,10 +470,10 @@ def test_a_span_exported_twice_is_seen_twice_and_its_children_once(receiver: Rec
 
 def test_a_value_inside_a_longer_one_does_not_spoil_its_placeholder(receiver: Receiver, service: Service) -> None:
     provider = service("order")
-    provider.get_tracer("shop").start_span("GET 8001 18001").end()
+    provider.get_tracer("shop").start_span("GET o-1 o-12").end()
     flush(provider)
-    replace = {"8001": "<port>", "18001": "<port of order>", "port": "never"}
-    assert render(receiver.spans, replace=replace) == "order INTERNAL GET <port> <port of order>"
+    replace = {"o-1": "<first id>", "o-12": "<second id>", "id": "never"}
+    assert render(receiver.spans, replace=replace) == "order INTERNAL GET <first id> <second id>"
 
 
 def test_no_spans_are_an_empty_text() -> None:

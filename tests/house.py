@@ -1,0 +1,144 @@
+"""Waybill's parts as processes of a test: on free ports, in a folder of their own, started and ended at will."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import psycopg
+import redis
+import requests
+
+from waybill import postgres
+from waybill.parts import all_parts
+from waybill.processes import lives
+from waybill.settings import Settings
+from waybill.supervise import Part, last_lines, spawn
+
+DATABASES = ("postgres", "valkey")
+SERVICES = ("acquirer", "inventory", "payment", "order", "gateway", "order-relay", "fulfilment")
+PATIENCE_SECONDS = 60
+
+
+class House:
+    """Parts of Waybill that run for a test. Use it as a context manager: it ends what it started."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Nothing runs yet. `environment` is added to that of every part, and wins."""
+        self.folder = folder
+        self.settings = Settings(state_dir=folder, **free_ports())
+        self.environment = dict(environment or {})
+        self.parts = {part.name: part for part in all_parts(self.settings)}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.session = requests.Session()
+        self.session.trust_env = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(list(self.processes)):
+            self.stop(name)
+        self.session.close()
+
+    def start(self, *names: str, **environment: str) -> None:
+        """Start parts side by side and wait until each is ready; a part that ends instead fails the test."""
+        for name in names:
+            self._spawn(self.parts[name], environment)
+        for name in names:
+            self.wait_ready(name)
+
+    def wait_ready(self, name: str) -> None:
+        """Wait until a part answers."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self.parts[name].ready():
+            assert self.processes[name].poll() is None, f"{name} ended:\n{self.log(name)}"
+            assert time.monotonic() < deadline, f"{name} did not become ready:\n{self.log(name)}"
+            time.sleep(0.05)
+
+    def stop(self, name: str) -> int:
+        """Ask a part to end, wait until it has, and return its exit status."""
+        process = self.processes.pop(name)
+        if process.poll() is None:
+            process.send_signal(self.parts[name].stop_signal)
+        try:
+            return process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill_group(process)
+            raise AssertionError(f"{name} did not end:\n{self.log(name)}") from None
+
+    def kill(self, name: str) -> None:
+        """End a part, workers included, with SIGKILL."""
+        self._kill_group(self.processes.pop(name))
+
+    def workers(self, name: str) -> list[psutil.Process]:
+        """The worker processes of a service, without their master."""
+        return [child for child in psutil.Process(self.processes[name].pid).children() if lives(child)]
+
+    def log(self, name: str) -> str:
+        """What a part printed last."""
+        return last_lines(self._log_file(name))
+
+    def url(self, name: str) -> str:
+        """The base URL of a service."""
+        return f"http://127.0.0.1:{getattr(self.settings, f'{name}_port')}"
+
+    def order(
+        self, sku: str = "TEA-EARL-GREY", *, token: str = "tok_visa", headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        """Place an order for two of a product at the gateway."""
+        body = {"items": [{"sku": sku, "quantity": 2}], "payment_token": token}
+        return self.session.post(f"{self.url('gateway')}/orders", json=body, headers=headers, timeout=30)
+
+    def warm_cache(self) -> None:
+        """Have the cache know Earl Grey, for a minute from now, and nothing else."""
+        with self.valkey() as valkey:
+            for key in valkey.scan_iter("product:*"):
+                valkey.delete(key)
+        assert self.order().status_code == 201
+
+    def valkey(self) -> redis.Redis:
+        """A client of Valkey."""
+        return redis.Redis(port=self.settings.valkey_port, decode_responses=True)
+
+    def query(self, service: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement in the database of a service."""
+        passwords = postgres.passwords(self.folder / "data")
+        url = postgres.url(service, passwords, self.settings.postgres_port).replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def _spawn(self, part: Part, environment: Mapping[str, str]) -> None:
+        assert part.name not in self.processes, f"{part.name} runs already"
+        if part.prepare:
+            part.prepare()
+        self._log_file(part.name).parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file(part.name).open("ab") as log:
+            wanted = {**part.environment, **self.environment, **environment}
+            self.processes[part.name] = spawn(replace(part, environment=wanted), log)
+
+    def _log_file(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def _kill_group(self, process: subprocess.Popen[bytes]) -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_ports() -> dict[str, int]:
+    """A free port for each field of the settings that is one."""
+    names = [name for name in Settings.model_fields if name.endswith("_port")]
+    with ExitStack() as stack:
+        # All are held until the last is known, so that none comes twice.
+        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
