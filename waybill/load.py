@@ -75,7 +75,9 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
         placed, interrupted = run(job)
         report.show_orders(console, placed, link)
         problems = wait_for_traces(jaeger, placed)
-        if not link and placed:
+        if link:
+            report.show_comparisons(console, placed, jaeger.compare_link)
+        elif placed:
             console.print("\nThis Jaeger has no web UI; `make trace ID=...` shows any of these traces.")
             report.show_traces(console, placed, jaeger)
         report.show_completeness(console, placed, problems)
@@ -99,7 +101,7 @@ def skus_in_stock(url: str) -> list[str]:
         raise click.ClickException(f"The gateway does not answer at {url}: is it running? `make up`") from error
     except (requests.RequestException, LookupError, TypeError) as error:
         raise click.ClickException(
-            f"{url}/products does not answer as the gateway should ({error}). `make doctor` finds out more."
+            f"{url}/products does not answer as the gateway should ({error}): is that port another program's?"
         ) from error
     if not skus:
         raise click.ClickException("Everything is sold out. `make down`, remove .waybill/data, and `make up` again.")

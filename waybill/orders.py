@@ -5,7 +5,7 @@ A kind says what to send and what must come back, so that a load test is also a 
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 OUTCOMES = {
@@ -19,38 +19,55 @@ OUTCOMES = {
 }
 
 
+PAID = frozenset({"gateway", "order", "inventory", "payment"})
+SHIPPED = PAID | {"order-relay", "fulfilment"}
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of order: what the customer sends, and what the system must make of it."""
 
     name: str
-    expected: frozenset[int]
-    """The HTTP statuses that are right for it."""
-    services: frozenset[str]
+    status: int = 201
+    """The HTTP status that is right for it."""
+    services: frozenset[str] = SHIPPED
     """The services whose spans its trace must contain."""
     sku: str | None = None
     """The product to order; any that is in stock when None."""
+    products: int = 1
+    """How many different products to order, where any will do."""
     payment_token: str = "tok_visa"  # noqa: S105
-    headers: Mapping[str, str] = field(default_factory=dict)
+    scenario: bool = False
+    """Whether the gateway is asked to run the scenario of this name."""
 
     def request(self, skus_in_stock: Sequence[str]) -> dict[str, Any]:
         """The body of one such order."""
-        sku = self.sku or random.choice(skus_in_stock)  # noqa: S311
-        quantity = random.randint(1, 3)  # noqa: S311
-        return {"items": [{"sku": sku, "quantity": quantity}], "payment_token": self.payment_token}
+        skus = [self.sku] if self.sku else random.sample(skus_in_stock, min(self.products, len(skus_in_stock)))
+        items = [{"sku": sku, "quantity": random.randint(1, 3)} for sku in skus]  # noqa: S311
+        return {"items": items, "payment_token": self.payment_token}
+
+    def headers(self) -> dict[str, str]:
+        """What the customer sends beside the body: the baggage marks the order as one of a test."""
+        scenario = f",waybill.scenario={self.name}" if self.scenario else ""
+        return {"baggage": f"waybill.synthetic=true{scenario}"}
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("completed", frozenset({201}), frozenset({"gateway", "order", "inventory", "payment"})),
-        Kind(
-            "declined",
-            frozenset({402}),
-            frozenset({"gateway", "order", "inventory", "payment"}),
-            payment_token="tok_declined",  # noqa: S106
-        ),
-        Kind("out-of-stock", frozenset({409}), frozenset({"gateway", "order", "inventory"}), sku="TEA-SOLD-OUT"),
+        Kind("completed"),
+        Kind("declined", 402, PAID, payment_token="tok_declined"),  # noqa: S106
+        Kind("out-of-stock", 409, PAID - {"payment"}, sku="TEA-SOLD-OUT"),
+        Kind("slow-acquirer", scenario=True),
+        Kind("acquirer-errors-then-recovers", scenario=True),
+        Kind("acquirer-times-out", 503, PAID, scenario=True),
+        Kind("n-plus-one", products=5, scenario=True),
+        Kind("cold-cache", products=5, scenario=True),
+        Kind("slow-query", scenario=True),
+        Kind("pool-exhaustion", scenario=True),
+        Kind("poison-message", scenario=True),
+        Kind("lost-context", services=SHIPPED - {"payment"}, scenario=True),
+        Kind("slow-consumer", scenario=True),
     )
 }
 

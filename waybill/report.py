@@ -15,12 +15,13 @@ from waybill.orders import KINDS, Order, outcome
 SLOWEST = 3
 LISTED_AT_MOST = 10
 SECONDS_BETWEEN_ROUNDS = 0.5
+GOOD = "completed"
 MISSING = "Jaeger has no span of it"
 
 
 def as_expected(order: Order) -> bool:
     """Whether the gateway answered as the order's kind asks for."""
-    return order.status in KINDS[order.kind].expected
+    return order.status == KINDS[order.kind].status
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -84,6 +85,21 @@ def show_orders(console: Console, orders: Sequence[Order], link: Callable[[str],
         show_list(console, failed, link)
 
 
+def show_comparisons(console: Console, orders: Sequence[Order], link: Callable[[str, str], str]) -> None:
+    """Print, for each kind beside completed orders, where Jaeger compares a usual one of those with its slowest."""
+    good_ones = [order for order in orders if order.kind == GOOD and as_expected(order) and order.trace_id]
+    others = sorted({order.kind for order in orders} - {GOOD})
+    if not good_ones or not others:
+        return
+    usual = sorted(good_ones, key=lambda order: order.seconds)[len(good_ones) // 2]
+    console.print("\nA good trace beside another", style="bold")
+    for kind in others:
+        worst = next((order for order in slowest([o for o in orders if o.kind == kind]) if order.trace_id), None)
+        if worst:
+            where = link(str(usual.trace_id), str(worst.trace_id))
+            console.print(f"  {kind:<30} {where}", soft_wrap=True, markup=False, highlight=False)
+
+
 def latencies(orders: Sequence[Order]) -> Table:
     """How often each kind of order had which outcome, and how long it took."""
     groups: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
@@ -115,7 +131,7 @@ def show_list(console: Console, orders: Sequence[Order], link: Callable[[str], s
         where = "no trace id" if not order.trace_id else link(order.trace_id) if link else order.trace_id
         said = "" if as_expected(order) else f"  {outcome(order.status)}: {waterfall.printable(order.detail)}"
         # Not wrapped: a link that is broken over two lines cannot be clicked.
-        console.print(f"  {took:>8}  {order.kind:<13} {where}{said}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"  {took:>8}  {order.kind:<29} {where}{said}", soft_wrap=True, markup=False, highlight=False)
     if len(orders) > LISTED_AT_MOST:
         console.print(f"  and {len(orders) - LISTED_AT_MOST} more", highlight=False)
 

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from chassis.scenarios import SCENARIOS
 from waybill.jaeger import Jaeger, Span, Trace
 from waybill.load import load
 from waybill.orders import KINDS, Order, deal, outcome, parse_mix
@@ -62,11 +63,16 @@ def test_each_kind_asks_for_what_it_expects() -> None:
     assert requests["completed"]["items"][0]["sku"] == "TEA-ASSAM"
     assert requests["declined"].items() >= {"payment_token": "tok_declined"}.items()
     assert requests["out-of-stock"]["items"][0]["sku"] == "TEA-SOLD-OUT"
-    assert {name: {outcome(status) for status in kind.expected} for name, kind in KINDS.items()} == {
-        "completed": {"completed"},
-        "declined": {"declined"},
-        "out-of-stock": {"out of stock"},
+    assert {name: outcome(kind.status) for name, kind in KINDS.items() if not kind.scenario} == {
+        "completed": "completed",
+        "declined": "declined",
+        "out-of-stock": "out of stock",
     }
+
+
+def test_there_is_a_kind_for_each_scenario_and_it_asks_for_it() -> None:
+    assert KINDS.keys() - {"completed"} == SCENARIOS.keys()
+    assert KINDS["slow-query"].headers()["baggage"].endswith("waybill.scenario=slow-query")
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
