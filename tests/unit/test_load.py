@@ -172,7 +172,8 @@ def trace(*services: str, number: int = 1) -> Trace:
     return Trace(f"{number:032x}", tuple(spans))
 
 
-COMPLETE = trace("gateway", "order", "inventory", "payment")
+ALL = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
+COMPLETE = trace(*ALL)
 
 
 def test_traces_that_are_on_their_way_are_waited_for() -> None:
@@ -183,8 +184,8 @@ def test_traces_that_are_on_their_way_are_waited_for() -> None:
 
 
 def test_traces_that_stay_away_or_incomplete_are_named_with_the_reason() -> None:
-    no_payment = trace("gateway", "order", "inventory", number=2)
-    cut = Trace(f"{3:032x}", trace("gateway", "order", "inventory", "payment", number=3).spans[1:])
+    no_payment = trace(*(service for service in ALL if service != "payment"), number=2)
+    cut = Trace(f"{3:032x}", trace(*ALL, number=3).spans[1:])
     jaeger = JaegerAsItFills({f"{1:032x}": [None], f"{2:032x}": [no_payment], f"{3:032x}": [cut]})
     problems = check_traces(jaeger, [answered(number=number) for number in (1, 2, 3)], 0, lambda: None)
     assert problems[f"{1:032x}"] == "Jaeger has no span of it"
