@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 import telemetry
 from chassis import deadline, problems, scenarios
-from chassis.settings import ServiceSettings
+from chassis.settings import ServiceSettings, refuse
 
 VERSION = "0.1.0"
 MAX_BODY_BYTES = 64 * 1024
@@ -21,7 +21,7 @@ def create(name: str, settings: ServiceSettings, checks: Checks, *, public: bool
 
     `checks` are the parts that it cannot work without, by name: each raises where its part does not answer.
     """
-    telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
+    configure_telemetry(name)
     app = Flask(name)
     telemetry.instrument_app(app, public=public, keep_baggage=scenarios.keep_baggage)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -44,6 +44,14 @@ def create(name: str, settings: ServiceSettings, checks: Checks, *, public: bool
         return jsonify(status="ok" if ready else "unavailable", checks=states), 200 if ready else 503
 
     return app
+
+
+def configure_telemetry(name: str) -> None:
+    """Set up the telemetry of a process of ours; where the environment is wrong for that, the process ends."""
+    try:
+        telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
+    except ValueError as error:
+        refuse(str(error))
 
 
 def _state(check: Callable[[], object]) -> str:

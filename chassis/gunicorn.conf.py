@@ -5,10 +5,19 @@
 WEB_CONCURRENCY is gunicorn's own variable for the number of workers.
 """
 
+import json
+import logging
 import os
 from typing import Any
 
-import telemetry
+
+class JsonLines(logging.Formatter):
+    """The master's few lines as JSON. It does not load the telemetry for that: each would be 40 MiB larger."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        return json.dumps({"severity": record.levelname, "logger": record.name, "message": record.getMessage()})
+
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 worker_class = "gthread"
@@ -27,7 +36,7 @@ errorlog = "-"
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"json": {"()": "telemetry.logs.JsonLines"}},
+    "formatters": {"json": {"()": JsonLines}},
     "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
     "root": {"level": "INFO", "handlers": ["stdout"]},
     "loggers": {"gunicorn.error": {"level": "INFO", "propagate": True, "handlers": []}},
@@ -43,4 +52,6 @@ def on_starting(server: Any) -> None:
 def worker_exit(_server: Any, worker: Any) -> None:
     """Send the worker's last spans; gunicorn also calls this in the parent, for a worker that it lost."""
     if worker.pid == os.getpid():
+        import telemetry
+
         telemetry.shutdown()

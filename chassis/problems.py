@@ -4,6 +4,7 @@ import json
 import logging
 from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import redis
 import sqlalchemy.exc
@@ -52,12 +53,12 @@ def read_body(model: type[Body]) -> Body:
     if request.mimetype != "application/json":
         raise Problem(415, detail="send the body as application/json")
     try:
-        return model.model_validate_json(request.get_data(), strict=True)
+        return model.model_validate_json(_read(), strict=True)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
         raise Problem(400, detail="the body is not valid JSON in UTF-8")
-    raise invalid([(fault["loc"], fault["msg"]) for fault in faults])
+    raise invalid([(_path(fault["loc"]), fault["msg"]) for fault in faults])
 
 
 def invalid(faults: list[tuple[tuple[int | str, ...], str]]) -> Problem:
@@ -130,5 +131,25 @@ def _from_exception(error: Exception) -> Response:
     return document(503, "unavailable", f"{part} does not answer; nothing is lost, try again", part=part)
 
 
+def _read() -> bytes:
+    try:
+        body = request.get_data()
+        # Of chunks that are too long together, the first 64 KiB come without an error: only a read after them raises.
+        if request.content_length is None:
+            request.stream.read(1)
+    except HTTPException:
+        raise
+    except Exception as error:
+        # The server has its own exceptions for chunks that are broken.
+        raise Problem(400, detail="the body is cut off, or its chunks are broken") from error
+    return body
+
+
+def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where a fault is. For the name of a member, pydantic adds a "[key]"."""
+    return location[:-1] if location[-1:] == ("[key]",) else location
+
+
 def _pointer(path: tuple[int | str, ...]) -> str:
-    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    """A JSON pointer as a URI fragment, RFC 6901, section 6."""
+    return "#" + "".join("/" + quote(str(part).replace("~", "~0").replace("/", "~1")) for part in path)

@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NoReturn, Self
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, le=60)]
 
+
+DO_NOT_RESTART = 3
+"""The exit status that gunicorn knows a worker by that will never start; any other it starts again, for ever."""
 
 SECRETS = Path("/run/secrets")
 """Where Docker and Kubernetes put secrets by default: a file `database_url` stands for DATABASE_URL."""
@@ -27,10 +30,16 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def read(cls) -> Self:
-        """Read the environment, once, in the app factory; a mistake ends the process with status 1."""
+        """Read the environment, once, in the app factory; a mistake ends the process."""
         try:
             return cls()
         except ValidationError as error:
             # Never the value: it may be a password.
             wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-            sys.exit("settings are wrong, set these environment variables: " + "; ".join(wrong))
+            refuse("; ".join(wrong))
+
+
+def refuse(wrong: str) -> NoReturn:
+    """End the process with one line that says which variable is wrong."""
+    print("settings are wrong, set these environment variables:", wrong, file=sys.stderr, flush=True)  # noqa: T201
+    sys.exit(DO_NOT_RESTART)

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,21 @@ import telemetry
 log = logging.getLogger(__name__)
 
 AFTER_AN_ERROR_SECONDS = 1.0
+
+
+def at_most_every(seconds: float, step: Callable[[], bool]) -> Callable[[], bool]:
+    """A step that does nothing where it was called less than so many seconds ago, and had nothing to do then."""
+    next_time = 0.0
+
+    def rarely() -> bool:
+        nonlocal next_time
+        if time.monotonic() < next_time:
+            return False
+        worked = step()
+        next_time = 0.0 if worked else time.monotonic() + seconds
+        return worked
+
+    return rarely
 
 
 def run(name: str, step: Callable[[], bool], idle_seconds: float) -> None:

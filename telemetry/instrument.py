@@ -61,6 +61,13 @@ def name_redis_span(span: Span, _client: object, args: Sequence[Any], _options: 
         span.set_attribute("db.operation.name", str(args[0]))
 
 
+def name_redis_pipeline(span: Span, client: Any, _response: object) -> None:
+    """Name each command of a pipeline once: by default fifty SETs make a name of fifty words."""
+    if span.is_recording() and "db.redis.pipeline_length" in span.attributes:  # type: ignore[attr-defined]
+        span.update_name(" ".join(dict.fromkeys(span.name.split())))  # type: ignore[attr-defined]
+        span.set_attribute("db.operation.name", "MULTI" if client.transaction else "PIPELINE")
+
+
 def count_resends(span: Span, _request: object) -> None:
     """Say on the span of a call how often it was made before: a library retries under one span, or tells nothing.
 

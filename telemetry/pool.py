@@ -35,10 +35,9 @@ class WaitTracingPool(QueuePool):
         self._holders: dict[ConnectionPoolEntry, Holder] = {}
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if self.checkedout() < self.size() + self._max_overflow:
-            connection = super()._do_get()
-        else:
-            connection = self._wait()
+        # -1 is no limit, so that there is nothing to wait for.
+        free = self._max_overflow < 0 or self.checkedout() < self.size() + self._max_overflow
+        connection = super()._do_get() if free else self._wait()
         self._holders[connection] = Holder(trace.get_current_span().get_span_context(), _route())
         return connection
 

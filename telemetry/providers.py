@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from telemetry import logs
 from telemetry.errors import QuietErrors
-from telemetry.instrument import count_resends, name_redis_span
+from telemetry.instrument import count_resends, name_redis_pipeline, name_redis_span
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
 
     The standard OTEL_* variables apply, and win over the arguments: OTEL_SERVICE_NAME,
     OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG,
-    OTEL_BSP_SCHEDULE_DELAY. Raises ValueError where the sampler or its argument is not one that exists: the
-    SDK would sample everything and say so in a log line.
+    OTEL_BSP_SCHEDULE_DELAY. Raises ValueError where the sampler, its argument or the delay is not one that
+    exists: the SDK would sample everything and say so in a log line.
     """
     # The instrumentations still emit the names from before the conventions became stable, unless told.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
@@ -63,14 +63,13 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     provider.add_span_processor(QuietErrors())
     if baggage_keys:
         provider.add_span_processor(BaggageSpanProcessor(lambda key: key in baggage_keys))
-    delay = int(os.environ.get("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=delay))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=_export_every()))
     trace.set_tracer_provider(provider)
 
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
     set_global_response_propagator(TraceResponsePropagator())
     RequestsInstrumentor().instrument(request_hook=count_resends)
-    RedisInstrumentor().instrument(request_hook=name_redis_span)
+    RedisInstrumentor().instrument(request_hook=name_redis_span, response_hook=name_redis_pipeline)
 
 
 def shutdown(seconds: float = 3.0) -> None:
@@ -108,10 +107,17 @@ def _resource(service: str, version: str, namespace: str) -> Resource:
     )
 
 
+def _export_every() -> float:
+    delay = os.environ.get("OTEL_BSP_SCHEDULE_DELAY", str(EXPORT_EVERY_MS))
+    if not delay.isdecimal() or int(delay) == 0:
+        raise ValueError("OTEL_BSP_SCHEDULE_DELAY: use a number of milliseconds, such as 500")
+    return int(delay)
+
+
 def _check_sampler() -> None:
     sampler = os.environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
     if sampler not in SAMPLERS:
-        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler!r}: use one of {', '.join(sorted(SAMPLERS))}")
+        raise ValueError(f"OTEL_TRACES_SAMPLER: use one of {', '.join(sorted(SAMPLERS))}")
     if sampler.endswith("traceidratio"):
         argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "")
         try:
@@ -119,4 +125,4 @@ def _check_sampler() -> None:
         except ValueError:
             ratio = -1
         if not 0 <= ratio <= 1:
-            raise ValueError(f"OTEL_TRACES_SAMPLER_ARG={argument!r}: use a share from 0.0 to 1.0, such as 0.1")
+            raise ValueError("OTEL_TRACES_SAMPLER_ARG: use a share from 0.0 to 1.0, such as 0.1")

@@ -123,19 +123,17 @@ class Supervisor:
         began = time.monotonic()
         if part.prepare:
             part.prepare()
-        child = self._spawn(part)
+        self._spawn(part)
         deadline = time.monotonic() + part.start_within
         while not part.ready():
             if self._giving_up:
                 raise StoppedError
-            if child.poll() is not None:
-                raise self._died(part)
             if time.monotonic() > deadline:
                 raise self._failure(part, f"was not ready within {part.start_within:.0f} s")
             time.sleep(POLL_SECONDS)
         note(part.name, f"ready in {time.monotonic() - began:.1f} s")
 
-    def _spawn(self, part: Part) -> subprocess.Popen[bytes]:
+    def _spawn(self, part: Part) -> None:
         # Under the lock no child can be started and not yet be written down when another part fails.
         with self._lock, log_file(self.folder, part.name).open("wb") as log:
             if self._giving_up:
@@ -149,7 +147,6 @@ class Supervisor:
             self._state.write(state_file(self.folder))
             # Only now may the main thread see it die, and so take its id away.
             self._children[part.name] = child
-        return child
 
     def _raise_first_failure(self, started: dict[str, Future[None]]) -> None:
         self._check()

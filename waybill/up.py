@@ -173,8 +173,8 @@ def _is_ready(folder: Path, pid: int) -> bool:
 
 def _on_stop_signals(handle: Callable[[int, FrameType | None], None]) -> None:
     for number in STOP_SIGNALS:
-        # `nohup` asks for SIGHUP to be ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        # `nohup` asks for this; the SIGINT that a shell makes a job with `&` ignore is wanted all the same.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
 
 
@@ -210,7 +210,7 @@ def _print_table(parts: list[Part], folder: Path) -> None:
     width = max(len(part.name) for part in parts)
     _say("\nEverything is ready:")
     for part in parts:
-        _say(f"  {part.name:<{width}}  {part.where}")
+        _say(f"  {part.name:<{width}}  {part.where or '(no port)'}")
     _say(f"Logs are in {folder / 'logs'}.")
 
 

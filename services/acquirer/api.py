@@ -25,7 +25,7 @@ def authorize() -> ResponseReturnValue:
     amount, currency, token = body.get("amount"), body.get("currency"), body.get("token")
     if not (key and isinstance(amount, int) and amount > 0 and isinstance(currency, str) and isinstance(token, str)):
         return jsonify(error="needs an Idempotency-Key, and amount, currency and token"), 400
-    misbehave = SIMULATIONS.get(body.get("simulate", ""))
+    misbehave = SIMULATIONS.get(str(body.get("simulate")))
     if misbehave and (error := misbehave(key)):
         return error
     try:

@@ -8,6 +8,7 @@ whoever asks; after five deliveries it is put aside into a stream of its own, wi
 
 import logging
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel
 from sqlalchemy import Engine
 
-import telemetry
-from chassis import app, cache, database, scenarios, worker
+from chassis import app, cache, database, worker
 from chassis.problems import absent_part
 from services.fulfilment.models import Base
 from services.fulfilment.settings import Settings
@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 STREAM = "orders"
 DEAD_LETTERS = "orders.dead"
 GROUP = "fulfilment"
-BATCH = 10
 MAX_DELIVERIES = 5
 BLOCK_MS = 1000
+CLAIM_SECONDS = 1.0
+"""How often to look for messages that somebody got and did not finish."""
 
 
 class OrderCompleted(BaseModel):
@@ -55,9 +56,10 @@ class Consumer:
     redeliver_after_ms: int
     name: str = socket.gethostname()
     joined: bool = False
+    next_claim: float = 0.0
 
     def step(self) -> bool:
-        """Wait for messages, a second at most, and handle them; False where none came."""
+        """Wait for a message, a second at most, and handle it; False where none came."""
         # A poll belongs to no order: each that comes back empty would be a trace of its own.
         with suppress_instrumentation():
             try:
@@ -81,13 +83,17 @@ class Consumer:
             self.joined = True
 
     def _new(self) -> list[tuple[str, dict[str, str], int]]:
-        answer: Any = self.stream.xreadgroup(GROUP, self.name, {STREAM: ">"}, count=BATCH, block=BLOCK_MS)
+        answer: Any = self.stream.xreadgroup(GROUP, self.name, {STREAM: ">"}, count=1, block=BLOCK_MS)
         return [(message_id, fields, 1) for _, messages in answer or [] for message_id, fields in messages]
 
     def _abandoned(self) -> list[tuple[str, dict[str, str], int]]:
-        """Messages that somebody got and did not acknowledge, now ours, and how often each was delivered."""
-        answer: Any = self.stream.xautoclaim(STREAM, GROUP, self.name, self.redeliver_after_ms, count=BATCH)
+        """A message that somebody got and did not acknowledge, now ours, and how often it was delivered."""
+        if time.monotonic() < self.next_claim:
+            return []
+        answer: Any = self.stream.xautoclaim(STREAM, GROUP, self.name, self.redeliver_after_ms, count=1)
         messages = [(message_id, fields) for message_id, fields in answer[1] if fields]
+        if not messages:
+            self.next_claim = time.monotonic() + CLAIM_SECONDS
         return [(message_id, fields, self._deliveries(message_id)) for message_id, fields in messages]
 
     def _deliveries(self, message_id: str) -> int:
@@ -135,7 +141,7 @@ class Consumer:
 def main() -> None:
     """Run until SIGTERM."""
     settings = Settings.read()
-    telemetry.configure("fulfilment", version=app.VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
+    app.configure_telemetry("fulfilment")
     engine = database.connect("fulfilment", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     consumer = Consumer(

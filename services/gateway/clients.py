@@ -18,7 +18,7 @@ class Order(BaseModel):
     currency: str | None
     items: list[dict[str, Any]] | None
     refused_sku: str | None
-    trace_id: str
+    trace_id: str | None
 
 
 class Products(BaseModel):

@@ -13,13 +13,15 @@ from services.inventory.reserve import release, reserve
 
 blueprint = Blueprint("inventory", __name__)
 
+Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
+
 
 class ReservationRequest(BaseModel):
     """How much of which SKU."""
 
     model_config = ConfigDict(extra="forbid")
 
-    quantities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
+    quantities: dict[Sku, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
 
 
 def _catalogue() -> Catalogue:

@@ -51,8 +51,9 @@ class Catalogue:
         missing = [sku for sku in skus if sku not in found]
         if missing:
             read = self._stored(missing)
-            self._remember(read)
-            found |= read
+            if read:
+                self._remember(read)
+                found |= read
         return found
 
     def products(self) -> Sequence[Row[tuple[str, str, int, str, int]]]:

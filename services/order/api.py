@@ -1,5 +1,6 @@
 """The HTTP API of order, for our own services."""
 
+import re
 from typing import Annotated, cast
 from uuid import UUID
 
@@ -14,14 +15,17 @@ from services.order.process import Shop
 
 blueprint = Blueprint("order", __name__)
 
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
+
 
 class OrderRequest(BaseModel):
     """How much of which SKU, and what pays for it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    quantities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
-    payment_token: str = Field(min_length=1, max_length=255)
+    quantities: dict[Sku, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
+    payment_token: str = Field(pattern="^[!-~]{1,255}$")
 
 
 def _shop() -> Shop:
@@ -32,9 +36,9 @@ def _shop() -> Shop:
 def post_order() -> ResponseReturnValue:
     """Place an order: 201 where it is new, 200 where it was placed before. A refusal is an answer, not an error."""
     body = read_body(OrderRequest)
-    key = request.headers.get("Idempotency-Key")
-    if not key:
-        raise Problem(400, detail="send an Idempotency-Key")
+    key = request.headers.get("Idempotency-Key", "")
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise Problem(400, detail="send an Idempotency-Key of 1 to 255 visible ASCII characters")
     order, is_new = place_order(_shop(), body.quantities, body.payment_token, key)
     return jsonify(_as_json(order)), 201 if is_new else 200
 
@@ -53,5 +57,5 @@ def _as_json(order: Order) -> dict[str, object]:
         "currency": order.currency,
         "items": order.items,
         "refused_sku": order.refused_sku,
-        "trace_id": order.traceparent.split("-")[1],
+        "trace_id": order.traceparent and order.traceparent.split("-")[1],
     }

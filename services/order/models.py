@@ -47,8 +47,8 @@ class Order(Base):
     idempotency_key: Mapped[str] = mapped_column(unique=True)
     fingerprint: Mapped[str]
     """A hash of the request, to tell a repeat from another request under the same key."""
-    traceparent: Mapped[str]
-    """The trace in which the order was accepted, W3C Trace Context."""
+    traceparent: Mapped[str | None]
+    """The trace in which the order was accepted, W3C Trace Context; None where tracing is switched off."""
     leased_until: Mapped[datetime]
     """Until then somebody works on it; later, a pending order may be taken up again."""
     items: Mapped[list[dict[str, Any]] | None]

@@ -38,7 +38,7 @@ def place_order(shop: Shop, quantities: dict[str, int], payment_token: str, key:
         except (Unavailable, DeadlineExceeded, SQLAlchemyError) as error:
             _end_lease(shop.engine, order)
             part = absent_part(error) or "a part"
-            detail = f"{part} does not answer; the order is kept, and processed later or when you send it again"
+            detail = f"{part} does not answer; the order is kept, and processed later or when its key is sent again"
             raise Problem(503, "order-pending", detail, order_id=str(order.id), part=part) from error
     return order, accepted is not None
 
@@ -59,7 +59,7 @@ def _accept(engine: Engine, quantities: dict[str, int], payment_token: str, key:
         payment_token=payment_token,
         idempotency_key=key,
         fingerprint=_fingerprint(quantities, payment_token),
-        traceparent=carrier["traceparent"],
+        traceparent=carrier.get("traceparent"),
         leased_until=func.now() + LEASE,
     )
     with Session(engine, expire_on_commit=False) as db, db.begin():

@@ -19,8 +19,7 @@ from opentelemetry.trace import Link
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.orm import Session
 
-import telemetry
-from chassis import app, cache, database, deadline, scenarios, worker
+from chassis import app, cache, database, deadline, worker
 from chassis.problems import Unavailable
 from services.order.clients import Inventory, Payment
 from services.order.models import Base, Order, OutboxMessage, Status
@@ -35,21 +34,25 @@ tracer = trace.get_tracer(__name__)
 STREAM = "orders"
 BATCH = 50
 POLL_SECONDS = 0.1
+RESUME_SECONDS = 1.0
 
 
 def main() -> None:
     """Run until SIGTERM."""
     settings = RelaySettings.read()
-    telemetry.configure("order-relay", version=app.VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
+    app.configure_telemetry("order-relay")
     engine = database.connect("order-relay", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     stream = cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline)
     shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)))
 
+    after = timedelta(seconds=settings.recover_after)
+    look_for_abandoned = worker.at_most_every(RESUME_SECONDS, lambda: resume(shop, after, settings.request_deadline))
+
     def step() -> bool:
-        published = publish(engine, stream)
-        resumed = resume(shop, timedelta(seconds=settings.recover_after), settings.request_deadline)
-        return published or resumed
+        # First what goes on without Valkey.
+        resumed = look_for_abandoned()
+        return publish(engine, stream) or resumed
 
     worker.run("order-relay", step, POLL_SECONDS)
 
@@ -96,7 +99,7 @@ def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
         order = _lease_abandoned(shop.engine, after)
     if order is None:
         return False
-    first = propagate.extract({"traceparent": order.traceparent}, Context())
+    first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
     link = Link(trace.get_current_span(first).get_span_context())
     deadline.start(seconds)
     try:

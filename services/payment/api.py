@@ -22,9 +22,9 @@ class PaymentRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    amount: int = Field(ge=0, lt=2**63)
+    amount: int = Field(gt=0, lt=2**63)
     currency: str = Field(pattern="^[A-Z]{3}$")
-    payment_token: str = Field(min_length=1, max_length=255)
+    payment_token: str = Field(pattern="^[!-~]{1,255}$")
 
 
 @blueprint.get("/payments/<uuid:order_id>")

@@ -64,7 +64,8 @@ class Stack:
 
         trace = Jaeger(f"http://127.0.0.1:{self.jaeger_port}").wait_for_trace(trace_id, complete, timeout=30)
         assert trace, f"no span of {trace_id} arrived"
-        assert trace.problems() == []
+        problems = trace.problems()
+        assert not problems, f"{trace_id}: {problems}"
         return trace
 
 

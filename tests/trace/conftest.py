@@ -1,12 +1,14 @@
 """One house for all tests of traces: every service, sending to a receiver inside the test process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from telemetry.testing import Receiver
 from tests.house import DATABASES, SERVICES, House
+from tests.trace.traces import Traces, assert_conventional
 
 
 @pytest.fixture(scope="session")
@@ -17,21 +19,65 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
-def house(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(receiver: Receiver) -> Iterator[House]:
     """Every service on real databases, without Collector and Jaeger."""
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
         "WAYBILL_SCENARIOS": "on",
         "REDELIVER_AFTER": "0.2",
+        # So that no tree depends on who gives up first, on a slow machine.
+        "REQUEST_DEADLINE": "15",
     }
-    with House(tmp_path_factory.mktemp("house"), environment) as house:
+    # Not below pytest's own folder: a second pytest closes that to all other users, and PostgreSQL may run as one.
+    with TemporaryDirectory(prefix="house-") as folder, House(Path(folder), environment) as house:
         house.start(*DATABASES)
         house.start(*SERVICES)
         yield house
 
 
 @pytest.fixture
-def tree(request: pytest.FixtureRequest) -> Path:
-    """The file with the tree that the test expects, named after the test."""
-    return Path(__file__).parent / f"{request.node.name.removeprefix('test_')}.tree"
+def traces(house: House, receiver: Receiver) -> Traces:
+    """The traces of the house."""
+    return Traces(house, receiver)
+
+
+@pytest.fixture
+def restart(house: House) -> Iterator[Callable[..., None]]:
+    """Restart a part with other settings; after the test it runs as before."""
+    restarted: list[str] = []
+
+    def restart(name: str, **environment: str) -> None:
+        house.stop(name)
+        restarted.append(name)
+        house.start(name, **environment)
+
+    yield restart
+    for name in restarted:
+        if name in house.processes:
+            house.stop(name)
+        house.start(name)
+
+
+@pytest.fixture
+def without(house: House) -> Iterator[Callable[[str], None]]:
+    """Stop a part; after the test it runs again."""
+    stopped: list[str] = []
+
+    def stop(name: str) -> None:
+        house.stop(name)
+        stopped.append(name)
+
+    yield stop
+    for name in stopped:
+        if name not in house.processes:
+            house.start(name)
+
+
+@pytest.fixture(autouse=True)
+def every_span_is_conventional(receiver: Receiver) -> Iterator[None]:
+    """Whatever a test has the house do, each span that arrives meanwhile keeps the rules."""
+    before = len(receiver.spans)
+    yield
+    for span in receiver.spans[before:]:
+        assert_conventional(span)

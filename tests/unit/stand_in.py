@@ -1,7 +1,6 @@
-"""A small part for the tests of the supervisor: `stand_in.py NAME PORT DIARY NEEDS [FAULT …]`.
+"""A small part for the tests of the supervisor: `stand_in.py NAME PORT DIARY [FAULT …]`.
 
-It accepts connections on PORT and writes what happens to it into the file DIARY, one line each. NEEDS is a port
-that must be open when it starts, or 0.
+It accepts connections on PORT and writes what happens to it into the file DIARY, one line each.
 """
 
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 
-def main(name: str, port: int, diary: Path, needs: int, faults: list[str]) -> None:
+def main(name: str, port: int, diary: Path, faults: list[str]) -> None:
     def write(event: str) -> None:
         with diary.open("a") as stream:
             stream.write(f"{name} {event}\n")
@@ -23,8 +22,6 @@ def main(name: str, port: int, diary: Path, needs: int, faults: list[str]) -> No
         write("stopped")
         os._exit(0)
 
-    if needs:
-        socket.create_connection(("127.0.0.1", needs)).close()
     if "dies" in faults:
         die()
     if "stubborn" in faults:
@@ -55,4 +52,4 @@ def die() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

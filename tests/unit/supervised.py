@@ -21,7 +21,6 @@ def make_part(
     folder: Path,
     name: str,
     port: int,
-    needs: int = 0,
     faults: tuple[str, ...] = (),
     program: str = sys.executable,
     **options: Any,
@@ -33,7 +32,7 @@ def make_part(
             return False
         return True
 
-    command: list[str | Path] = [program, STAND_IN, name, str(port), folder / "diary", str(needs), *faults]
+    command: list[str | Path] = [program, STAND_IN, name, str(port), folder / "diary", *faults]
     return Part(
         name=name,
         command=command,

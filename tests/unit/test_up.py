@@ -110,15 +110,18 @@ def test_ctrl_c_reaches_the_parts_only_through_the_supervisor_which_stops_the_la
     assert runner.diary()[-3:] == ["sugar stopped", "milk stopped", "tea stopped"]
 
 
-def test_a_part_starts_when_those_before_it_are_ready(runner: Runner) -> None:
-    first = free_port()
-    # The second connects to the first when it starts, and dies when there is no one.
-    supervisor = runner.started(
-        {"name": "water", "port": first},
-        {"name": "tea", "port": free_port(), "needs": first, "after": ["water"]},
-    )
-    end(supervisor, signal.SIGTERM)
+def test_a_part_starts_once_those_before_it_are_ready(runner: Runner) -> None:
+    water, tea = {"name": "water", "port": free_port()}, {"name": "tea", "port": free_port(), "after": ["water"]}
+    end(runner.started(water, tea), signal.SIGTERM)
     assert runner.diary()[:2] == ["water started", "tea started"]
+
+
+def test_a_part_does_not_start_while_one_before_it_is_not_ready(runner: Runner) -> None:
+    water = {"name": "water", "port": free_port(), "faults": ["never ready"], "start_within": 3}
+    tea = {"name": "tea", "port": free_port(), "after": ["water"]}
+    status, _ = runner.finish("run", water, tea)
+    assert status == 1
+    assert "tea started" not in runner.diary()
 
 
 def test_a_part_that_dies_at_start_is_named_with_the_end_of_its_log(runner: Runner) -> None:

@@ -1,0 +1,136 @@
+"""Traces of the house: each got whole, shown as text, and the rules that hold for every one of them."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import requests
+
+from telemetry.testing import Receiver, Span, assert_tree, render
+from tests.house import PATIENCE_SECONDS, House
+
+SHOWN = (
+    "order.id",
+    "order.outcome",
+    "http.response.status_code",
+    "http.request.resend_count",
+    "db.response.status_code",
+    "error.type",
+    "messaging.delivery_count",
+    "pool.holders.routes",
+    "longest",
+)
+LAST_OF_EACH_SERVICE = (
+    "POST /orders",
+    "POST /orders",
+    "PUT /reservations/<uuid:order_id>",
+    "PUT /payments/<uuid:order_id>",
+    "send orders",
+)
+MOST_SPANS = 40
+CONTEXT_HEADERS = {"traceparent", "tracestate", "baggage"}
+NAMES_OF_OLD = {
+    *("http.method", "http.url", "http.target", "http.host", "http.scheme", "http.flavor", "http.status_code"),
+    *("http.user_agent", "http.client_ip", "http.server_name", "db.system", "db.statement", "db.name", "db.user"),
+    *("db.operation", "db.connection_string", "db.sql.table", "messaging.destination", "messaging.operation"),
+}
+
+
+class Traces:
+    """What the house's receiver knows of each trace."""
+
+    def __init__(self, house: House, receiver: Receiver) -> None:
+        self.house = house
+        self.receiver = receiver
+
+    def whole(self, response: requests.Response, *names: str) -> list[Span]:
+        """Every span of the trace that a response names, `names` at least: one tree that keeps the rules."""
+        trace_id = trace_id_of(response)
+        self.receiver.wait_for_trace(trace_id, *names, timeout=PATIENCE_SECONDS)
+        self.settle()
+        spans = [span for span in self.receiver.spans if span.trace_id == trace_id]
+        assert_one_tree(spans)
+        return spans
+
+    def consumer_of(self, order_id: str) -> Span:
+        """The span of fulfilment's processing an order, once it has arrived."""
+
+        def found() -> Span | None:
+            processing = (span for span in self.receiver.spans if span.name == "process orders")
+            return next((span for span in processing if span.attributes.get("order.id") == order_id), None)
+
+        return self.receiver.wait_for(found, PATIENCE_SECONDS, f"the consumer's span of order {order_id}")
+
+    def settle(self) -> None:
+        """Return once every span that had ended has arrived: the spans of a later order are behind it."""
+        response = self.house.order()
+        assert response.status_code == 201, response.text
+        self.receiver.wait_for_trace(trace_id_of(response), *LAST_OF_EACH_SERVICE, timeout=PATIENCE_SECONDS)
+        self.consumer_of(response.json()["id"])
+
+    def headers_at_acquirer(self, order_id: str) -> list[set[str]]:
+        """The names of the headers of each request that the acquirer got for an order, in lower case."""
+        answer = self.house.session.get(f"{self.house.url('acquirer')}/authorizations/{order_id}", timeout=30)
+        return [{name.lower() for name in names} for names in answer.json()["received_headers"]]
+
+
+def trace_id_of(response: requests.Response) -> str:
+    """The trace that made a response."""
+    return response.headers["traceresponse"].split("-")[1]
+
+
+def assert_is(spans: Sequence[Span], file: str) -> None:
+    """Compare traces with the tree in a file of this folder."""
+    ids = {span.attributes["order.id"]: "<order.id>" for span in spans if "order.id" in span.attributes}
+    assert_tree(render(spans, SHOWN, ids), Path(__file__).parent / f"{file}.tree")
+
+
+def child_of(spans: Iterable[Span], parent: Span) -> list[Span]:
+    """The children of a span."""
+    return [span for span in spans if span.parent_span_id == parent.span_id]
+
+
+def only(spans: Iterable[Span], *, service: str, name: str, kind: str | None = None) -> Span:
+    """The one span of this service, name and kind."""
+    (span,) = (s for s in spans if s.service == service and s.name == name and kind in (None, s.kind))
+    return span
+
+
+def assert_one_tree(spans: Sequence[Span]) -> None:
+    """One root, no hole, a bounded size, and each failure recorded once on its way up through a process."""
+    by_id = {span.span_id: span for span in spans}
+    assert len(by_id) == len(spans) <= MOST_SPANS
+    assert [span.parent_span_id for span in spans].count(None) == 1
+    assert {span.parent_span_id for span in spans} <= {None, *by_id}
+    for span in spans:
+        above = by_id.get(span.parent_span_id or "")
+        while failed(span) and above and above.service == span.service:
+            assert not failed(above), f"{above.name} records again what {span.name} did"
+            above = by_id.get(above.parent_span_id or "")
+
+
+def failed(span: Span) -> bool:
+    """Whether an exception is recorded on the span."""
+    return any(event.name == "exception" for event in span.events)
+
+
+def assert_conventional(span: Span) -> None:
+    """What holds for every span: stable names, an honest status, no text of an exception, nothing of a client."""
+    names = span.attributes.keys()
+    status = span.attributes.get("http.response.status_code", 0)
+    assert span.name != "connect"
+    assert not names & NAMES_OF_OLD
+    assert not [name for name in names if name.startswith("net.")]
+    assert ":" not in span.attributes.get("server.address", "")
+    assert span.status_description == ""
+    assert all("exception.message" not in event.attributes for event in span.events)
+    if span.kind == "SERVER":
+        assert {"http.request.method", "url.path", "url.scheme", "server.address"} <= names
+        assert (span.status == "ERROR") == (status >= 500)
+        assert not (span.service == "gateway" and {"client.address", "client.port", "network.peer.address"} & names)
+    if span.kind == "CLIENT" and "db.system.name" not in names:
+        assert {"http.request.method", "url.full", "server.address", "server.port"} <= names
+        assert (span.status == "ERROR") == (status >= 400 or "error.type" in names)
+    if "db.system.name" in names:
+        assert span.kind == "CLIENT"
+        assert span.attributes["db.system.name"] in ("postgresql", "redis")
+        assert len(span.attributes["db.operation.name"].split()) == 1
