@@ -33,6 +33,9 @@ test: .venv/dev ## every test that needs no Docker
 test-docker: .venv/dev ## the compose stack, brought up, used and taken down
 	.venv/bin/pytest tests/docker
 
+test-faults: .venv/dev ## kill parts at random under load, then check the books: SEED=7 repeats a run
+	SEED=$(or $(SEED),1) .venv/bin/pytest tests/faults
+
 lint: .venv/dev ## style, types, which folder may import which
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -58,4 +61,4 @@ lock: .venv/dev ## compile requirements/*.txt from pyproject.toml
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
-.PHONY: help setup demo up down load load-ui trace test test-docker lint lock
+.PHONY: help setup demo up down load load-ui trace test test-docker test-faults lint lock

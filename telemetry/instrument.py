@@ -44,6 +44,8 @@ def instrument_engine(engine: Engine) -> None:
 
     Names and attributes: https://opentelemetry.io/docs/specs/semconv/database/database-spans/
     """
+    # Before the instrumentation's own listener, which ends the span. SQLAlchemy ignores `insert=True` for this event.
+    event.listen(engine, "handle_error", _name_database_error)
     instrumentor = SQLAlchemyInstrumentor()
     # A second call of instrument() does nothing but log a warning, and a process may have several engines.
     if instrumentor.is_instrumented_by_opentelemetry:
@@ -52,7 +54,6 @@ def instrument_engine(engine: Engine) -> None:
     # One `connect` span for each checkout from the pool says nothing, and costs a tenth of the throughput.
     unwrap(Engine, "connect")
     event.listen(engine, "before_cursor_execute", _name_statement)
-    event.listen(engine, "handle_error", _name_database_error, insert=True)
 
 
 def name_redis_span(span: Span, _client: object, args: Sequence[Any], _options: object) -> None:

@@ -37,6 +37,16 @@ def authorize() -> ResponseReturnValue:
     return jsonify(id=authorization.id, status=authorization.status), 201 if created else 200
 
 
+@blueprint.get("/authorizations")
+def list_all() -> ResponseReturnValue:
+    """Every authorization, for whoever compares books."""
+    return jsonify(
+        authorizations=[
+            {"key": key, "status": authorization.status} for key, authorization in _ledger().authorizations.copy().items()
+        ]
+    )
+
+
 @blueprint.get("/authorizations/<key>")
 def show(key: str) -> ResponseReturnValue:
     """What was authorized under a key, and the names of the headers that each request for it carried."""

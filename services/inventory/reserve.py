@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Integer, String, Update, column, select, update, values
+from sqlalchemy import ARRAY, Connection, Engine, Integer, String, any_, bindparam, column, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from services.inventory.catalogue import Catalogue
@@ -14,6 +14,28 @@ RESERVED = "reserved"
 RELEASED = "released"
 OUT_OF_STOCK = "out_of_stock"
 UNKNOWN_SKU = "unknown_sku"
+
+
+# Made once: SQLAlchemy takes longer to put a statement together than to send it.
+RECORD = insert(Reservation).on_conflict_do_nothing().returning(Reservation.order_id)
+
+_skus = bindparam("skus", type_=ARRAY(String))
+_wanted = (
+    func.unnest(_skus, bindparam("quantities", type_=ARRAY(Integer)))
+    .table_valued(column("sku", String), column("quantity", Integer))
+    .render_derived("wanted")
+)
+_locked = select(Product.sku).where(Product.sku == any_(_skus)).order_by(Product.sku).with_for_update().cte("locked")
+TAKE = (
+    update(Product)
+    .where(Product.sku == _locked.c.sku, Product.sku == _wanted.c.sku, Product.available >= _wanted.c.quantity)
+    .values(available=Product.available - _wanted.c.quantity)
+    .returning(Product.sku)
+)
+"""Take quantities off the stock of every SKU that has enough; negative ones go back.
+
+One statement, and rows are locked in the order of the SKU, so that two orders never deadlock.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +67,7 @@ def reserve(catalogue: Catalogue, order_id: UUID, quantities: dict[str, int]) ->
     with catalogue.engine.begin() as db:
         if not _record(db, order_id, wanted):
             return _recorded(db, order_id)
-        taken = set(db.scalars(_move(quantities).returning(Product.sku)))
+        taken = set(db.scalars(TAKE, _sorted(quantities)))
         if len(taken) < len(quantities):
             db.rollback()
             return Outcome(OUT_OF_STOCK, sku=next(sku for sku in quantities if sku not in taken))
@@ -62,19 +84,13 @@ def release(engine: Engine, order_id: UUID) -> None:
             .returning(Reservation.items)
         )
         if items:
-            db.execute(_move({item["sku"]: -item["quantity"] for item in items}))
+            db.execute(TAKE, _sorted({item["sku"]: -item["quantity"] for item in items}))
 
 
 def _record(db: Connection, order_id: UUID, outcome: Outcome) -> bool:
     """Write the reservation; False where the order has one."""
-    statement = insert(Reservation).values(
-        order_id=order_id,
-        status=outcome.status,
-        items=outcome.items,
-        amount=outcome.amount,
-        currency=outcome.currency,
-    )
-    return db.scalar(statement.on_conflict_do_nothing().returning(Reservation.order_id)) is not None
+    row = {name: getattr(outcome, name) for name in ("status", "items", "amount", "currency")}
+    return db.scalar(RECORD, row | {"order_id": order_id}) is not None
 
 
 def _recorded(db: Connection, order_id: UUID) -> Outcome:
@@ -86,21 +102,7 @@ def _recorded(db: Connection, order_id: UUID) -> Outcome:
     return Outcome(row.status, row.amount, row.currency, row.items)
 
 
-def _move(quantities: dict[str, int]) -> Update:
-    """Take these quantities off the stock, of every SKU that has enough; negative ones go back.
-
-    One statement, and rows are locked in the order of the SKU, so that two orders never deadlock.
-    """
-    wanted = values(column("sku", String), column("quantity", Integer), name="wanted").data(sorted(quantities.items()))
-    locked = (
-        select(Product.sku).where(Product.sku.in_(quantities)).order_by(Product.sku).with_for_update().cte("locked")
-    )
-    return (
-        update(Product)
-        .where(
-            Product.sku == locked.c.sku,
-            Product.sku == wanted.c.sku,
-            Product.available >= wanted.c.quantity,
-        )
-        .values(available=Product.available - wanted.c.quantity)
-    )
+def _sorted(quantities: dict[str, int]) -> dict[str, list[Any]]:
+    """The parameters of TAKE."""
+    skus = sorted(quantities)
+    return {"skus": skus, "quantities": [quantities[sku] for sku in skus]}

@@ -3,9 +3,9 @@
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import BigInteger, DateTime, Identity, Index, func, text
+from sqlalchemy import BigInteger, DateTime, Identity, Index, Row, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -60,6 +60,11 @@ class Order(Base):
 
     # What the relay looks for, ten times in a second.
     __table_args__ = (Index("orders_pending", "leased_until", postgresql_where=text("status = 'pending'")),)
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Self:
+        """The order that a statement returned: plain data, which no session follows."""
+        return cls(**row._mapping)
 
 
 class OutboxMessage(Base):

@@ -10,7 +10,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sqlalchemy import ColumnElement, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from chassis.deadline import DeadlineExceeded
 from chassis.problems import Problem, Unavailable, absent_part
@@ -21,6 +20,11 @@ log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=15)
 """How long one attempt at an order keeps others away: longer than any request may take."""
+
+# Made once: SQLAlchemy takes longer to put a statement together than to send it.
+ACCEPT = (
+    insert(Order).values(leased_until=func.now() + LEASE).on_conflict_do_nothing().returning(*Order.__table__.columns)
+)
 
 
 def place_order(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> tuple[Order, bool]:
@@ -52,18 +56,18 @@ def _accept(engine: Engine, quantities: dict[str, int], payment_token: str, key:
     """Write the order down; None where its key is known."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
-    row = insert(Order).values(
-        id=uuid4(),
-        status=Status.PENDING,
-        quantities=quantities,
-        payment_token=payment_token,
-        idempotency_key=key,
-        fingerprint=_fingerprint(quantities, payment_token),
-        traceparent=carrier.get("traceparent"),
-        leased_until=func.now() + LEASE,
-    )
-    with Session(engine, expire_on_commit=False) as db, db.begin():
-        return db.scalar(row.on_conflict_do_nothing().returning(Order))
+    columns = {
+        "id": uuid4(),
+        "status": Status.PENDING,
+        "quantities": quantities,
+        "payment_token": payment_token,
+        "idempotency_key": key,
+        "fingerprint": _fingerprint(quantities, payment_token),
+        "traceparent": carrier.get("traceparent"),
+    }
+    with engine.begin() as db:
+        row = db.execute(ACCEPT, columns).first()
+    return Order.from_row(row) if row else None
 
 
 def _take_up_again(engine: Engine, quantities: dict[str, int], payment_token: str, key: str) -> Order:
@@ -77,11 +81,11 @@ def _take_up_again(engine: Engine, quantities: dict[str, int], payment_token: st
 
 
 def _find(engine: Engine, condition: ColumnElement[bool]) -> Order:
-    with Session(engine, expire_on_commit=False) as db, db.begin():
-        order = db.scalar(select(Order).where(condition))
-    if order is None:
+    with engine.begin() as db:
+        row = db.execute(select(Order).where(condition)).first()
+    if row is None:
         raise Problem(404, "order-not-found", "there is no such order")
-    return order
+    return Order.from_row(row)
 
 
 def _lease(engine: Engine, order: Order) -> bool:

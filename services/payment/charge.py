@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from chassis.problems import Problem
@@ -11,6 +11,14 @@ from services.payment.clients import Acquirer
 from services.payment.models import Payment
 
 PENDING = "pending"
+
+# Made once: SQLAlchemy takes longer to put a statement together than to send it.
+BEGIN = insert(Payment).on_conflict_do_nothing().returning(Payment.order_id)
+SETTLE = (
+    update(Payment)
+    .where(Payment.order_id == bindparam("order"), Payment.status == PENDING)
+    .values(status=bindparam("status"), authorization_id=bindparam("authorization_id"))
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,9 @@ class Cashier:
         return status
 
     def _begin(self, order_id: UUID, price: Money) -> str:
-        row = insert(Payment).values(order_id=order_id, status=PENDING, amount=price.amount, currency=price.currency)
+        row = {"order_id": order_id, "status": PENDING, "amount": price.amount, "currency": price.currency}
         with self.engine.begin() as db:
-            if db.scalar(row.on_conflict_do_nothing().returning(Payment.order_id)):
+            if db.scalar(BEGIN, row):
                 return PENDING
             known = db.execute(
                 select(Payment.status, Payment.amount, Payment.currency).where(Payment.order_id == order_id)
@@ -63,8 +71,4 @@ class Cashier:
 
     def _settle(self, order_id: UUID, status: str, authorization_id: str) -> None:
         with self.engine.begin() as db:
-            db.execute(
-                update(Payment)
-                .where(Payment.order_id == order_id, Payment.status == PENDING)
-                .values(status=status, authorization_id=authorization_id)
-            )
+            db.execute(SETTLE, {"order": order_id, "status": status, "authorization_id": authorization_id})

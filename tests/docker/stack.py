@@ -72,7 +72,13 @@ class Stack:
 def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
     """Run `docker` and return what it prints. Raises AssertionError with what it says where it fails."""
     done = subprocess.run(
-        ["docker", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        ["docker", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"docker {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
     return done.stdout

@@ -1,6 +1,7 @@
 """One house for all tests of the API: databases and services, and a receiver in place of Collector and Jaeger."""
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
@@ -23,3 +24,9 @@ def house(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Itera
         house.start(*DATABASES)
         house.start("acquirer", "inventory", "payment", "order", "gateway")
         yield house
+
+
+@pytest.fixture
+def key() -> str:
+    """An Idempotency-Key that nobody used."""
+    return str(uuid4())

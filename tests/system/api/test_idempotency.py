@@ -1,73 +1,14 @@
 """One Idempotency-Key makes one order and one payment, and what is sold is taken off the shelf once."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from uuid import uuid4
 
-import psutil
 import pytest
-import requests
 
 from tests.house import House
 
-SKU = "TEA-LAPSANG"
-CUSTOMERS = 20
-
-
-def buy(
-    house: House, quantities: Mapping[str, int], *, key: str | None = None, token: str = "tok_visa"
-) -> requests.Response:
-    """Place an order, on a connection of its own."""
-    items = [{"sku": sku, "quantity": quantity} for sku, quantity in quantities.items()]
-    headers = {"Idempotency-Key": key} if key else {}
-    body = {"items": items, "payment_token": token}
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.post(f"{house.url('gateway')}/orders", json=body, headers=headers, timeout=60)
-
-
-def buy_at_once(house: House, orders: Sequence[Mapping[str, int]], key: str | None = None) -> list[requests.Response]:
-    """Place orders side by side."""
-    with ThreadPoolExecutor(CUSTOMERS) as customers:
-        return list(customers.map(lambda quantities: buy(house, quantities, key=key), orders))
-
-
-def left(house: House, sku: str = SKU) -> int:
-    """How much of a product is on the shelf."""
-    [(available,)] = house.query("inventory", "SELECT available FROM products WHERE sku = %s", sku)
-    return int(available)
-
-
-def authorization(house: House, order_id: str) -> requests.Response:
-    """What the acquirer knows of an order."""
-    return house.session.get(f"{house.url('acquirer')}/authorizations/{order_id}", timeout=30)
-
-
-def times_asked(house: House, order_id: str) -> int:
-    """How often the acquirer was asked to authorize an order."""
-    return len(authorization(house, order_id).json()["received_headers"])
-
-
-@contextmanager
-def hanging(house: House, part: str) -> Iterator[None]:
-    """The processes of a part do nothing for a while."""
-    master = psutil.Process(house.processes[part].pid)
-    processes = [master, *master.children(recursive=True)]
-    for process in processes:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.resume()
-
-
-@pytest.fixture
-def key() -> str:
-    """An Idempotency-Key that nobody used."""
-    return str(uuid4())
+from .shopping import CUSTOMERS, SKU, authorization, buy, buy_at_once, hanging, left, times_asked
 
 
 @pytest.fixture
@@ -94,7 +35,7 @@ def test_the_same_key_with_another_order_is_refused(house: House, key: str) -> N
     others = [
         buy(house, {SKU: 2}, key=key),
         buy(house, {"TEA-ASSAM": 1}, key=key),
-        buy(house, {SKU: 1}, key=key, token="tok_other"),
+        buy(house, {SKU: 1}, key=key, card="tok_other"),
     ]
     for other in others:
         assert other.status_code == 422
@@ -105,7 +46,7 @@ def test_the_same_key_with_another_order_is_refused(house: House, key: str) -> N
 
 def test_a_refused_order_stays_refused_under_its_key(house: House, key: str) -> None:
     before = left(house)
-    first, second = (buy(house, {SKU: 1}, key=key, token="tok_declined") for _ in range(2))
+    first, second = (buy(house, {SKU: 1}, key=key, card="tok_declined") for _ in range(2))
     assert first.status_code == second.status_code == 402
     assert first.json()["order_id"] == second.json()["order_id"]
     assert times_asked(house, first.json()["order_id"]) == 1
@@ -170,7 +111,7 @@ def test_an_order_that_is_partly_sold_out_takes_nothing(house: House) -> None:
 
 @pytest.mark.usefixtures("one_left")
 def test_a_declined_payment_puts_the_last_piece_back(house: House) -> None:
-    assert buy(house, {SKU: 1}, token="tok_declined").status_code == 402
+    assert buy(house, {SKU: 1}, card="tok_declined").status_code == 402
     assert buy(house, {SKU: 1}).status_code == 201
 
 

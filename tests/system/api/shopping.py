@@ -1,0 +1,61 @@
+"""What a customer does, what of it can be seen from outside, and how a part is made to hang."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psutil
+import requests
+
+from tests.house import House
+
+SKU = "TEA-LAPSANG"
+CUSTOMERS = 20
+
+
+def buy(
+    house: House, quantities: Mapping[str, int], *, key: str | None = None, card: str = "tok_visa"
+) -> requests.Response:
+    """Place an order, on a connection of its own."""
+    items = [{"sku": sku, "quantity": quantity} for sku, quantity in quantities.items()]
+    headers = {"Idempotency-Key": key} if key else {}
+    body = {"items": items, "payment_token": card}
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.post(f"{house.url('gateway')}/orders", json=body, headers=headers, timeout=60)
+
+
+def buy_at_once(house: House, orders: Sequence[Mapping[str, int]], key: str | None = None) -> list[requests.Response]:
+    """Place orders side by side."""
+    with ThreadPoolExecutor(CUSTOMERS) as customers:
+        return list(customers.map(lambda quantities: buy(house, quantities, key=key), orders))
+
+
+def left(house: House, sku: str = SKU) -> int:
+    """How much of a product is on the shelf."""
+    [(available,)] = house.query("inventory", "SELECT available FROM products WHERE sku = %s", sku)
+    return int(available)
+
+
+def authorization(house: House, order_id: str) -> requests.Response:
+    """What the acquirer knows of an order."""
+    return house.session.get(f"{house.url('acquirer')}/authorizations/{order_id}", timeout=30)
+
+
+def times_asked(house: House, order_id: str) -> int:
+    """How often the acquirer was asked to authorize an order."""
+    return len(authorization(house, order_id).json()["received_headers"])
+
+
+@contextmanager
+def hanging(house: House, part: str) -> Iterator[None]:
+    """The processes of a part do nothing for a while."""
+    master = psutil.Process(house.processes[part].pid)
+    processes = [master, *master.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()

@@ -1,0 +1,100 @@
+"""Faults for one request: each shows in the trace of the order that asked for it, and in no other."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import requests
+
+from chassis.scenarios import SCENARIOS
+from telemetry.testing import Span
+from tests.house import PATIENCE_SECONDS, House
+from tests.trace.traces import CONTEXT_HEADERS, Traces, assert_is
+
+SLOW = ("slow-acquirer", "slow-query", "pool-exhaustion", "slow-consumer")
+SEVERAL = {"n-plus-one": ("TEA-ASSAM", "TEA-EARL-GREY", "TEA-LAPSANG")}
+DELIVERIES = {"poison-message": 5}
+NOT_COMPLETED = {"declined": 402, "out-of-stock": 409, "acquirer-times-out": 503}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_shows_in_one_trace_and_in_no_other(house: House, traces: Traces, name: str) -> None:
+    house.warm_cache()
+    with ThreadPoolExecutor() as threads:
+        broken = threads.submit(place, house, name)
+        plain = threads.submit(house.order)
+    assert broken.result().status_code == NOT_COMPLETED.get(name, 201)
+
+    undisturbed = traces.whole(plain.result(), "process orders")
+    assert_is(undisturbed, "completed_order")
+    assert not [span for span in undisturbed if "waybill.scenario" in span.attributes]
+
+    queued = () if name in NOT_COMPLETED else ("process orders",) * DELIVERIES.get(name, 1)
+    spans = traces.whole(broken.result(), *queued)
+    assert {span.attributes.get("waybill.scenario") for span in spans} == {name}
+    elsewhere = told_of(spans, traces)
+    assert_is(mark_longest(spans) + elsewhere if name in SLOW else spans + elsewhere, f"scenario_{name}")
+
+    if broken.result().ok:
+        seen = traces.headers_at_acquirer(broken.result().json()["id"])
+        assert seen
+        assert not set.union(*seen) & CONTEXT_HEADERS
+
+
+def test_without_its_switch_a_scenario_does_nothing(
+    house: House, traces: Traces, restart: Callable[..., None]
+) -> None:
+    restart("gateway", WAYBILL_SCENARIOS="off")
+    assert house.session.get(house.url("gateway") + "/scenarios", timeout=30).json()["enabled"] is False
+    house.warm_cache()
+    response = place(house, "declined")
+    assert response.status_code == 201
+    spans = traces.whole(response, "process orders")
+    assert_is(spans, "completed_order")
+    assert not [span for span in spans if "waybill.scenario" in span.attributes]
+
+
+def test_the_scenarios_can_be_listed(house: House) -> None:
+    answer = house.session.get(house.url("gateway") + "/scenarios", timeout=30).json()
+    assert answer["enabled"] is True
+    assert {each["name"]: each["description"] for each in answer["scenarios"]} == SCENARIOS
+
+
+def test_an_unknown_scenario_is_refused(house: House, traces: Traces) -> None:
+    response = place(house, "planted-scenario")
+    assert (response.status_code, response.json()["type"]) == (400, "urn:waybill:problem:unknown-scenario")
+    (span,) = traces.whole(response)
+    assert span.attributes["waybill.scenario"] == "unknown"
+
+
+def place(house: House, scenario: str) -> requests.Response:
+    """Place an order that asks for a scenario."""
+    items = [{"sku": sku, "quantity": 2} for sku in SEVERAL.get(scenario, ("TEA-EARL-GREY",))]
+    return house.session.post(
+        house.url("gateway") + "/orders",
+        json={"items": items, "payment_token": "tok_visa"},
+        headers={"baggage": f"waybill.scenario={scenario}"},
+        timeout=30,
+    )
+
+
+def told_of(spans: Sequence[Span], traces: Traces) -> list[Span]:
+    """The spans of other traces that have to do with this one: linked from it, or of the same order without it."""
+    within = {span.trace_id for span in spans}
+    linked = {link.trace_id for span in spans for link in span.links} - within
+    for trace_id in linked:
+        traces.receiver.wait_for_trace(trace_id, timeout=PATIENCE_SECONDS)
+    (order_id,) = {span.attributes["order.id"] for span in spans if "order.id" in span.attributes}
+    return [
+        span
+        for span in traces.receiver.spans
+        if span.trace_id in linked or (span.trace_id not in within and order_id in span.attributes.get("url.path", ""))
+    ]
+
+
+def mark_longest(spans: Sequence[Span]) -> list[Span]:
+    """The spans, with a mark on the one that took the longest of those without children."""
+    parents = {span.parent_span_id for span in spans}
+    longest = max((span for span in spans if span.span_id not in parents), key=lambda span: span.end_ns - span.start_ns)
+    return [replace(span, attributes=span.attributes | {"longest": True}) if span is longest else span for span in spans]
