@@ -17,6 +17,9 @@ up: .venv/tool ## start everything in the background
 down: .venv/tool ## end what `make up` started
 	@$(WAYBILL) down
 
+status: .venv/tool ## what runs, and the memory that it takes
+	@$(WAYBILL) status
+
 load: .venv/tool ## 200 orders, and whether each has its trace
 	@$(WAYBILL) load $(if $(ORDERS),--orders $(ORDERS)) $(if $(RATE),--rate $(RATE)) $(if $(MIX),--mix $(MIX))
 
@@ -61,4 +64,4 @@ lock: .venv/dev ## compile requirements/*.txt from pyproject.toml
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
-.PHONY: help setup demo up down load load-ui trace test test-docker test-faults lint lock
+.PHONY: help setup demo up down status load load-ui trace test test-docker test-faults lint lock

@@ -4,11 +4,23 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Seconds = Annotated[float, Field(gt=0, le=60)]
 
+def _begins(*beginnings: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(beginnings):
+            raise ValueError(f"begin it with {' or '.join(beginnings)}")
+        return url
+
+    return AfterValidator(check)
+
+
+Seconds = Annotated[float, Field(gt=0, le=60)]
+DatabaseUrl = Annotated[SecretStr, _begins("postgresql+psycopg://")]
+ValkeyUrl = Annotated[SecretStr, _begins("redis://", "rediss://", "unix://")]
+"""Secrets, since they may hold a password."""
 
 DO_NOT_RESTART = 3
 """The exit status that gunicorn knows a worker by that will never start; any other it starts again, for ever."""

@@ -7,6 +7,7 @@ import click
 COMMANDS = {
     "up": "waybill.up:up",
     "down": "waybill.up:down",
+    "status": "waybill.status:status",
     "load": "waybill.load:load",
     "trace": "waybill.trace:trace",
     "binaries": "waybill.binaries:binaries_command",

@@ -68,9 +68,10 @@ def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callabl
             parts = make_parts()
             check_free(parts)
             _on_stop_signals(partial(_ask_to_stop, supervisor))
+            began = time.monotonic()
             with _progress(parts) as note:
                 supervisor.start(parts, note)
-            _print_table(parts, folder)
+            _print_table(parts, folder, time.monotonic() - began)
             supervisor.set_ready()
             if after_start:
                 threading.Thread(target=after_start, daemon=True).start()
@@ -206,9 +207,9 @@ def _progress(parts: list[Part]) -> Iterator[Note]:
         yield texts.__setitem__
 
 
-def _print_table(parts: list[Part], folder: Path) -> None:
+def _print_table(parts: list[Part], folder: Path, seconds: float) -> None:
     width = max(len(part.name) for part in parts)
-    _say("\nEverything is ready:")
+    _say(f"\nEverything is ready, after {seconds:.1f} s:")
     for part in parts:
         _say(f"  {part.name:<{width}}  {part.where or '(no port)'}")
     _say(f"Logs are in {folder / 'logs'}.")

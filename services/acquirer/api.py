@@ -42,7 +42,8 @@ def list_all() -> ResponseReturnValue:
     """Every authorization, for whoever compares books."""
     return jsonify(
         authorizations=[
-            {"key": key, "status": authorization.status} for key, authorization in _ledger().authorizations.copy().items()
+            {"key": key, "status": authorization.status}
+            for key, authorization in _ledger().authorizations.copy().items()
         ]
     )
 

@@ -28,7 +28,8 @@ from services.fulfilment.ship import ship
 from telemetry import messaging
 from telemetry.errors import type_name
 
-log = logging.getLogger(__name__)
+# Run with -m, its __name__ is "__main__".
+log = logging.getLogger("services.fulfilment.consume")
 
 STREAM = "orders"
 DEAD_LETTERS = "orders.dead"

@@ -1,12 +1,10 @@
 """What inventory has to know."""
 
-from pydantic import SecretStr
-
-from chassis.settings import ServiceSettings
+from chassis.settings import DatabaseUrl, ServiceSettings, ValkeyUrl
 
 
 class Settings(ServiceSettings):
     """Environment variables: DATABASE_URL, VALKEY_URL."""
 
-    database_url: SecretStr
-    valkey_url: SecretStr
+    database_url: DatabaseUrl
+    valkey_url: ValkeyUrl

@@ -28,8 +28,10 @@ from services.order.process import Shop, process_order
 from services.order.settings import RelaySettings
 from telemetry import messaging
 
-log = logging.getLogger(__name__)
-tracer = trace.get_tracer(__name__)
+# Run with -m, its __name__ is "__main__".
+NAME = "services.order.relay"
+log = logging.getLogger(NAME)
+tracer = trace.get_tracer(NAME)
 
 STREAM = "orders"
 BATCH = 50

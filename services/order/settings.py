@@ -2,15 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl
 
-from chassis.settings import ServiceSettings
+from chassis.settings import DatabaseUrl, ServiceSettings, ValkeyUrl
 
 
 class Settings(ServiceSettings):
     """Environment variables: DATABASE_URL, INVENTORY_URL, PAYMENT_URL."""
 
-    database_url: SecretStr
+    database_url: DatabaseUrl
     inventory_url: HttpUrl
     payment_url: HttpUrl
 
@@ -18,5 +18,5 @@ class Settings(ServiceSettings):
 class RelaySettings(Settings):
     """Beside those: VALKEY_URL, and RECOVER_AFTER seconds, how long an order may be pending before it is resumed."""
 
-    valkey_url: SecretStr
+    valkey_url: ValkeyUrl
     recover_after: Annotated[float, Field(gt=0)] = 30.0

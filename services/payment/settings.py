@@ -1,12 +1,12 @@
 """What payment has to know."""
 
-from pydantic import HttpUrl, SecretStr
+from pydantic import HttpUrl
 
-from chassis.settings import ServiceSettings
+from chassis.settings import DatabaseUrl, ServiceSettings
 
 
 class Settings(ServiceSettings):
     """Environment variables: DATABASE_URL, ACQUIRER_URL."""
 
-    database_url: SecretStr
+    database_url: DatabaseUrl
     acquirer_url: HttpUrl

@@ -42,9 +42,7 @@ def test_a_scenario_shows_in_one_trace_and_in_no_other(house: House, traces: Tra
         assert not set.union(*seen) & CONTEXT_HEADERS
 
 
-def test_without_its_switch_a_scenario_does_nothing(
-    house: House, traces: Traces, restart: Callable[..., None]
-) -> None:
+def test_without_its_switch_a_scenario_does_nothing(house: House, traces: Traces, restart: Callable[..., None]) -> None:
     restart("gateway", WAYBILL_SCENARIOS="off")
     assert house.session.get(house.url("gateway") + "/scenarios", timeout=30).json()["enabled"] is False
     house.warm_cache()
@@ -80,21 +78,17 @@ def place(house: House, scenario: str) -> requests.Response:
 
 
 def told_of(spans: Sequence[Span], traces: Traces) -> list[Span]:
-    """The spans of other traces that have to do with this one: linked from it, or of the same order without it."""
-    within = {span.trace_id for span in spans}
-    linked = {link.trace_id for span in spans for link in span.links} - within
-    for trace_id in linked:
-        traces.receiver.wait_for_trace(trace_id, timeout=PATIENCE_SECONDS)
+    """The traces that have to do with this one: linked from it, or of the same order."""
     (order_id,) = {span.attributes["order.id"] for span in spans if "order.id" in span.attributes}
-    return [
-        span
-        for span in traces.receiver.spans
-        if span.trace_id in linked or (span.trace_id not in within and order_id in span.attributes.get("url.path", ""))
-    ]
+    about = {span.trace_id for span in traces.receiver.spans if order_id in span.attributes.get("url.path", "")}
+    linked = {link.trace_id for span in spans for link in span.links}
+    elsewhere = (about | linked) - {span.trace_id for span in spans}
+    return [span for each in elsewhere for span in traces.receiver.wait_for_trace(each, timeout=PATIENCE_SECONDS)]
 
 
 def mark_longest(spans: Sequence[Span]) -> list[Span]:
     """The spans, with a mark on the one that took the longest of those without children."""
     parents = {span.parent_span_id for span in spans}
     longest = max((span for span in spans if span.span_id not in parents), key=lambda span: span.end_ns - span.start_ns)
-    return [replace(span, attributes=span.attributes | {"longest": True}) if span is longest else span for span in spans]
+    marked = replace(longest, attributes=longest.attributes | {"longest": True})
+    return [marked if span is longest else span for span in spans]

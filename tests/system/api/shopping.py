@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import requests
@@ -50,12 +50,16 @@ def times_asked(house: House, order_id: str) -> int:
 @contextmanager
 def hanging(house: House, part: str) -> Iterator[None]:
     """The processes of a part do nothing for a while."""
-    master = psutil.Process(house.processes[part].pid)
-    processes = [master, *master.children(recursive=True)]
-    for process in processes:
-        process.suspend()
+    processes = [psutil.Process(house.processes[part].pid)]
+    processes[0].suspend()
+    processes += processes[0].children(recursive=True)
+    for process in processes[1:]:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            process.resume()
+            # One that was about to end has ended.
+            with suppress(psutil.NoSuchProcess):
+                process.resume()

@@ -333,7 +333,7 @@ def test_the_services_behind_trust_no_caller_either(
     ],
 )
 def test_whatever_is_sent_is_no_error_of_ours(house: House, part: str, method: str, path: str, body: Any) -> None:
-    chance = random.Random(f"waybill {part}")  # noqa: S311
+    chance = random.Random(f"waybill {part}")
     for _ in range(150):
         sent = mutated(json.dumps(changed(body, chance)).encode(), chance)
         response = send(house, sent, part=part, method=method, path=path, headers={"Idempotency-Key": "fuzz"})

@@ -62,7 +62,7 @@ def assert_placed_once(house: House, key: str, order: dict[str, Any], taken: int
 @pytest.mark.parametrize("part", ["acquirer", "payment", "inventory", "order"])
 def test_an_order_waits_for_a_part_that_is_down(house: House, key: str, part: str) -> None:
     before = left(house)
-    house.stop(part)
+    house.kill(part)
     try:
         response = buy(house, {SKU: 1}, key=key)
         assert_unavailable(response, "the acquirer" if part == "acquirer" else part)
@@ -117,7 +117,7 @@ def test_a_payment_whose_answer_was_lost_is_charged_once(house: House, key: str)
 
 def test_a_pending_order_is_completed_without_its_customer(house: House, key: str) -> None:
     before = left(house)
-    house.stop("acquirer")
+    house.kill("acquirer")
     try:
         order = buy(house, {SKU: 1}, key=key).json()
     finally:
@@ -126,7 +126,7 @@ def test_a_pending_order_is_completed_without_its_customer(house: House, key: st
     try:
         shown = eventually(lambda: it if (it := get(house, f"/orders/{order['order_id']}").json())["total"] else None)
     finally:
-        house.stop("order-relay")
+        house.kill("order-relay")
     assert (shown["status"], shown["payment"]) == ("completed", "authorized")
     assert_placed_once(house, key, shown, before - left(house))
     assert times_asked(house, shown["id"]) == 1
@@ -137,10 +137,10 @@ def test_a_pending_order_is_completed_while_the_queue_is_down(house: House, key:
     try:
         with hanging(house, "order-relay"):
             assert buy(house, {SKU: 1}).status_code == 201
-            house.stop("acquirer")
+            house.kill("acquirer")
             order = buy(house, {SKU: 1}, key=key).json()
             house.start("acquirer")
-            house.stop("valkey")
+            house.kill("valkey")
         unsent = house.query("order", "SELECT 1 FROM outbox WHERE sent_at IS NULL")
         assert unsent
         shown = eventually(lambda: it if (it := get(house, f"/orders/{order['order_id']}").json())["total"] else None)
@@ -148,7 +148,7 @@ def test_a_pending_order_is_completed_while_the_queue_is_down(house: House, key:
         house.start("valkey")
         eventually(lambda: not house.query("order", "SELECT 1 FROM outbox WHERE sent_at IS NULL"))
     finally:
-        house.stop("order-relay")
+        house.kill("order-relay")
 
 
 def test_without_the_database_every_request_is_refused_in_time(house: House, key: str) -> None:
@@ -177,7 +177,7 @@ def test_a_database_that_hangs_makes_nobody_wait_for_ever(house: House, key: str
 
 
 def test_without_the_cache_orders_go_on(house: House) -> None:
-    house.stop("valkey")
+    house.kill("valkey")
     try:
         assert [buy(house, {SKU: 1}).status_code for _ in range(3)] == [201] * 3
     finally:
@@ -204,7 +204,7 @@ def test_secrets_are_in_no_log_and_on_no_span(house: House, receiver: Receiver) 
     completed = buy(house, {SKU: 1}, card=card)
     wrong = buy(house, {SKU: -1}, card=card + "\u0000")
     for part in ("acquirer", "payment", "postgres"):
-        house.stop(part)
+        house.kill(part)
         assert_unavailable(buy(house, {SKU: 1}, card=card))
         house.start(part)
     resent = buy(house, {SKU: 1}, card=card)

@@ -1,0 +1,161 @@
+"""Waiting for a connection, on the real PostgreSQL: seen where it happens, with who was in the way."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import flask
+import pytest
+import sqlalchemy.exc
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import Engine, create_engine
+
+from telemetry import WaitTracingPool, pool
+from telemetry.errors import QuietErrors
+from tests.house import PATIENCE_SECONDS, House
+from waybill import postgres
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Gets the spans of this process."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(QuietErrors())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    # Not as the global provider: a process has one for ever.
+    monkeypatch.setattr(pool, "tracer", provider.get_tracer("pool"))
+    return exporter
+
+
+@pytest.fixture
+def make_engine(house: House) -> Iterator[MakeEngine]:
+    """Makes engines with the pool on the database of inventory."""
+    url = postgres.url("inventory", postgres.passwords(house.folder / "data"), house.settings.postgres_port)
+    engines: list[Engine] = []
+
+    def make(**options: int) -> Engine:
+        engines.append(create_engine(url, poolclass=WaitTracingPool, pool_logging_name="inventory", **options))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_wait_is_a_span_that_names_who_held_the_connection(
+    make_engine: MakeEngine, exporter: InMemorySpanExporter
+) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0)
+    with pool.tracer.start_as_current_span("nightly_report") as holder:
+        held = engine.connect()
+    waits_until(held.close, engine)
+
+    wait = only_wait(exporter)
+    assert (wait.kind, wait.status.is_unset) == (trace.SpanKind.INTERNAL, True)
+    assert [link.context.span_id for link in wait.links] == [holder.get_span_context().span_id]
+    assert dict(wait.attributes or {}) == {
+        "db.client.connection.pool.name": "inventory",
+        "pool.holders.trace_ids": (trace.format_trace_id(holder.get_span_context().trace_id),),
+        "pool.holders.routes": ("nightly_report",),
+    }
+
+
+def test_a_request_that_holds_a_connection_is_named_by_its_route(
+    make_engine: MakeEngine, exporter: InMemorySpanExporter
+) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0)
+    app = flask.Flask(__name__)
+    app.add_url_rule("/reports/<int:year>", view_func=lambda: "", endpoint="report", methods=["POST"])
+    with app.test_request_context("/reports/2026", method="POST"):
+        held = engine.connect()
+    waits_until(held.close, engine)
+    assert (only_wait(exporter).attributes or {})["pool.holders.routes"] == ("POST /reports/<int:year>",)
+
+
+def test_at_most_five_holders_are_named(make_engine: MakeEngine, exporter: InMemorySpanExporter) -> None:
+    engine = make_engine(pool_size=3, max_overflow=4)
+    held = []
+    for number in range(7):
+        with pool.tracer.start_as_current_span(f"holder {number}"):
+            held.append(engine.connect())
+    waits_until(held[6].close, engine)
+    for connection in held:
+        connection.close()
+    wait = only_wait(exporter)
+    assert len(wait.links) == 5
+    assert (wait.attributes or {})["pool.holders.routes"] == tuple(f"holder {number}" for number in range(5))
+
+
+def test_who_gave_the_connection_back_is_not_named(make_engine: MakeEngine, exporter: InMemorySpanExporter) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0)
+    with pool.tracer.start_as_current_span("before"), engine.connect():
+        pass
+    with pool.tracer.start_as_current_span("now"):
+        held = engine.connect()
+    waits_until(held.close, engine)
+    assert (only_wait(exporter).attributes or {})["pool.holders.routes"] == ("now",)
+
+
+@pytest.mark.parametrize("overflow", [0, 1, -1])
+def test_without_a_wait_there_is_no_span(
+    make_engine: MakeEngine, exporter: InMemorySpanExporter, overflow: int
+) -> None:
+    engine = make_engine(pool_size=2, max_overflow=overflow)
+    for _ in range(2):
+        held = [engine.connect() for _ in range(3 if overflow else 2)]
+        for connection in held:
+            connection.close()
+    assert waits(exporter) == []
+
+
+def test_a_wait_in_vain_is_an_error(make_engine: MakeEngine, exporter: InMemorySpanExporter) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.05)
+    with engine.connect(), pytest.raises(sqlalchemy.exc.TimeoutError):
+        engine.connect()
+    wait = only_wait(exporter)
+    assert wait.status.status_code is trace.StatusCode.ERROR
+    assert wait.status.description is None
+    assert (wait.attributes or {})["error.type"] == "sqlalchemy.exc.TimeoutError"
+    (event,) = wait.events
+    assert set(event.attributes or {}) == {"exception.type", "exception.stacktrace"}
+
+
+def waits_until(release: Callable[[], None], engine: Engine) -> None:
+    """Check a connection out in another thread, and release one once it waits."""
+    waiting = threading.Thread(target=lambda: engine.connect().close())
+    waiting.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not in_wait(waiting):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    # A shorter wait would not count as one.
+    time.sleep(2 * pool.SHORTEST_WAIT_NS / 1e9)
+    release()
+    waiting.join(PATIENCE_SECONDS)
+    assert not waiting.is_alive()
+
+
+def in_wait(thread: threading.Thread) -> bool:
+    """Whether the thread is where the pool waits."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame and frame.f_code is not WaitTracingPool._wait.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def waits(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
+    """The spans of waits."""
+    return [span for span in exporter.get_finished_spans() if span.name == "wait for connection"]
+
+
+def only_wait(exporter: InMemorySpanExporter) -> ReadableSpan:
+    """The one span of a wait."""
+    (wait,) = waits(exporter)
+    return wait

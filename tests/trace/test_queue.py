@@ -1,0 +1,156 @@
+"""What follows an order through the queue: relay, stream, consumer."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from telemetry.testing import Span
+from tests.house import PATIENCE_SECONDS, House
+from tests.trace.traces import Traces, assert_is, only, trace_id_of
+
+WORKERS = ("order-relay", "fulfilment")
+ROWS = 300
+
+
+def test_a_message_is_processed_in_the_span_that_sent_it_and_linked_to_it(house: House, traces: Traces) -> None:
+    spans = traces.whole(house.order(), "process orders")
+    sent = only(spans, service="order-relay", name="send orders", kind="PRODUCER")
+    processed = only(spans, service="fulfilment", name="process orders", kind="CONSUMER")
+    assert processed.parent_span_id == sent.span_id
+    assert linked(processed) == [(sent.trace_id, sent.span_id)]
+
+    message = {
+        "messaging.system": "redis",
+        "messaging.destination.name": "orders",
+        "messaging.message.id": sent.attributes["messaging.message.id"],
+    }
+    assert sent.attributes == message | {"messaging.operation.name": "send", "messaging.operation.type": "send"}
+    assert processed.attributes == message | {
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.consumer.group.name": "fulfilment",
+        "messaging.delivery_count": 1,
+        "order.id": processed.attributes["order.id"],
+    }
+
+
+def test_a_consumer_that_does_not_join_begins_a_trace_and_keeps_link_and_baggage(
+    house: House, traces: Traces, restart: Callable[..., None]
+) -> None:
+    restart("fulfilment", JOIN_ORDER_TRACE="off")
+    house.warm_cache()
+    response = house.order(headers={"baggage": "waybill.synthetic=true"})
+    processed = traces.consumer_of(response.json()["id"])
+    spans = traces.whole(response, "send orders")
+    own = [span for span in traces.receiver.spans if span.trace_id == processed.trace_id]
+    assert_is(spans + own, "consumer_that_does_not_join")
+    sent = only(spans, service="order-relay", name="send orders")
+    assert linked(processed) == [(sent.trace_id, sent.span_id)]
+    assert {span.attributes.get("waybill.synthetic") for span in spans + own} == {"true"}
+
+
+def test_an_idle_poll_makes_no_span(house: House, traces: Traces) -> None:
+    traces.settle()
+    before = len(traces.receiver.spans)
+    idle_polls(house, 2)
+    traces.settle()
+    # What is resumed meanwhile was left pending by another test.
+    roots = [span for span in traces.receiver.spans[before:] if span.service in WORKERS and not span.parent_span_id]
+    assert {span.name for span in roots} <= {"resume_order"}
+
+
+def test_a_delivery_that_failed_is_seen_beside_the_next_one(house: House, traces: Traces) -> None:
+    house.query("fulfilment", "ALTER TABLE shipments RENAME TO shipments_away")
+    try:
+        response = house.order()
+        first = traces.consumer_of(response.json()["id"])
+    finally:
+        house.query("fulfilment", "ALTER TABLE shipments_away RENAME TO shipments")
+    spans = traces.whole(response, "XACK XDEL")
+    deliveries = [span for span in spans if span.name == "process orders"]
+    assert [span.attributes["messaging.delivery_count"] for span in deliveries] == list(range(1, len(deliveries) + 1))
+    assert [span.status for span in deliveries] == ["ERROR"] * (len(deliveries) - 1) + ["UNSET"]
+    assert len(deliveries) >= 2
+    insert = next(span for span in spans if span.parent_span_id == first.span_id)
+    assert (insert.name, insert.status) == ("INSERT shipments", "ERROR")
+    assert insert.attributes["db.response.status_code"] == insert.attributes["error.type"] == "42P01"
+
+
+def test_a_pending_order_is_resumed_in_a_new_trace_with_a_link_to_the_first(
+    house: House, traces: Traces, without: Callable[[str], None], restart: Callable[..., None]
+) -> None:
+    house.warm_cache()
+    without("acquirer")
+    response = house.order()
+    assert response.status_code == 503
+    house.start("acquirer")
+    restart("order-relay", RECOVER_AFTER="0.2")
+
+    first = trace_id_of(response)
+    resumed = traces.receiver.wait_for(
+        lambda: [
+            span
+            for span in traces.receiver.spans
+            if span.name == "resume_order" and first in {link.trace_id for link in span.links}
+        ],
+        PATIENCE_SECONDS,
+        "the resumed order",
+    )
+    spans = traces.whole(response)
+    again = traces.receiver.wait_for_trace(resumed[0].trace_id, "process orders", "XACK XDEL", timeout=PATIENCE_SECONDS)
+    assert_is(spans + again, "resumed_order")
+
+
+def test_two_relays_send_each_message_once(house: House, traces: Traces) -> None:
+    heartbeat = house.folder / "second-relay.alive"
+    relay = house.parts["order-relay"]
+    house.parts["second-relay"] = replace(
+        relay,
+        name="second-relay",
+        environment={**relay.environment, "HEARTBEAT_FILE": str(heartbeat)},
+        prepare=None,
+        ready=heartbeat.exists,
+    )
+    house.start("second-relay")
+    try:
+        before = len(traces.receiver.spans)
+        # In one transaction, so that both relays find them at once.
+        house.query(
+            "order",
+            "INSERT INTO outbox (payload, context) SELECT jsonb_build_object("
+            "'order_id', gen_random_uuid(), 'quantities', '{}'::jsonb), '{}' FROM generate_series(1, %s)",
+            ROWS,
+        )
+
+        def processed() -> list[Span]:
+            spans = [span for span in traces.receiver.spans[before:] if span.name == "process orders"]
+            return spans if len({span.attributes["order.id"] for span in spans}) >= ROWS else []
+
+        traces.receiver.wait_for(processed, PATIENCE_SECONDS, "every message's processing")
+    finally:
+        house.stop("second-relay")
+        del house.parts["second-relay"]
+    traces.settle()
+    # Those of an order are not the first of their trace.
+    sent = [span for span in traces.receiver.spans[before:] if span.name == "send orders" and not span.parent_span_id]
+    assert len(sent) == ROWS
+    assert len({span.resource["service.instance.id"] for span in sent}) == 2, "one relay sent them all"
+
+
+def linked(span: Span) -> list[tuple[str, str]]:
+    """Which spans a span is linked to."""
+    return [(link.trace_id, link.span_id) for link in span.links]
+
+
+def idle_polls(house: House, count: int) -> None:
+    """Wait until fulfilment has asked for messages that often, and got none."""
+    with house.valkey() as valkey:
+
+        def asked() -> int:
+            return int(valkey.info("commandstats")["cmdstat_xreadgroup"]["calls"])
+
+        enough = asked() + count + 1
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while asked() < enough:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

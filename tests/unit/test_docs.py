@@ -1,0 +1,217 @@
+"""The documentation, held against the code that it speaks of."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import opentelemetry.sdk.environment_variables
+import pytest
+
+import telemetry
+from chassis import scenarios
+from tests.documents import (
+    ALL,
+    ROOT,
+    SPANS_BY_HAND,
+    SPANS_OF_LIBRARIES,
+    TELEMETRY,
+    blocks,
+    first_names,
+    prose,
+    quoted,
+    rows,
+    span_rows,
+)
+
+README = ROOT / "README.md"
+TELEMETRY_README = ROOT / "telemetry/README.md"
+TREES = sorted((ROOT / "tests/trace").glob("*.tree"))
+SOURCES = [file for folder in ("telemetry", "chassis", "services") for file in sorted((ROOT / folder).rglob("*.py"))]
+TOP_FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
+NOT_READ = {"OTEL_PROPAGATORS", "OTEL_TRACES_EXPORTER"}
+"""Variables of OpenTelemetry, named because we do not obey them."""
+
+each_document = pytest.mark.parametrize("file", ALL, ids=lambda file: str(file.relative_to(ROOT)))
+
+
+# What the documents name exists
+
+
+@each_document
+def test_every_link_leads_somewhere(file: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(file))
+    for link in links:
+        if not link.startswith("https://"):
+            path, _, anchor = link.partition("#")
+            target = (file.parent / path) if path else file
+            assert target.exists(), link
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in [re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings]
+
+
+@each_document
+def test_every_file_that_is_named_exists(file: Path) -> None:
+    for name in quoted(prose(file)):
+        if name.startswith(TOP_FOLDERS) and " " not in name:
+            assert (ROOT / name).exists(), name
+
+
+@each_document
+def test_every_target_of_make_exists(file: Path) -> None:
+    text = "\n".join([*quoted(prose(file)), *blocks(file, "sh")])
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= set(targets)
+
+
+@each_document
+def test_every_variable_is_one_that_something_reads(file: Path) -> None:
+    code = "\n".join(path.read_text() for path in [*SOURCES, *(ROOT / "waybill").rglob("*.py"), ROOT / "Makefile"])
+    for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", "\n".join([*quoted(prose(file)), *blocks(file, "sh")])):
+        known = (
+            name in code
+            # The field of a settings class.
+            or re.search(rf"^    {name.removeprefix('WAYBILL_').lower()}: ", code, re.MULTILINE)
+            or hasattr(opentelemetry.sdk.environment_variables, name)
+        )
+        assert known != (name in NOT_READ), name
+
+
+def test_folders_are_those_that_there_are() -> None:
+    described = first_names(README, "The folders")
+    tracked = {f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._"}
+    assert described == tracked - {"requirements/"}
+
+
+def test_the_tree_that_the_readme_shows_is_the_tested_one() -> None:
+    assert blocks(README, "tree") == [(ROOT / "tests/trace/completed_order.tree").read_text()]
+
+
+def test_every_scenario_is_described_in_its_own_words() -> None:
+    described = {quoted(row[0])[0]: row[1] for row in rows(ROOT / "docs/scenarios.md", "The scenarios")}
+    assert described == scenarios.SCENARIOS
+
+
+# telemetry/README.md
+
+
+def test_the_folder_can_be_copied_as_its_readme_says(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "telemetry", tmp_path / "telemetry")
+    for block in blocks(TELEMETRY_README, "python"):
+        if name := re.match(r"# (\S+\.py)\n", block):
+            (tmp_path / name[1]).write_text(block)
+    # -I: nothing but this folder and what is installed can be imported.
+    command = [sys.executable, "-I", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_app.py"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+    # The hook of gunicorn.conf.py was called.
+    assert "telemetry flushed" in run.stdout
+
+
+def test_what_to_install_is_what_we_install() -> None:
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    imported = ("flask>", "redis>", "requests>", "sqlalchemy>", "opentelemetry-")
+    (block,) = blocks(TELEMETRY_README, "requirements")
+    assert block.split() == [line for line in ours if line.startswith(imported)]
+
+
+def test_every_file_of_the_folder_is_described() -> None:
+    described = first_names(TELEMETRY_README, "What each file decides")
+    assert described == {path.name for path in (ROOT / "telemetry").glob("*.py")}
+
+
+@each_document
+def test_python_in_a_document_is_python_and_uses_names_that_exist(file: Path) -> None:
+    for block in blocks(file, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "telemetry":
+                assert node.attr in telemetry.__all__
+
+
+# docs/telemetry.md
+
+
+@pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.stem)
+def test_every_span_of_a_tree_has_a_row(tree: Path) -> None:
+    documented = span_rows(SPANS_BY_HAND, *SPANS_OF_LIBRARIES)
+    for span in spans_of(tree):
+        assert any(row.describes(*span) for row in documented), f"docs/telemetry.md has no row for {span}"
+
+
+def test_spans_made_by_hand_are_those_in_the_source() -> None:
+    documented = {row.name for row in span_rows(SPANS_BY_HAND)}
+    made = {name for file in SOURCES for name in spans_made_in(file)}
+    assert not [name for name in made if not any(re.fullmatch(name, row) for row in documented)]
+    assert not [row for row in documented if not any(re.fullmatch(name, row) for name in made)]
+
+
+def test_requests_that_come_in_are_the_routes_of_the_services() -> None:
+    route = re.compile(r'^@blueprint\.(get|post|put|patch|delete)\("([^"]+)"\)', re.MULTILINE)
+    routes = {
+        (api.parent.name, f"{method.upper()} {path}")
+        for api in ROOT.glob("services/*/api.py")
+        # The third party traces nothing.
+        if api.parent.name != "acquirer"
+        for method, path in route.findall(api.read_text())
+    }
+    documented = span_rows("Spans of requests that come in")
+    assert routes == {(row.services[0], row.name) for row in documented if row.name != "{method}"}
+
+
+def test_attributes_and_events_are_those_in_the_source() -> None:
+    attributes = first_names(TELEMETRY, "Attributes that we set")
+    of_events = {name for row in rows(TELEMETRY, "Events") for name in quoted(row[3])}
+    of_resource = {name for name in first_names(TELEMETRY, "Resource") if not name.startswith("telemetry.sdk.")}
+    set_in_source = {name for file in SOURCES for name in attributes_set_in(file)} | set(scenarios.BAGGAGE_KEYS)
+    assert attributes | of_events | of_resource == set_in_source
+    assert first_names(TELEMETRY, "Events") == {name for file in SOURCES for name in events_added_in(file)}
+
+
+@pytest.mark.parametrize("heading", ["Attributes that we set", "Events"])
+def test_what_is_said_to_be_made_in_a_file_is_made_there(heading: str) -> None:
+    for row in rows(TELEMETRY, heading):
+        for file in quoted(row[2]):
+            assert f'"{quoted(row[0])[0]}"' in (ROOT / file).read_text(), row
+
+
+def spans_of(tree: Path) -> Iterator[tuple[str, str, str]]:
+    for line in tree.read_text().splitlines():
+        if line:
+            service, kind, rest = line.split(maxsplit=2)
+            yield service, kind, rest.split("  ")[0]
+
+
+def calls(file: Path, *names: str) -> Iterator[ast.Call]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names:
+            yield node
+
+
+def spans_made_in(file: Path) -> Iterator[str]:
+    """A pattern for the name of each span that the source starts."""
+    for call in calls(file, "start_as_current_span", "start_span"):
+        name = call.args[0]
+        parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+        yield "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts)
+
+
+def events_added_in(file: Path) -> Iterator[str]:
+    for call in calls(file, "add_event"):
+        yield ast.literal_eval(call.args[0])
+
+
+def attributes_set_in(file: Path) -> Iterator[str]:
+    """First arguments of set_attribute, and keys with a dot of dictionaries, where OpenTelemetry is used."""
+    for call in calls(file, "set_attribute"):
+        yield ast.literal_eval(call.args[0])
+    if "from opentelemetry" in file.read_text() and file.name != "testing.py":
+        for node in ast.walk(ast.parse(file.read_text())):
+            keys = node.keys if isinstance(node, ast.Dict) else []
+            yield from (key.value for key in keys if isinstance(key, ast.Constant) and "." in str(key.value))
