@@ -24,8 +24,10 @@ worker_class = "gthread"
 threads = 8
 # Longer than a client keeps a connection without using it, so that no call meets a closing one.
 keepalive = 75
-# A request ends within its deadline of 5 s; then the spans have 3 s.
-graceful_timeout = 7
+# A worker waits so long for its requests, which have a deadline of 5 s; then its spans have 3 s.
+REQUESTS_SECONDS = 6
+# The master kills a worker that has not ended by then.
+graceful_timeout = REQUESTS_SECONDS + 4
 timeout = 30
 # By default every gunicorn of a user listens on the same control socket.
 control_socket_disable = True
@@ -47,6 +49,11 @@ def on_starting(server: Any) -> None:
     """Refuse to load the app before the fork: its gRPC channel and export thread do not survive one."""
     if server.cfg.preload_app:
         raise SystemExit("run without --preload: each worker makes its own telemetry after the fork")
+
+
+def post_fork(_server: Any, worker: Any) -> None:
+    """Make a worker wait less long than its master, which would kill it before it has sent its spans."""
+    worker.cfg.set("graceful_timeout", REQUESTS_SECONDS)
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

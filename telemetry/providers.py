@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -20,8 +20,8 @@ from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.processor.baggage import BaggageSpanProcessor
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry import logs
@@ -41,6 +41,26 @@ SAMPLERS = {
     "parentbased_always_off",
     "parentbased_traceidratio",
 }
+
+COUNTING_SECONDS = 0.5
+"""How long the loss may take to be counted, when the time for sending is over."""
+
+
+class CountingExporter(OTLPSpanExporter):
+    """Says how many spans could not be sent; the SDK says only that it failed."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch, again and again for up to OTEL_EXPORTER_OTLP_TIMEOUT seconds (10)."""
+        result = SpanExportResult.FAILURE
+        try:
+            result = super().export(spans)
+        finally:
+            if result is not SpanExportResult.SUCCESS:
+                log.error("%d spans were lost: %s did not take them", len(spans), self._endpoint)
+        return result
+
+
+_exporters: list[CountingExporter] = []
 
 
 def configure(service: str, *, version: str = "0.0.0", namespace: str = "", baggage_keys: Collection[str] = ()) -> None:
@@ -63,7 +83,8 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     provider.add_span_processor(QuietErrors())
     if baggage_keys:
         provider.add_span_processor(BaggageSpanProcessor(lambda key: key in baggage_keys))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=_export_every()))
+    _exporters.append(CountingExporter())
+    provider.add_span_processor(BatchSpanProcessor(_exporters[-1], schedule_delay_millis=_export_every()))
     trace.set_tracer_provider(provider)
 
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
@@ -85,7 +106,11 @@ def shutdown(seconds: float = 3.0) -> None:
     flush.start()
     flush.join(seconds)
     if flush.is_alive():
-        log.warning("telemetry gave up after %.1f s: spans were lost", seconds)
+        # What is under way fails now, and is counted like what is still queued.
+        for exporter in _exporters:
+            exporter.shutdown()
+        flush.join(COUNTING_SECONDS)
+        log.warning("telemetry gave up after %.1f s", seconds)
     else:
         log.info("telemetry flushed in %.2f s", time.monotonic() - started)
 

@@ -47,7 +47,7 @@ class Stack:
         inspected = json.loads(docker("inspect", *self.compose("ps", "--quiet").split()))
         return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in inspected}
 
-    def place_order(self, sku: str = "TEA-EARL-GREY", payment_token: str = "tok_visa") -> requests.Response:  # noqa: S107
+    def place_order(self, sku: str = "TEA-EARL-GREY", payment_token: str = "tok_visa") -> requests.Response:
         """Ask the gateway for two of something."""
         order = {"items": [{"sku": sku, "quantity": 2}], "payment_token": payment_token}
         return requests.post(f"http://127.0.0.1:{self.gateway_port}/orders", json=order, timeout=10)

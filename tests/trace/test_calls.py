@@ -42,13 +42,6 @@ def test_an_order_is_never_placed_twice_by_a_retry(
     assert resends(calls(traces.whole(response), "gateway")) == [None]
 
 
-def test_a_count_of_resends_does_not_stick_to_the_next_call(house: House, traces: Traces) -> None:
-    recovered = house.order(headers={"baggage": "waybill.scenario=acquirer-errors-then-recovers"})
-    spans = traces.whole(recovered, "process orders")
-    assert resends(calls(spans, "payment")) == [None, 1, 2]
-    assert resends(calls(spans, "order")) == [None, None]
-
-
 def test_work_in_a_thread_stays_in_the_trace_of_its_request(house: House, traces: Traces) -> None:
     order = house.order().json()["id"]
     response = house.session.get(f"{house.url('gateway')}/orders/{order}", timeout=30)

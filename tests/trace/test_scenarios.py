@@ -34,7 +34,7 @@ def test_a_scenario_shows_in_one_trace_and_in_no_other(house: House, traces: Tra
     spans = traces.whole(broken.result(), *queued)
     assert {span.attributes.get("waybill.scenario") for span in spans} == {name}
     elsewhere = told_of(spans, traces)
-    assert_is(mark_longest(spans) + elsewhere if name in SLOW else spans + elsewhere, f"scenario_{name}")
+    assert_is(mark_slow(spans) + elsewhere if name in SLOW else spans + elsewhere, f"scenario_{name}")
 
     if broken.result().ok:
         seen = traces.headers_at_acquirer(broken.result().json()["id"])
@@ -86,9 +86,11 @@ def told_of(spans: Sequence[Span], traces: Traces) -> list[Span]:
     return [span for each in elsewhere for span in traces.receiver.wait_for_trace(each, timeout=PATIENCE_SECONDS)]
 
 
-def mark_longest(spans: Sequence[Span]) -> list[Span]:
-    """The spans, with a mark on the one that took the longest of those without children."""
+def mark_slow(spans: Sequence[Span]) -> list[Span]:
+    """The spans, with a mark on the one that took longer than all others without children together."""
     parents = {span.parent_span_id for span in spans}
-    longest = max((span for span in spans if span.span_id not in parents), key=lambda span: span.end_ns - span.start_ns)
-    marked = replace(longest, attributes=longest.attributes | {"longest": True})
-    return [marked if span is longest else span for span in spans]
+    took = {span.span_id: span.end_ns - span.start_ns for span in spans if span.span_id not in parents}
+    slow = [span_id for span_id, duration in took.items() if duration > sum(took.values()) / 2]
+    return [
+        replace(span, attributes=span.attributes | {"slow": True}) if span.span_id in slow else span for span in spans
+    ]

@@ -17,7 +17,7 @@ SHOWN = (
     "error.type",
     "messaging.delivery_count",
     "pool.holders.routes",
-    "longest",
+    "slow",
 )
 LAST_OF_EACH_SERVICE = (
     "POST /orders",

@@ -32,7 +32,7 @@ def test_each_service_owns_its_database_and_may_do_nothing_else(data: Path) -> N
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
                 connect("order", data, port, database)
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            psycopg.connect(host="127.0.0.1", port=port, user="waybill_order", password="wrong")  # noqa: S106
+            psycopg.connect(host="127.0.0.1", port=port, user="waybill_order", password="wrong")
 
 
 def test_data_survive_a_restart(data: Path) -> None:

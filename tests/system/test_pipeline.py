@@ -1,0 +1,187 @@
+"""Services, Collector and Jaeger together: each order is a whole trace, and no part of the pipeline costs an order."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import requests
+
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from waybill import binaries
+from waybill.jaeger import Jaeger, Trace
+from waybill.supervise import ROOT, log_file
+
+OURS = tuple(name for name in SERVICES if name != "acquirer")
+BY_STATUS = {
+    201: {"gateway", "order", "inventory", "payment", "order-relay", "fulfilment"},
+    402: {"gateway", "order", "inventory", "payment"},
+    409: {"gateway", "order", "inventory"},
+}
+FEW = 10
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Every part, at its default settings. Who stops a part starts it again."""
+    with House(tmp_path_factory.mktemp("house")) as house:
+        house.start(*DATABASES, "jaeger", "collector")
+        house.start(*SERVICES)
+        yield house
+
+
+@pytest.fixture(scope="module")
+def jaeger(house: House) -> Jaeger:
+    return Jaeger(house.settings.jaeger_url)
+
+
+def test_the_collector_accepts_its_configuration() -> None:
+    validate = [binaries.find("otelcol"), "validate", "--config", ROOT / "collector-config.yaml"]
+    checked = subprocess.run(validate, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_each_of_200_orders_is_one_whole_trace(house: House, jaeger: Jaeger) -> None:
+    began = datetime.now(UTC)
+    status, summary = load(house, "--orders=200")
+    assert "200 of 200 orders have a complete one" in summary
+    assert status == 0, summary
+
+    found = jaeger.find_traces("gateway", began, datetime.now(UTC) + timedelta(seconds=1), limit=1000)
+    traces = [trace for trace in found if any(span.name == "POST /orders" for span in trace.spans)]
+    assert len(traces) == 200
+    for trace in traces:
+        ids = [span.span_id for span in trace.spans]
+        (root,) = [span for span in trace.spans if span.parent_span_id is None]
+        assert len(set(ids)) == len(ids)
+        assert {span.parent_span_id for span in trace.spans} <= {None, *ids}
+        assert trace.services == BY_STATUS[root.attributes["http.response.status_code"]]
+        assert "@jaeger@warnings" not in raw(jaeger, trace.trace_id)
+
+
+def test_a_trace_is_there_soon_after_the_answer(house: House, jaeger: Jaeger) -> None:
+    trace_id = house.order().json()["trace_id"]
+    answered = time.monotonic()
+    whole_trace(jaeger, trace_id)
+    print(f"The whole trace could be read {time.monotonic() - answered:.1f} s after the answer")
+
+
+def test_sigterm_to_every_service_right_after_the_last_answer_loses_no_span(house: House, jaeger: Jaeger) -> None:
+    house.warm_cache()
+    example = names_of(whole_trace(jaeger, house.order().json()["trace_id"]))
+    restart(house, *OURS, OTEL_BSP_SCHEDULE_DELAY="600000")
+
+    with ThreadPoolExecutor(max_workers=4) as customers:
+        answers = list(customers.map(lambda _: place_order(house), range(FEW)))
+    processes = {name: house.processes.pop(name) for name in OURS}
+    for process in processes.values():
+        process.send_signal(signal.SIGTERM)
+    assert {name: process.wait(PATIENCE_SECONDS) for name, process in processes.items()} == dict.fromkeys(OURS, 0)
+
+    # An order that had not gone on through the queue does so now.
+    house.start(*OURS)
+    assert [answer.status_code for answer in answers] == [201] * FEW
+    for answer in answers:
+        assert names_of(whole_trace(jaeger, answer.json()["trace_id"])) >= example
+
+
+def test_while_jaeger_is_away_orders_go_on_and_the_collector_keeps_their_spans(house: House, jaeger: Jaeger) -> None:
+    house.stop("jaeger")
+    answers = [place_order(house) for _ in range(FEW)]
+    house.start("jaeger")
+    assert [answer.status_code for answer in answers] == [201] * FEW
+    for answer in answers:
+        whole_trace(jaeger, answer.json()["trace_id"])
+
+
+def test_load_fails_where_traces_are_missing_and_the_logs_say_which_service_lost_spans(
+    house: House, jaeger: Jaeger
+) -> None:
+    house.stop("collector")
+    restart(house, "order")
+    status, summary = load(house, f"--orders={FEW}", "--mix=completed=1")
+    assert f"0 of {FEW} orders have a complete one" in summary
+    # The orders themselves went well.
+    assert "✗" not in summary
+    assert status == 1
+    logs = [log_file(house.folder, name) for name in OURS]
+    wait_until(lambda: all("spans were lost" in log.read_text() for log in logs), "every service has counted its loss")
+
+    house.start("collector")
+    whole_trace(jaeger, house.order().json()["trace_id"])
+
+
+def test_load_fails_where_an_order_does_though_its_trace_is_there(house: House) -> None:
+    house.stop("payment")
+    status, summary = load(house, f"--orders={FEW}", "--mix=completed=1")
+    house.start("payment")
+    assert f"{FEW} of {FEW} orders have a complete one" in summary
+    assert "✗ unavailable" in summary
+    assert status == 1
+
+
+def load(house: House, *options: str) -> tuple[int, str]:
+    """The exit status and the output of `python -m waybill load`."""
+    ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "waybill", "load", *options],
+        cwd=ROOT,
+        env={**os.environ, **ports},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=4 * PATIENCE_SECONDS,
+        check=False,
+    )
+    return ended.returncode, ended.stdout
+
+
+def place_order(house: House) -> requests.Response:
+    body = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.post(f"{house.url('gateway')}/orders", json=body, timeout=PATIENCE_SECONDS)
+
+
+def whole_trace(jaeger: Jaeger, trace_id: str) -> Trace:
+    """The trace of a completed order, once it has one root, no hole and every service, the last one done."""
+
+    def complete(trace: Trace) -> bool:
+        return not trace.problems() and trace.services == BY_STATUS[201]
+
+    trace = jaeger.wait_for_trace(trace_id, complete, timeout=PATIENCE_SECONDS)
+    assert trace is not None, f"Jaeger has no span of {trace_id}"
+    assert trace.problems() == []
+    assert trace.services == BY_STATUS[201]
+    return trace
+
+
+def names_of(trace: Trace) -> Counter[tuple[str, str]]:
+    return Counter((span.service, span.name) for span in trace.spans)
+
+
+def raw(jaeger: Jaeger, trace_id: str) -> str:
+    """What Jaeger says of a trace, as it says it."""
+    with requests.Session() as session:
+        session.trust_env = False
+        url = f"{jaeger.url}/api/v3/traces/{trace_id}?raw_traces=true&rawTraces=true"
+        return session.get(url, timeout=PATIENCE_SECONDS).text
+
+
+def restart(house: House, *names: str, **environment: str) -> None:
+    for name in reversed(names):
+        house.stop(name)
+    house.start(*names, **environment)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.05)
