@@ -129,7 +129,7 @@ def _problem(response: requests.Response) -> Problem | None:
         kind = body.pop("type").removeprefix(TYPE_PREFIX)
     except (ValueError, AttributeError, KeyError, TypeError):
         return None
-    members = {name: value for name, value in body.items() if name not in ("title", "status", "trace_id")}
+    members = {name: value for name, value in body.items() if name not in ("title", "status", "kind", "trace_id")}
     return Problem(response.status_code, kind, **members)
 
 

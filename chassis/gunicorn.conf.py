@@ -24,10 +24,11 @@ worker_class = "gthread"
 threads = 8
 # Longer than a client keeps a connection without using it, so that no call meets a closing one.
 keepalive = 75
-# A worker waits so long for its requests, which have a deadline of 5 s; then its spans have 3 s.
+# A worker waits so long for its requests, which have a deadline of 5 s, and looks once a second; then its spans
+# have 3 s.
 REQUESTS_SECONDS = 6
 # The master kills a worker that has not ended by then.
-graceful_timeout = REQUESTS_SECONDS + 4
+graceful_timeout = REQUESTS_SECONDS + 5
 timeout = 30
 # By default every gunicorn of a user listens on the same control socket.
 control_socket_disable = True

@@ -71,7 +71,11 @@ class Catalogue:
         except redis.RedisError:
             log.warning("the cache does not answer: reading from the database")
             return {}
-        return {sku: Price(**json.loads(value)) for sku, value in zip(skus, values, strict=True) if value}
+        try:
+            return {sku: Price(**json.loads(value)) for sku, value in zip(skus, values, strict=True) if value}
+        except (TypeError, ValueError):
+            log.warning("the cache holds what is not a price: reading from the database")
+            return {}
 
     @scenarios.one_by_one("n-plus-one")
     def _stored(self, skus: Sequence[str]) -> dict[str, Price]:

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from telemetry.testing import Receiver
+from telemetry.testing import Receiver, Span
 from tests.house import DATABASES, SERVICES, House
 from tests.trace.traces import Traces, assert_conventional
 
@@ -77,10 +77,23 @@ def without(house: House) -> Iterator[Callable[[str], None]]:
             house.start(name)
 
 
+@pytest.fixture(scope="session")
+def arrivals(receiver: Receiver) -> Callable[[], list[Span]]:
+    """Tells which spans have arrived since it was last asked."""
+    told = 0
+
+    def new() -> list[Span]:
+        nonlocal told
+        spans = receiver.spans[told:]
+        told += len(spans)
+        return spans
+
+    return new
+
+
 @pytest.fixture(autouse=True)
-def every_span_is_conventional(receiver: Receiver) -> Iterator[None]:
-    """Whatever a test has the house do, each span that arrives meanwhile keeps the rules."""
-    before = len(receiver.spans)
+def every_span_is_conventional(arrivals: Callable[[], list[Span]]) -> Iterator[None]:
+    """Whatever a test has the house do, each span that arrives keeps the rules."""
     yield
-    for span in receiver.spans[before:]:
+    for span in arrivals():
         assert_conventional(span)
