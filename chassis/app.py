@@ -39,7 +39,9 @@ def create(name: str, settings: ServiceSettings, checks: Checks, *, public: bool
 
     @app.get("/readyz")
     def readyz() -> ResponseReturnValue:
-        states = {part: _state(check) for part, check in checks.items()}
+        # Side by side: one that does not answer takes its time.
+        with telemetry.ContextThreadPool() as pool:
+            states = dict(zip(checks, pool.map(_state, checks.values()), strict=True))
         ready = all(state == "ok" for state in states.values())
         return jsonify(status="ok" if ready else "unavailable", checks=states), 200 if ready else 503
 

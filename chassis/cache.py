@@ -21,6 +21,12 @@ class Client(redis.Redis):
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
+def address(client: redis.Redis) -> tuple[str, int]:
+    """Host and port of the server that a client talks to."""
+    options = client.connection_pool.connection_kwargs
+    return options.get("host", "localhost"), options.get("port", 6379)
+
+
 def connect(url: str, patience: float) -> Client:
     """A client of the server at this URL, which waits `patience` seconds for an answer and does not ask twice."""
     client = Client.from_url(

@@ -1,14 +1,23 @@
 """PostgreSQL: an engine whose statements and waits are traced, and the tables of a service."""
 
+import logging
+import sys
 from typing import Any
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, exc, text
 from sqlalchemy.orm import DeclarativeBase
+from tenacity import Retrying, stop_after_delay, wait_fixed
 
 import telemetry
 from chassis import scenarios
 from chassis.exhaustible_pool import ExhaustiblePool
+from telemetry.errors import type_name
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 20
+"""How long a process that starts waits for its database."""
 
 POOL_SIZE = 8
 """A connection for each thread of a worker: a request holds one at a time."""
@@ -44,11 +53,26 @@ def connect(name: str, url: str, patience: float) -> Engine:
 def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
     """Create what is missing; workers that start at the same time take turns.
 
+    Waits for a database that is away; where it stays away the process ends, and whoever started it starts it again.
     A real service migrates its tables with Alembic, before it starts.
     """
-    with suppress_instrumentation(), engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
-        base.metadata.create_all(connection)
+    try:
+        for attempt in Retrying(stop=stop_after_delay(WAIT_SECONDS), wait=wait_fixed(0.5), reraise=True):
+            with attempt, suppress_instrumentation(), engine.begin() as connection:
+                connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
+                base.metadata.create_all(connection)
+    except exc.SQLAlchemyError as error:
+        log.error("the database of %s does not answer: %s", engine.pool.logging_name, type_name(error))
+        # Not gunicorn's own status for a worker that will never start.
+        sys.exit(1)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the error shows that the database cannot be reached, and not that it refuses a statement."""
+    if isinstance(error, exc.DBAPIError):
+        unreachable = isinstance(error, exc.OperationalError) and getattr(error.orig, "sqlstate", None) is None
+        return error.connection_invalidated or unreachable
+    return isinstance(error, exc.TimeoutError)
 
 
 def ping(engine: Engine) -> None:

@@ -1,6 +1,8 @@
 """A connection pool that the scenario `pool-exhaustion` can exhaust for one request, and for no other."""
 
 import threading
+from contextlib import closing
+from functools import cached_property
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -24,12 +26,13 @@ class ExhaustiblePool(telemetry.WaitTracingPool):
         """Check a connection out."""
         if not scenarios.exhausts(self.logging_name):
             return super().connect()
-        narrow = self._narrow()
+        narrow = self._narrow
         taken = threading.Event()
         threading.Thread(target=_hold_connection, args=(narrow, taken)).start()
         taken.wait(self._timeout)
         return narrow.connect()
 
+    @cached_property
     def _narrow(self) -> telemetry.WaitTracingPool:
         return telemetry.WaitTracingPool(
             self._creator,
@@ -45,8 +48,6 @@ class ExhaustiblePool(telemetry.WaitTracingPool):
 
 def _hold_connection(pool: telemetry.WaitTracingPool, taken: threading.Event) -> None:
     """A transaction that takes its time, in a trace of its own: the one that the wait's link leads to."""
-    with tracer.start_as_current_span("long_transaction", context=Context()):
-        connection = pool.connect()
+    with tracer.start_as_current_span("long_transaction", context=Context()), closing(pool.connect()) as connection:
         taken.set()
         connection.cursor().execute(f"SELECT pg_sleep({HELD_SECONDS})")
-        connection.close()

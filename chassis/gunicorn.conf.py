@@ -8,6 +8,7 @@ WEB_CONCURRENCY is gunicorn's own variable for the number of workers.
 import json
 import logging
 import os
+import traceback
 from typing import Any
 
 
@@ -16,13 +17,17 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
-        return json.dumps({"severity": record.levelname, "logger": record.name, "message": record.getMessage()})
+        line = {"severity": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info and record.exc_info[1]:
+            line["exception.type"] = type(record.exc_info[1]).__name__
+            line["exception.stacktrace"] = "".join(traceback.format_tb(record.exc_info[2]))
+        return json.dumps(line)
 
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 worker_class = "gthread"
 threads = 8
-# Longer than a client keeps a connection without using it, so that no call meets a closing one.
+# Long, so that a call seldom meets a connection that is just being closed.
 keepalive = 75
 # A worker waits so long for its requests, which have a deadline of 5 s, and looks once a second; then its spans
 # have 3 s.

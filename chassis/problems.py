@@ -84,7 +84,7 @@ def document(status: int, kind: str | None = None, detail: str | None = None, **
         "status": status,
         **({"detail": detail} if detail else {}),
         **members,
-        "trace_id": trace.format_trace_id(context.trace_id),
+        **({"trace_id": trace.format_trace_id(context.trace_id)} if context.is_valid else {}),
     }
     response = Response(json.dumps(body), status, content_type="application/problem+json")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:

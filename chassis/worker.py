@@ -1,12 +1,12 @@
-"""A process without HTTP: a loop that ends after the step it is in, and shows that it is alive."""
+"""A process without HTTP: loops that end after the step they are in, and show that they are alive."""
 
 import logging
 import os
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import telemetry
@@ -16,23 +16,16 @@ log = logging.getLogger(__name__)
 AFTER_AN_ERROR_SECONDS = 1.0
 
 
-def at_most_every(seconds: float, step: Callable[[], bool]) -> Callable[[], bool]:
-    """A step that does nothing where it was called less than so many seconds ago, and had nothing to do then."""
-    next_time = 0.0
+@dataclass(frozen=True)
+class Loop:
+    """A step that is called again and again; it says whether there was work, and where there was none, wait."""
 
-    def rarely() -> bool:
-        nonlocal next_time
-        if time.monotonic() < next_time:
-            return False
-        worked = step()
-        next_time = 0.0 if worked else time.monotonic() + seconds
-        return worked
-
-    return rarely
+    step: Callable[[], bool]
+    idle_seconds: float
 
 
-def run(name: str, step: Callable[[], bool], idle_seconds: float) -> None:
-    """Call `step` until SIGTERM or SIGINT; it says whether there was work, and where there was none, wait.
+def run(name: str, *loops: Loop) -> None:
+    """Run loops side by side until SIGTERM or SIGINT, then let each end the step that it is in.
 
     A step that raises is logged and tried again: the parts that it needs come and go. After every step without an
     error the file HEARTBEAT_FILE is touched, for a liveness probe.
@@ -42,15 +35,23 @@ def run(name: str, step: Callable[[], bool], idle_seconds: float) -> None:
         signal.signal(number, lambda *_: stop.set())
     heartbeat = Path(os.environ.get("HEARTBEAT_FILE", Path(tempfile.gettempdir()) / f"{name}.alive"))
     log.info("%s runs", name)
+    threads = [threading.Thread(target=_repeat, args=(name, loop, stop, heartbeat)) for loop in loops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    heartbeat.unlink(missing_ok=True)
+    telemetry.shutdown()
+
+
+def _repeat(name: str, loop: Loop, stop: threading.Event, heartbeat: Path) -> None:
     while not stop.is_set():
         try:
-            worked = step()
+            worked = loop.step()
         except Exception as error:
             log.exception("%s failed: %s", name, type(error).__name__)
             stop.wait(AFTER_AN_ERROR_SECONDS)
         else:
             heartbeat.touch()
             if not worked:
-                stop.wait(idle_seconds)
-    heartbeat.unlink(missing_ok=True)
-    telemetry.shutdown()
+                stop.wait(loop.idle_seconds)

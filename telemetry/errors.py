@@ -31,10 +31,11 @@ def record_exception(span: Span, exception: BaseException, *_: object, **__: obj
     """
     kind = type_name(exception)
     span.set_attribute("error.type", kind)
-    # An error that was raised from another one is the same failure.
-    if not any(getattr(link, RECORDED, False) for link in _chain(exception)):
+    # An error that was raised `from` another one is the same failure.
+    trace_id = span.get_span_context().trace_id
+    if not any(getattr(link, RECORDED, None) == trace_id for link in _causes(exception)):
         span.add_event("exception", {"exception.type": kind, "exception.stacktrace": frames(exception)})
-        setattr(exception, RECORDED, True)
+        setattr(exception, RECORDED, trace_id)
 
 
 def type_name(exception: BaseException) -> str:
@@ -46,16 +47,18 @@ def type_name(exception: BaseException) -> str:
 def frames(exception: BaseException) -> str:
     """The stack of an exception and of those that caused it, without their texts."""
     return "caused by ".join(
-        f"{type_name(link)}\n{''.join(traceback.format_tb(link.__traceback__))}" for link in _chain(exception)
+        f"{type_name(link)}\n{''.join(traceback.format_tb(link.__traceback__))}" for link in _causes(exception)
     )
 
 
-def _chain(exception: BaseException) -> Iterator[BaseException]:
-    """The exception and those that caused it, the last one first."""
+def _causes(exception: BaseException) -> Iterator[BaseException]:
+    """The exception, then the one that it was raised from, and so on; each once, for a chain may be a ring."""
+    seen: set[int] = set()
     link: BaseException | None = exception
-    while link is not None:
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__
 
 
 def _set_status(span: Span, status: Status | StatusCode, description: str | None = None) -> None:

@@ -62,10 +62,21 @@ def name_redis_span(span: Span, _client: object, args: Sequence[Any], _options: 
 
 
 def name_redis_pipeline(span: Span, client: Any, _response: object) -> None:
-    """Name each command of a pipeline once: by default fifty SETs make a name of fifty words."""
-    if span.is_recording() and "db.redis.pipeline_length" in span.attributes:  # type: ignore[attr-defined]
-        span.update_name(" ".join(dict.fromkeys(span.name.split())))  # type: ignore[attr-defined]
-        span.set_attribute("db.operation.name", "MULTI" if client.transaction else "PIPELINE")
+    """Name each command of a pipeline once: by default fifty SETs make a name of fifty words.
+
+    https://opentelemetry.io/docs/specs/semconv/database/redis/
+    """
+    attributes: Any = getattr(span, "attributes", None) or {}
+    if size := attributes.get("db.redis.pipeline_length"):
+        commands = list(dict.fromkeys(span.name.split()))  # type: ignore[attr-defined]
+        kind = "MULTI" if client.transaction else "PIPELINE"
+        span.update_name(" ".join(commands))
+        span.set_attribute("db.query.summary", " ".join(commands))
+        if size == 1:
+            span.set_attribute("db.operation.name", commands[0])
+        else:
+            span.set_attribute("db.operation.name", f"{kind} {commands[0]}" if len(commands) == 1 else kind)
+            span.set_attribute("db.operation.batch.size", size)
 
 
 def count_resends(span: Span, _request: object) -> None:

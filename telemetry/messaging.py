@@ -19,18 +19,18 @@ FIELDS = ("traceparent", "tracestate", "baggage")
 
 
 @contextmanager
-def sending(destination: str, origin: Context) -> Iterator[tuple[Span, dict[str, str]]]:
+def sending(destination: str, origin: Context, server: tuple[str, int]) -> Iterator[tuple[Span, dict[str, str]]]:
     """A PRODUCER span around the sending of one message, and the fields to send with it.
 
-    `origin` is the context of whoever caused the message: it may have been written down long ago. The command
-    itself is not traced again. Set `messaging.message.id` once it is known.
+    `origin` is the context of whoever caused the message: it may have been written down long ago. `server` is host
+    and port of the queue. The command itself is not traced again. Set `messaging.message.id` once it is known.
     """
     with (
         _within(origin),
         tracer.start_as_current_span(
             f"send {destination}",
             kind=SpanKind.PRODUCER,
-            attributes=_attributes("send", destination),
+            attributes=_attributes("send", destination, server),
         ) as span,
         suppress_instrumentation(),
     ):
@@ -41,7 +41,13 @@ def sending(destination: str, origin: Context) -> Iterator[tuple[Span, dict[str,
 
 @contextmanager
 def processing(
-    destination: str, message_id: str, fields: Mapping[str, str], group: str, *, join_trace: bool = True
+    destination: str,
+    message_id: str,
+    fields: Mapping[str, str],
+    group: str,
+    server: tuple[str, int],
+    *,
+    join_trace: bool = True,
 ) -> Iterator[Span]:
     """A CONSUMER span around the processing of one message, linked to the span that sent it.
 
@@ -56,7 +62,7 @@ def processing(
             f"process {destination}",
             kind=SpanKind.CONSUMER,
             attributes={
-                **_attributes("process", destination),
+                **_attributes("process", destination, server),
                 "messaging.message.id": message_id,
                 "messaging.consumer.group.name": group,
             },
@@ -76,10 +82,12 @@ def _within(origin: Context) -> Iterator[None]:
         context.detach(token)
 
 
-def _attributes(operation: str, destination: str) -> dict[str, str]:
+def _attributes(operation: str, destination: str, server: tuple[str, int]) -> dict[str, str | int]:
     return {
         "messaging.system": SYSTEM,
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
         "messaging.destination.name": destination,
+        "server.address": server[0],
+        "server.port": server[1],
     }

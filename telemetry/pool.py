@@ -67,7 +67,9 @@ def _show_wait(name: str | None, started: int, holders: list[Holder], error: Exc
         links=[Link(holder.span) for holder in holders if holder.span.is_valid],
         attributes={
             "db.client.connection.pool.name": name or "default",
-            "pool.holders.trace_ids": [trace.format_trace_id(holder.span.trace_id) for holder in holders],
+            "pool.holders.trace_ids": [
+                trace.format_trace_id(holder.span.trace_id) for holder in holders if holder.span.is_valid
+            ],
             "pool.holders.routes": [holder.route for holder in holders],
         },
     )

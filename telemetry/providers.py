@@ -133,18 +133,19 @@ def _resource(service: str, version: str, namespace: str) -> Resource:
 
 
 def _export_every() -> float:
-    delay = os.environ.get("OTEL_BSP_SCHEDULE_DELAY", str(EXPORT_EVERY_MS))
+    # An empty variable counts as one that is not set, as the specification has it.
+    delay = os.environ.get("OTEL_BSP_SCHEDULE_DELAY") or str(EXPORT_EVERY_MS)
     if not delay.isdecimal() or int(delay) == 0:
         raise ValueError("OTEL_BSP_SCHEDULE_DELAY: use a number of milliseconds, such as 500")
     return int(delay)
 
 
 def _check_sampler() -> None:
-    sampler = os.environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
     if sampler not in SAMPLERS:
         raise ValueError(f"OTEL_TRACES_SAMPLER: use one of {', '.join(sorted(SAMPLERS))}")
     if sampler.endswith("traceidratio"):
-        argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "")
+        argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1"
         try:
             ratio = float(argument)
         except ValueError:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import psutil
@@ -30,10 +31,12 @@ PATIENCE_SECONDS = 60
 class House:
     """Parts of Waybill that run for a test. Use it as a context manager: it ends what it started."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Nothing runs yet. `environment` is added to that of every part, and wins."""
-        self.folder = folder
-        self.settings = Settings(state_dir=folder, **free_ports())
+        # Not below pytest's own folder: a second pytest closes that to all other users, and PostgreSQL may run as one.
+        self._temporary = TemporaryDirectory(prefix="waybill-")
+        self.folder = Path(self._temporary.name)
+        self.settings = Settings(state_dir=self.folder, **free_ports())
         self.environment = dict(environment or {})
         self.parts = {part.name: part for part in all_parts(self.settings)}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -44,9 +47,16 @@ class House:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in reversed(list(self.processes)):
+        # All others are asked to end before the first is waited for; the databases are needed until the last has.
+        others = [name for name in self.processes if name not in DATABASES]
+        for name in others:
+            self._ask_to_end(name)
+        for name in others:
+            self._wait_until_ended(name)
+        for name in list(self.processes):
             self.stop(name)
         self.session.close()
+        self._temporary.cleanup()
 
     def start(self, *names: str, **environment: str) -> None:
         """Start parts side by side and wait until each is ready; a part that ends instead fails the test."""
@@ -65,9 +75,15 @@ class House:
 
     def stop(self, name: str) -> int:
         """Ask a part to end, wait until it has, and return its exit status."""
+        self._ask_to_end(name)
+        return self._wait_until_ended(name)
+
+    def _ask_to_end(self, name: str) -> None:
+        if self.processes[name].poll() is None:
+            self.processes[name].send_signal(self.parts[name].stop_signal)
+
+    def _wait_until_ended(self, name: str) -> int:
         process = self.processes.pop(name)
-        if process.poll() is None:
-            process.send_signal(self.parts[name].stop_signal)
         try:
             return process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:

@@ -224,11 +224,16 @@ def _worker(name: str, module: str, environment: Mapping[str, str], settings: Se
 
 
 def _telemetry(settings: Settings) -> dict[str, str]:
-    """Where the services send, and as what; a variable that the user has set stays."""
-    wanted = {
+    """Where the services send, and as what."""
+    ours = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.collector_port}",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
+        # One that is set for a service of the user's would name all of ours.
+        "OTEL_SERVICE_NAME": "",
+    }
+    defaults = {
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=demo",
         # Faults on request, see GET /scenarios: for a demonstration, not for a real shop.
         "WAYBILL_SCENARIOS": "on",
     }
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    return ours | {name: os.environ.get(name, value) for name, value in defaults.items()}

@@ -21,7 +21,6 @@ from pydantic import BaseModel
 from sqlalchemy import Engine
 
 from chassis import app, cache, database, worker
-from chassis.problems import absent_part
 from services.fulfilment.models import Base
 from services.fulfilment.settings import Settings
 from services.fulfilment.ship import ship
@@ -38,6 +37,10 @@ MAX_DELIVERIES = 5
 BLOCK_MS = 1000
 CLAIM_SECONDS = 1.0
 """How often to look for messages that somebody got and did not finish."""
+
+
+class DeliveredTooOften(Exception):
+    """The message was delivered more often than it may be, and is not tried again."""
 
 
 class OrderCompleted(BaseModel):
@@ -105,17 +108,22 @@ class Consumer:
         """Ship what the message tells of, and acknowledge it. An error leaves it for the next delivery."""
         with (
             suppress(Exception),
-            messaging.processing(STREAM, message_id, fields, GROUP, join_trace=self.join_trace) as span,
+            messaging.processing(
+                STREAM, message_id, fields, GROUP, cache.address(self.stream), join_trace=self.join_trace
+            ) as span,
         ):
-            span.set_attribute("messaging.delivery_count", count)
+            span.set_attribute("waybill.delivery_count", count)
             try:
+                if count > MAX_DELIVERIES:
+                    # Those before ended the process that handled them.
+                    raise DeliveredTooOften
                 order = OrderCompleted.model_validate_json(fields["payload"])
                 span.set_attribute("order.id", str(order.order_id))
                 ship(self.engine, order.order_id, order.quantities)
             except Exception as error:
                 log.warning("delivery %d of message %s failed: %s", count, message_id, type_name(error))
                 # While the database is away no message is to blame.
-                if count >= MAX_DELIVERIES and absent_part(error) is None:
+                if count >= MAX_DELIVERIES and not database.is_away(error):
                     self._put_aside(message_id, fields, count, error)
                 raise
             self._acknowledge(message_id)
@@ -151,7 +159,7 @@ def main() -> None:
         join_trace=settings.join_order_trace,
         redeliver_after_ms=int(settings.redeliver_after * 1000),
     )
-    worker.run("fulfilment", consumer.step, idle_seconds=0)
+    worker.run("fulfilment", worker.Loop(consumer.step, idle_seconds=0))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The calls to order and inventory, one function for each operation."""
+"""The calls to order, payment and inventory, one function for each operation."""
 
 from typing import Any, Literal
 from uuid import UUID

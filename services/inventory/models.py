@@ -29,7 +29,7 @@ class Product(Base):
 
 
 class Reservation(Base):
-    """Stock taken for an order; released for good when the order is refused."""
+    """Stock taken for an order, released for good when the card is declined; or that there was not enough, for good."""
 
     __tablename__ = "reservations"
 
@@ -38,4 +38,6 @@ class Reservation(Base):
     items: Mapped[list[dict[str, Any]]]
     amount: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str]
+    refused_sku: Mapped[str | None]
+    """What there was not enough of, where nothing could be reserved."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

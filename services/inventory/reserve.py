@@ -18,6 +18,11 @@ UNKNOWN_SKU = "unknown_sku"
 
 # Made once: SQLAlchemy takes longer to put a statement together than to send it.
 RECORD = insert(Reservation).on_conflict_do_nothing().returning(Reservation.order_id)
+REFUSE = (
+    update(Reservation)
+    .where(Reservation.order_id == bindparam("order"))
+    .values(status=OUT_OF_STOCK, items=[], amount=0, refused_sku=bindparam("refused_sku"))
+)
 
 _skus = bindparam("skus", type_=ARRAY(String))
 _wanted = (
@@ -68,10 +73,14 @@ def reserve(catalogue: Catalogue, order_id: UUID, quantities: dict[str, int]) ->
         if not _record(db, order_id, wanted):
             return _recorded(db, order_id)
         taken = set(db.scalars(TAKE, _sorted(quantities)))
-        if len(taken) < len(quantities):
-            db.rollback()
-            return Outcome(OUT_OF_STOCK, sku=next(sku for sku in quantities if sku not in taken))
-    return wanted
+        if len(taken) == len(quantities):
+            return wanted
+        # Written down too: a request that was overtaken by its own repeat must not take what came in meanwhile.
+        refusal = Outcome(OUT_OF_STOCK, sku=next(sku for sku in quantities if sku not in taken))
+        if taken:
+            db.execute(TAKE, _sorted({sku: -quantities[sku] for sku in taken}))
+        db.execute(REFUSE, {"order": order_id, "refused_sku": refusal.sku})
+        return refusal
 
 
 def release(engine: Engine, order_id: UUID) -> None:
@@ -94,12 +103,8 @@ def _record(db: Connection, order_id: UUID, outcome: Outcome) -> bool:
 
 
 def _recorded(db: Connection, order_id: UUID) -> Outcome:
-    row = db.execute(
-        select(Reservation.status, Reservation.amount, Reservation.currency, Reservation.items).where(
-            Reservation.order_id == order_id
-        )
-    ).one()
-    return Outcome(row.status, row.amount, row.currency, row.items)
+    row = db.execute(select(Reservation.__table__).where(Reservation.order_id == order_id)).one()
+    return Outcome(row.status, row.amount, row.currency, row.items, row.refused_sku)
 
 
 def _sorted(quantities: dict[str, int]) -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ def create_app() -> Flask:
         engine=engine,
         inventory=Inventory(str(settings.inventory_url)),
         payment=Payment(str(settings.payment_url)),
+        lease=settings.lease,
     )
     flask.register_blueprint(blueprint)
     return flask

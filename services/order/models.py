@@ -58,7 +58,7 @@ class Order(Base):
     refused_sku: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    # What the relay looks for, ten times in a second.
+    # What the relay looks for, once a second.
     __table_args__ = (Index("orders_pending", "leased_until", postgresql_where=text("status = 'pending'")),)
 
     @classmethod

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import logging
-from datetime import timedelta
 from uuid import UUID, uuid4
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from sqlalchemy import ColumnElement, Engine, func, select, update
+from sqlalchemy import ColumnElement, Engine, Interval, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,12 +17,12 @@ from services.order.process import Shop, process_order
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=15)
-"""How long one attempt at an order keeps others away: longer than any request may take."""
-
 # Made once: SQLAlchemy takes longer to put a statement together than to send it.
 ACCEPT = (
-    insert(Order).values(leased_until=func.now() + LEASE).on_conflict_do_nothing().returning(*Order.__table__.columns)
+    insert(Order)
+    .values(leased_until=func.now() + bindparam("lease", type_=Interval))
+    .on_conflict_do_nothing()
+    .returning(*Order.__table__.columns)
 )
 
 
@@ -34,8 +33,8 @@ def place_order(shop: Shop, quantities: dict[str, int], payment_token: str, key:
     request (422), its order is being processed right now (409), or a part does not answer: the order is pending
     then (503).
     """
-    accepted = _accept(shop.engine, quantities, payment_token, key)
-    order = accepted or _take_up_again(shop.engine, quantities, payment_token, key)
+    accepted = _accept(shop, quantities, payment_token, key)
+    order = accepted or _take_up_again(shop, quantities, payment_token, key)
     if order.status == Status.PENDING:
         try:
             order = process_order(shop, order)
@@ -52,7 +51,7 @@ def find_order(engine: Engine, order_id: UUID) -> Order:
     return _find(engine, Order.id == order_id)
 
 
-def _accept(engine: Engine, quantities: dict[str, int], payment_token: str, key: str) -> Order | None:
+def _accept(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> Order | None:
     """Write the order down; None where its key is known."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
@@ -64,20 +63,24 @@ def _accept(engine: Engine, quantities: dict[str, int], payment_token: str, key:
         "idempotency_key": key,
         "fingerprint": _fingerprint(quantities, payment_token),
         "traceparent": carrier.get("traceparent"),
+        "lease": shop.lease,
     }
-    with engine.begin() as db:
+    with shop.engine.begin() as db:
         row = db.execute(ACCEPT, columns).first()
     return Order.from_row(row) if row else None
 
 
-def _take_up_again(engine: Engine, quantities: dict[str, int], payment_token: str, key: str) -> Order:
+def _take_up_again(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> Order:
     """The order that was placed under this key; a pending one for this caller alone to process."""
-    order = _find(engine, Order.idempotency_key == key)
+    order = _find(shop.engine, Order.idempotency_key == key)
     if order.fingerprint != _fingerprint(quantities, payment_token):
         raise Problem(422, "idempotency-key-reused", "this Idempotency-Key came before, with another order")
-    if order.status == Status.PENDING and not _lease(engine, order):
+    if order.status != Status.PENDING:
+        return order
+    leased = _lease(shop, order)
+    if leased is None:
         raise Problem(409, "idempotency-key-in-flight", "this order is being processed; ask again shortly")
-    return order
+    return leased
 
 
 def _find(engine: Engine, condition: ColumnElement[bool]) -> Order:
@@ -88,19 +91,25 @@ def _find(engine: Engine, condition: ColumnElement[bool]) -> Order:
     return Order.from_row(row)
 
 
-def _lease(engine: Engine, order: Order) -> bool:
+def _lease(shop: Shop, order: Order) -> Order | None:
+    """Keep others away from a pending order; None where somebody does that already."""
     free = update(Order).where(Order.id == order.id, Order.status == Status.PENDING, Order.leased_until < func.now())
-    with engine.begin() as db:
-        return db.execute(free.values(leased_until=func.now() + LEASE)).rowcount == 1
+    with shop.engine.begin() as db:
+        leased = free.values(leased_until=func.now() + shop.lease).returning(*Order.__table__.columns)
+        row = db.execute(leased).first()
+    return Order.from_row(row) if row else None
 
 
 def _end_lease(engine: Engine, order: Order) -> None:
-    """Let the next attempt begin at once. Where this fails too, the lease ends by itself."""
+    """Let the next attempt begin at once, where the lease is still ours. Where this fails, it ends by itself."""
+    ours = update(Order).where(
+        Order.id == order.id, Order.status == Status.PENDING, Order.leased_until == order.leased_until
+    )
     try:
         with engine.begin() as db:
-            db.execute(update(Order).where(Order.id == order.id).values(leased_until=func.now()))
+            db.execute(ours.values(leased_until=func.now()))
     except SQLAlchemyError:
-        log.warning("the order stays leased for %s", LEASE)
+        log.warning("order %s stays leased until %s", order.id, order.leased_until)
 
 
 def _fingerprint(quantities: dict[str, int], payment_token: str) -> str:

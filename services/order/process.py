@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 
 from opentelemetry import propagate, trace
 from sqlalchemy import Engine, bindparam, insert, select, update
@@ -32,6 +33,8 @@ class Shop:
     engine: Engine
     inventory: Inventory
     payment: Payment
+    lease: timedelta
+    """How long one attempt at an order keeps others away: longer than any request may take."""
 
 
 def process_order(shop: Shop, order: Order) -> Order:

@@ -17,13 +17,11 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Link
 from sqlalchemy import Connection, Engine, func, select, update
-from sqlalchemy.orm import Session
 
 from chassis import app, cache, database, deadline, worker
 from chassis.problems import Unavailable
 from services.order.clients import Inventory, Payment
 from services.order.models import Base, Order, OutboxMessage, Status
-from services.order.place import LEASE
 from services.order.process import Shop, process_order
 from services.order.settings import RelaySettings
 from telemetry import messaging
@@ -46,17 +44,14 @@ def main() -> None:
     engine = database.connect("order-relay", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     stream = cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline)
-    shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)))
-
+    shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)), settings.lease)
     after = timedelta(seconds=settings.recover_after)
-    look_for_abandoned = worker.at_most_every(RESUME_SECONDS, lambda: resume(shop, after, settings.request_deadline))
-
-    def step() -> bool:
-        # First what goes on without Valkey.
-        resumed = look_for_abandoned()
-        return publish(engine, stream) or resumed
-
-    worker.run("order-relay", step, POLL_SECONDS)
+    worker.run(
+        "order-relay",
+        worker.Loop(lambda: publish(engine, stream), POLL_SECONDS),
+        # Beside it: an order that waits for a slow acquirer keeps no message back.
+        worker.Loop(lambda: resume(shop, after, settings.request_deadline), RESUME_SECONDS),
+    )
 
 
 def publish(engine: Engine, stream: redis.Redis) -> bool:
@@ -81,7 +76,7 @@ def publish(engine: Engine, stream: redis.Redis) -> bool:
 
 
 def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, str]) -> None:
-    with messaging.sending(STREAM, propagate.extract(context, Context())) as (span, fields):
+    with messaging.sending(STREAM, propagate.extract(context, Context()), cache.address(stream)) as (span, fields):
         message: dict[Any, Any] = {**fields, "payload": json.dumps(payload)}
         message_id = stream.xadd(STREAM, message)
         span.set_attribute("messaging.message.id", str(message_id))
@@ -98,7 +93,7 @@ def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
     Its first trace has ended: this is a new one, with a link to it.
     """
     with suppress_instrumentation():
-        order = _lease_abandoned(shop.engine, after)
+        order = _lease_abandoned(shop, after)
     if order is None:
         return False
     first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
@@ -109,12 +104,20 @@ def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
             span.set_attribute("order.id", str(order.id))
             process_order(shop, order)
     except (Unavailable, deadline.DeadlineExceeded) as error:
-        # The lease keeps it away from the next attempt for a while.
-        log.warning("order %s stays pending: %s", order.id, error)
+        log.warning("order %s stays pending: %s", order.id, type(error).__name__)
+        _put_off(shop.engine, order)
     return True
 
 
-def _lease_abandoned(engine: Engine, after: timedelta) -> Order | None:
+def _put_off(engine: Engine, order: Order) -> None:
+    """Try again after as long as the order is old, an hour at most: what fails for ever is tried ever more rarely."""
+    age = func.least(func.now() - Order.created_at, timedelta(hours=1))
+    pending = update(Order).where(Order.id == order.id, Order.status == Status.PENDING)
+    with suppress_instrumentation(), engine.begin() as db:
+        db.execute(pending.values(leased_until=func.now() + age))
+
+
+def _lease_abandoned(shop: Shop, after: timedelta) -> Order | None:
     oldest = (
         select(Order.id)
         .where(
@@ -126,9 +129,10 @@ def _lease_abandoned(engine: Engine, after: timedelta) -> Order | None:
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    lease = update(Order).where(Order.id == oldest.scalar_subquery()).values(leased_until=func.now() + LEASE)
-    with Session(engine, expire_on_commit=False) as db, db.begin():
-        return db.scalar(lease.returning(Order))
+    lease = update(Order).where(Order.id == oldest.scalar_subquery()).values(leased_until=func.now() + shop.lease)
+    with shop.engine.begin() as db:
+        row = db.execute(lease.returning(*Order.__table__.columns)).first()
+    return Order.from_row(row) if row else None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What order has to know."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field, HttpUrl
@@ -13,6 +14,11 @@ class Settings(ServiceSettings):
     database_url: DatabaseUrl
     inventory_url: HttpUrl
     payment_url: HttpUrl
+
+    @property
+    def lease(self) -> timedelta:
+        """Longer than a request can take: its deadline, and a statement and a wait for the pool that began in it."""
+        return timedelta(seconds=4 * self.request_deadline)
 
 
 class RelaySettings(Settings):

@@ -30,7 +30,10 @@ ORDERS = [
     ({"TEA-GENMAICHA": 1, "TEA-ASSAM": 2}, "tok_visa"),
     ({"TEA-EARL-GREY": 1}, "tok_declined"),
     ({"TEA-EARL-GREY": 1, "TEA-SOLD-OUT": 1}, "tok_visa"),
+    ({"TEA-EARL-GREY": 1, "TEA-LAPSANG": 2}, "tok_visa"),
 ]
+FEW = 25
+"""How much there is of TEA-LAPSANG: less than is ordered."""
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -77,12 +80,13 @@ class Customers:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house() -> Iterator[House]:
     with Receiver() as receiver:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "RECOVER_AFTER": "2", "REDELIVER_AFTER": "1"}
-        with House(tmp_path_factory.mktemp("house"), environment) as house:
+        with House(environment) as house:
             house.start(*DATABASES)
             house.start(*SERVICES)
+            house.query("inventory", "UPDATE products SET available = %s WHERE sku = 'TEA-LAPSANG'", FEW)
             yield house
 
 
@@ -172,7 +176,8 @@ def test_stock_sold_and_stock_left_are_the_stock_there_was(house: House, answers
     for quantities in completed(house).values():
         sold.update(quantities)
     left = dict(house.query("inventory", "SELECT sku, available FROM products"))
-    assert {sku: left[sku] + sold[sku] for sku in sold} == dict.fromkeys(sold, 1_000_000)
+    start = dict.fromkeys(sold, 1_000_000) | {"TEA-LAPSANG": FEW}
+    assert {sku: left[sku] + sold[sku] for sku in start} == start
 
 
 def test_every_completed_order_was_shipped_once_and_no_other_was(house: House, answers: list[tuple[int, Any]]) -> None:

@@ -1,8 +1,6 @@
 """One house for all tests of traces: every service, sending to a receiver inside the test process."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -29,14 +27,10 @@ def house(receiver: Receiver) -> Iterator[House]:
         # So that no tree depends on who gives up first, on a slow machine.
         "REQUEST_DEADLINE": "15",
     }
-    # Not below pytest's own folder: a second pytest closes that to all other users, and PostgreSQL may run as one.
-    with TemporaryDirectory(prefix="house-") as folder, House(Path(folder), environment) as house:
+    with House(environment) as house:
         house.start(*DATABASES)
         house.start(*SERVICES)
         yield house
-        # All at once: each takes its time to end.
-        for name in SERVICES:
-            house.processes[name].terminate()
 
 
 @pytest.fixture

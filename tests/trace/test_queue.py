@@ -29,7 +29,7 @@ def test_a_message_is_processed_in_the_span_that_sent_it_and_linked_to_it(house:
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.consumer.group.name": "fulfilment",
-        "messaging.delivery_count": 1,
+        "waybill.delivery_count": 1,
         "order.id": processed.attributes["order.id"],
     }
 
@@ -68,7 +68,7 @@ def test_a_delivery_that_failed_is_seen_beside_the_next_one(house: House, traces
         house.query("fulfilment", "ALTER TABLE shipments_away RENAME TO shipments")
     spans = traces.whole(response, "XACK XDEL")
     deliveries = [span for span in spans if span.name == "process orders"]
-    assert [span.attributes["messaging.delivery_count"] for span in deliveries] == list(range(1, len(deliveries) + 1))
+    assert [span.attributes["waybill.delivery_count"] for span in deliveries] == list(range(1, len(deliveries) + 1))
     assert [span.status for span in deliveries] == ["ERROR"] * (len(deliveries) - 1) + ["UNSET"]
     assert len(deliveries) >= 2
     insert = next(span for span in spans if span.parent_span_id == first.span_id)

@@ -15,7 +15,7 @@ SHOWN = (
     "http.request.resend_count",
     "db.response.status_code",
     "error.type",
-    "messaging.delivery_count",
+    "waybill.delivery_count",
     "pool.holders.routes",
     "slow",
 )

@@ -17,10 +17,10 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="package")
-def house(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(receiver: Receiver) -> Iterator[House]:
     """All that answers a customer. Who stops a part starts it again."""
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "WAYBILL_SCENARIOS": "on"}
-    with House(tmp_path_factory.mktemp("house"), environment) as house:
+    with House(environment) as house:
         house.start(*DATABASES)
         house.start("acquirer", "inventory", "payment", "order", "gateway")
         yield house
