@@ -61,15 +61,14 @@ class WaitTracingPool(QueuePool):
 
 def _show_wait(name: str | None, started: int, holders: list[Holder], error: Exception | None = None) -> None:
     """Make the span afterwards: only then it is known that there was a wait."""
+    traced = [holder.span for holder in holders if holder.span.is_valid]
     span = tracer.start_span(
         "wait for connection",
         start_time=started,
-        links=[Link(holder.span) for holder in holders if holder.span.is_valid],
+        links=[Link(context) for context in traced],
         attributes={
             "db.client.connection.pool.name": name or "default",
-            "pool.holders.trace_ids": [
-                trace.format_trace_id(holder.span.trace_id) for holder in holders if holder.span.is_valid
-            ],
+            "pool.holders.trace_ids": [trace.format_trace_id(context.trace_id) for context in traced],
             "pool.holders.routes": [holder.route for holder in holders],
         },
     )

@@ -21,6 +21,8 @@ def test_a_message_is_processed_in_the_span_that_sent_it_and_linked_to_it(house:
 
     message = {
         "messaging.system": "redis",
+        "server.address": "127.0.0.1",
+        "server.port": house.settings.valkey_port,
         "messaging.destination.name": "orders",
         "messaging.message.id": sent.attributes["messaging.message.id"],
     }
