@@ -150,11 +150,6 @@ def test_a_body_over_64_kib_is_refused(house: House) -> None:
     assert_problem(send(house, json.dumps(ORDER).ljust(64 * 1024 + 1).encode()), 413)
 
 
-def test_a_body_over_64_kib_in_chunks_is_refused(house: House) -> None:
-    chunks = iter([json.dumps(ORDER).encode(), *[b" " * 1024] * 64])
-    assert_problem(send(house, chunks), 413)
-
-
 def test_an_order_in_chunks_is_accepted(house: House) -> None:
     assert send(house, iter([b'{"items": [{"sku": "TEA-', b'ASSAM", "quantity": 1}], "payment_token": "t"}'])).ok
 
