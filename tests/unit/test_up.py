@@ -36,6 +36,8 @@ class Runner:
             text=True,
             # So that a signal to its group reaches no one else.
             start_new_session=True,
+            # Under nohup SIGHUP is ignored, by all that start there; here it is to arrive.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
 
     def finish(self, command: str, *parts: dict[str, Any], **environment: str) -> tuple[int, str]:
