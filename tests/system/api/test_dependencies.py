@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
@@ -222,3 +223,27 @@ def test_secrets_are_in_no_log_and_on_no_span(house: House, receiver: Receiver) 
     assert "POST /orders" in texts["spans"]
     assert "is completed" in texts["order.log"]
     assert {name for name, text in texts.items() if any(secret in text for secret in secrets)} == set()
+
+
+def test_a_worker_that_starts_while_the_database_is_away_serves_once_it_is_back(house: House) -> None:
+    house.stop("postgres")
+    [worker] = house.workers("order")
+    worker.kill()
+    worker.wait()
+    house.start("postgres")
+    house.wait_ready("order")
+    assert buy(house, {SKU: 1}).status_code == 201
+
+
+def test_a_late_repeat_of_a_refused_reservation_takes_nothing(house: House) -> None:
+    reservation = f"{house.url('inventory')}/reservations/{uuid4()}"
+    body = {"quantities": {SKU: 2, "TEA-SOLD-OUT": 1}}
+    assert house.session.put(reservation, json=body, timeout=10).json()["status"] == "out_of_stock"
+    before = left(house)
+    house.query("inventory", "UPDATE products SET available = 5 WHERE sku = 'TEA-SOLD-OUT'")
+    try:
+        again = house.session.put(reservation, json=body, timeout=10).json()
+    finally:
+        house.query("inventory", "UPDATE products SET available = 0 WHERE sku = 'TEA-SOLD-OUT'")
+    assert (again["status"], again["sku"]) == ("out_of_stock", "TEA-SOLD-OUT")
+    assert left(house) == before
