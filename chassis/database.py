@@ -7,7 +7,7 @@ from typing import Any
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from sqlalchemy import Engine, create_engine, event, exc, text
 from sqlalchemy.orm import DeclarativeBase
-from tenacity import Retrying, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 import telemetry
 from chassis import scenarios
@@ -57,11 +57,16 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
     A real service migrates its tables with Alembic, before it starts.
     """
     try:
-        for attempt in Retrying(stop=stop_after_delay(WAIT_SECONDS), wait=wait_fixed(0.5), reraise=True):
+        for attempt in Retrying(
+            retry=retry_if_exception_type(exc.OperationalError),
+            stop=stop_after_delay(WAIT_SECONDS),
+            wait=wait_fixed(0.5),
+            reraise=True,
+        ):
             with attempt, suppress_instrumentation(), engine.begin() as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
                 base.metadata.create_all(connection)
-    except exc.SQLAlchemyError as error:
+    except exc.OperationalError as error:
         log.error("the database of %s does not answer: %s", engine.pool.logging_name, type_name(error))
         # Not gunicorn's own status for a worker that will never start.
         sys.exit(1)

@@ -20,6 +20,7 @@ resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
 """How often the call that is being made was made before; whoever sends again sets it."""
 
 HEALTH_CHECKS = r"^https?://[^/]+/(healthz|readyz)$"
+KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 HOSTNAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
@@ -140,6 +141,3 @@ def _name_database_error(context: ExceptionContext) -> None:
         if code:
             span.set_attribute("db.response.status_code", code)
         span.set_attribute("error.type", code or type(context.original_exception).__qualname__)
-
-
-KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))

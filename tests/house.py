@@ -47,14 +47,9 @@ class House:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # All others are asked to end before the first is waited for; the databases are needed until the last has.
-        others = [name for name in self.processes if name not in DATABASES]
-        for name in others:
-            self._ask_to_end(name)
-        for name in others:
-            self._wait_until_ended(name)
-        for name in list(self.processes):
-            self.stop(name)
+        # The databases are needed until the last of the others has ended.
+        self.stop_together(*(name for name in self.processes if name not in DATABASES))
+        self.stop_together(*self.processes)
         self.session.close()
         self._temporary.cleanup()
 
@@ -77,6 +72,14 @@ class House:
         """Ask a part to end, wait until it has, and return its exit status."""
         self._ask_to_end(name)
         return self._wait_until_ended(name)
+
+    def stop_together(self, *names: str) -> None:
+        """Stop those of these parts that run, side by side: each waits two seconds for who keeps a connection to it."""
+        running = [name for name in names if name in self.processes]
+        for name in running:
+            self._ask_to_end(name)
+        for name in running:
+            self._wait_until_ended(name)
 
     def _ask_to_end(self, name: str) -> None:
         if self.processes[name].poll() is None:

@@ -34,7 +34,6 @@ def house() -> Iterator[House]:
         house.start(*DATABASES, "jaeger", "collector")
         house.start(*SERVICES)
         yield house
-        stop(house, *SERVICES)
 
 
 @pytest.fixture(scope="module")
@@ -175,17 +174,8 @@ def raw(jaeger: Jaeger, trace_id: str) -> str:
 
 
 def restart(house: House, *names: str, **environment: str) -> None:
-    stop(house, *names)
+    house.stop_together(*names)
     house.start(*names, **environment)
-
-
-def stop(house: House, *names: str) -> None:
-    """Stop parts side by side: each waits two seconds for who keeps a connection to it."""
-    running = [name for name in names if name in house.processes]
-    for name in running:
-        house.processes[name].send_signal(signal.SIGTERM)
-    for name in running:
-        house.stop(name)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

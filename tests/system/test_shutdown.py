@@ -54,7 +54,6 @@ def house(receiver: Receiver) -> Iterator[House]:
         house.start(*DATABASES)
         house.start(*SERVICES)
         yield house
-        stop(house, *SERVICES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,7 +173,7 @@ def test_a_caller_that_never_finishes_a_request_does_not_cost_the_flush_its_time
 def test_without_a_collector_orders_are_answered_and_the_logs_count_the_lost_spans(
     house: House, whole: Names, silence: str, nobody: str, as_before: tuple[str, ...]
 ) -> None:
-    stop(house, *as_before)
+    house.stop_together(*as_before)
     restart(house, "order", OTEL_EXPORTER_OTLP_ENDPOINT=nobody)
     restart(house, "payment", OTEL_EXPORTER_OTLP_ENDPOINT=silence)
     with Receiver() as collector:
@@ -198,19 +197,10 @@ def test_preload_is_refused(house: House) -> None:
 
 def restart(house: House, *names: str, **environment: str) -> None:
     """Start parts with these variables, whether and with whatever they run now, and with an empty log."""
-    stop(house, *names)
+    house.stop_together(*names)
     for name in names:
         log_file(house.folder, name).write_text("")
     house.start(*names, **environment)
-
-
-def stop(house: House, *names: str) -> None:
-    """Stop parts side by side: each waits two seconds for who keeps a connection to it."""
-    running = [name for name in names if name in house.processes]
-    for name in running:
-        house.processes[name].send_signal(signal.SIGTERM)
-    for name in running:
-        house.stop(name)
 
 
 def place_orders(house: House, disturb: Callable[[], object] = lambda: None) -> list[Answer]:
