@@ -1,11 +1,17 @@
-"""Logs as JSON lines on standard output, each with the trace and span that it belongs to."""
+"""Logs as JSON lines on standard output and as OTLP, each with the trace and span that it belongs to."""
 
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry._logs import LogRecord
+from opentelemetry.instrumentation.log_utils import std_to_otel
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
+from opentelemetry.sdk.resources import Resource
 
 from telemetry.errors import frames, type_name
 
@@ -27,18 +33,49 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        context = trace.get_current_span().get_span_context()
-        if context.is_valid:
-            line["trace_id"] = trace.format_trace_id(context.trace_id)
-            line["span_id"] = trace.format_span_id(context.span_id)
-        if record.exc_info and record.exc_info[1]:
-            line["exception.type"] = type_name(record.exc_info[1])
-            line["exception.stacktrace"] = frames(record.exc_info[1])
-        return json.dumps(line)
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            line["trace_id"] = trace.format_trace_id(span.trace_id)
+            line["span_id"] = trace.format_span_id(span.span_id)
+        return json.dumps(line | _exception(record))
 
 
-def configure(service: str) -> None:
-    """Send the records of every logger of this process, INFO and above, to standard output."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonLines(service))
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+class OtlpHandler(logging.Handler):
+    """Hands every record to a logger provider. That of OpenTelemetry would also send the text of an exception.
+
+    Data model: https://opentelemetry.io/docs/specs/otel/logs/data-model/
+    """
+
+    def __init__(self, provider: LoggerProvider) -> None:
+        super().__init__()
+        self.provider = provider
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging, in the context in which the record was made."""
+        self.provider.get_logger(record.name).emit(
+            LogRecord(
+                timestamp=int(record.created * 1e9),
+                observed_timestamp=time.time_ns(),
+                context=context.get_current(),
+                severity_number=std_to_otel(record.levelno),
+                severity_text=record.levelname,
+                body=record.getMessage(),
+                attributes=_exception(record),
+            )
+        )
+
+
+def configure(resource: Resource, exporter: LogRecordExporter) -> LoggerProvider:
+    """Send the records of every logger of this process, INFO and above, to standard output and to the exporter."""
+    provider = LoggerProvider(resource)
+    provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(JsonLines(str(resource.attributes["service.name"])))
+    logging.basicConfig(handlers=[lines, OtlpHandler(provider)], level=logging.INFO, force=True)
+    return provider
+
+
+def _exception(record: logging.LogRecord) -> dict[str, str]:
+    """What is said of the exception that a record was logged with."""
+    error = record.exc_info[1] if record.exc_info else None
+    return {"exception.type": type_name(error), "exception.stacktrace": frames(error)} if error else {}

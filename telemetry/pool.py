@@ -6,6 +6,7 @@ from typing import Any
 
 import flask
 from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Link, SpanContext
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
@@ -61,6 +62,8 @@ class WaitTracingPool(QueuePool):
 
 def _show_wait(name: str | None, started: int, holders: list[Holder], error: Exception | None = None) -> None:
     """Make the span afterwards: only then it is known that there was a wait."""
+    if not is_instrumentation_enabled():
+        return
     traced = [holder.span for holder in holders if holder.span.is_valid]
     span = tracer.start_span(
         "wait for connection",

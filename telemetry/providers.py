@@ -1,4 +1,4 @@
-"""The tracer provider of a process: who it is, what it samples, where its spans go, how it ends."""
+"""What a process sends: who it is, what it samples, where its spans, metrics and logs go, how it ends."""
 
 import logging
 import os
@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.propagators import (
     TraceResponsePropagator,
@@ -19,12 +21,14 @@ from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.processor.baggage import BaggageSpanProcessor
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from telemetry import logs
+from telemetry import logs, metrics
 from telemetry.errors import QuietErrors
 from telemetry.instrument import count_resends, name_redis_pipeline, name_redis_span
 
@@ -41,6 +45,9 @@ SAMPLERS = {
     "parentbased_always_off",
     "parentbased_traceidratio",
 }
+
+METRICS_EVERY_MS = 5000
+"""How often metrics are sent. The SDK's 60 s are long to wait for."""
 
 COUNTING_SECONDS = 0.5
 """How long the loss may take to be counted, when the time for sending is over."""
@@ -60,32 +67,41 @@ class CountingExporter(OTLPSpanExporter):
         return result
 
 
-_exporters: list[CountingExporter] = []
+_providers: list[TracerProvider | LoggerProvider | MeterProvider] = []
+_exporters: list[CountingExporter | OTLPMetricExporter | OTLPLogExporter] = []
 
 
 def configure(service: str, *, version: str = "0.0.0", namespace: str = "", baggage_keys: Collection[str] = ()) -> None:
-    """Set up tracing and logging for this process; call it once, before the first span.
+    """Set up tracing, metrics and logs for this process; call it once, before the first span.
 
     The baggage under `baggage_keys` becomes attributes of every span, and no other baggage does.
 
     The standard OTEL_* variables apply, and win over the arguments: OTEL_SERVICE_NAME,
     OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG,
-    OTEL_BSP_SCHEDULE_DELAY. Raises ValueError where the sampler, its argument or the delay is not one that
-    exists: the SDK would sample everything and say so in a log line.
+    OTEL_BSP_SCHEDULE_DELAY, OTEL_METRIC_EXPORT_INTERVAL. OTEL_TRACES_SAMPLER_ARG=0.1 alone has every tenth trace
+    sampled. Raises ValueError where the sampler, its argument or an interval is not one that exists: the SDK would
+    sample everything and say so in a log line.
     """
     # The instrumentations still emit the names from before the conventions became stable, unless told.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+    os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
     _check_sampler()
     resource = _resource(service, version, namespace)
-    logs.configure(str(resource.attributes["service.name"]))
+    # Meters first: with them the SDK counts its own spans, and what becomes of them.
+    metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
+    meter_provider = metrics.configure(resource, metrics_out := OTLPMetricExporter(), metrics_every)
+    logger_provider = logs.configure(resource, logs_out := OTLPLogExporter())
 
-    provider = TracerProvider(resource=resource, shutdown_on_exit=True)
+    provider = TracerProvider(resource=resource)
     provider.add_span_processor(QuietErrors())
     if baggage_keys:
         provider.add_span_processor(BaggageSpanProcessor(lambda key: key in baggage_keys))
-    _exporters.append(CountingExporter())
-    provider.add_span_processor(BatchSpanProcessor(_exporters[-1], schedule_delay_millis=_export_every()))
+    delay = _milliseconds("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS)
+    provider.add_span_processor(BatchSpanProcessor(spans_out := CountingExporter(), schedule_delay_millis=delay))
     trace.set_tracer_provider(provider)
+    # In the order in which they end: the metrics last, since they count what became of the spans.
+    _providers.extend((provider, logger_provider, meter_provider))
+    _exporters.extend((spans_out, logs_out, metrics_out))
 
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
     set_global_response_propagator(TraceResponsePropagator())
@@ -98,11 +114,10 @@ def shutdown(seconds: float = 3.0) -> None:
 
     The SDK's own shutdown may take 30 s against a Collector that does not answer; a container gets 10.
     """
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
+    if not _providers:
         return  # The process ended before it was configured.
     started = time.monotonic()
-    flush = threading.Thread(target=provider.shutdown, daemon=True)
+    flush = threading.Thread(target=lambda: [provider.shutdown() for provider in _providers], daemon=True)
     flush.start()
     flush.join(seconds)
     if flush.is_alive():
@@ -132,20 +147,22 @@ def _resource(service: str, version: str, namespace: str) -> Resource:
     )
 
 
-def _export_every() -> float:
+def _milliseconds(variable: str, default: int) -> int:
     # An empty variable counts as one that is not set, as the specification has it.
-    delay = os.environ.get("OTEL_BSP_SCHEDULE_DELAY") or str(EXPORT_EVERY_MS)
-    if not delay.isdecimal() or int(delay) == 0:
-        raise ValueError("OTEL_BSP_SCHEDULE_DELAY: use a number of milliseconds, such as 500")
-    return int(delay)
+    value = os.environ.get(variable) or str(default)
+    if not value.isdecimal() or int(value) == 0:
+        raise ValueError(f"{variable}: use a number of milliseconds, such as {default}")
+    return int(value)
 
 
 def _check_sampler() -> None:
-    sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
+    # With its default of 1.0 this samples as the SDK's default does; but then its argument is one variable to set.
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio"
+    argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
+    os.environ |= {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
     if sampler not in SAMPLERS:
         raise ValueError(f"OTEL_TRACES_SAMPLER: use one of {', '.join(sorted(SAMPLERS))}")
     if sampler.endswith("traceidratio"):
-        argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1"
         try:
             ratio = float(argument)
         except ValueError:

@@ -124,6 +124,7 @@ def _jaeger(settings: Settings) -> Part:
             "JAEGER_QUERY_ENDPOINT": f"127.0.0.1:{settings.jaeger_port}",
             "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
             "JAEGER_HEALTH_ENDPOINT": health,
+            "JAEGER_METRICS_PORT": str(settings.jaeger_metrics_port),
             # It would trace its own queries, and on stopping wait for an exporter that reaches no one.
             "OTEL_TRACES_SAMPLER": "always_off",
             "GOMEMLIMIT": "250MiB",
@@ -133,6 +134,7 @@ def _jaeger(settings: Settings) -> Part:
             "WAYBILL_JAEGER_PORT": settings.jaeger_port,
             "WAYBILL_JAEGER_OTLP_PORT": settings.jaeger_otlp_port,
             "WAYBILL_JAEGER_HEALTH_PORT": settings.jaeger_health_port,
+            "WAYBILL_JAEGER_METRICS_PORT": settings.jaeger_metrics_port,
         },
         ready=lambda: answers(f"http://{health}/status"),
     )
@@ -141,19 +143,26 @@ def _jaeger(settings: Settings) -> Part:
 def _collector(settings: Settings) -> Part:
     endpoint = f"127.0.0.1:{settings.collector_port}"
     health = f"127.0.0.1:{settings.collector_health_port}"
+    overlay = ["--config", "collector-sampling.yaml"] if settings.sampling == "tail" else []
     return Part(
         name="collector",
-        command=[binaries.find("otelcol"), "--config", "collector-config.yaml"],
+        command=[binaries.find("otelcol"), "--config", "collector-config.yaml", *overlay],
         environment={
             "OTLP_GRPC_ENDPOINT": endpoint,
             "HEALTH_ENDPOINT": health,
             "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
+            "METRICS_ENDPOINT": f"127.0.0.1:{settings.metrics_port}",
+            "SELF_METRICS_PORT": str(settings.collector_metrics_port),
+            "STORAGE_DIRECTORY": str(data_folder(settings) / "collector"),
+            "LOGS_FILE": str(state_folder(settings) / "logs/services.jsonl"),
             "GOMEMLIMIT": "100MiB",
         },
         where=f"{endpoint} (OTLP/gRPC)",
         ports={
             "WAYBILL_COLLECTOR_PORT": settings.collector_port,
             "WAYBILL_COLLECTOR_HEALTH_PORT": settings.collector_health_port,
+            "WAYBILL_COLLECTOR_METRICS_PORT": settings.collector_metrics_port,
+            "WAYBILL_METRICS_PORT": settings.metrics_port,
         },
         ready=lambda: answers(f"http://{health}/"),
     )
@@ -228,6 +237,8 @@ def _telemetry(settings: Settings) -> dict[str, str]:
     ours = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.collector_port}",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "",
         # One that is set for a service of the user's would name all of ours.
         "OTEL_SERVICE_NAME": "",
     }

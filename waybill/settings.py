@@ -5,7 +5,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
 from pydantic import Field
@@ -33,9 +33,17 @@ class Settings(BaseSettings):
     valkey_port: Port = 16379
     collector_port: Port = 4317
     collector_health_port: Port = 13133
+    collector_metrics_port: Port = 8888
+    """What the Collector counts of itself."""
+    metrics_port: Port = 8889
+    """The metrics of all services, as the Collector hands them on."""
     jaeger_port: Port = 16686
     jaeger_otlp_port: Port = 14317
     jaeger_health_port: Port = 13134
+    jaeger_metrics_port: Port = 8890
+    """What Jaeger counts of itself."""
+    sampling: Literal["off", "tail"] = "off"
+    """Whether the Collector keeps every trace, or a choice of them: collector-sampling.yaml."""
 
     @property
     def gateway_url(self) -> str:

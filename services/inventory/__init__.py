@@ -1,7 +1,9 @@
 """Owns stock and reservations; product prices are cached in Valkey."""
 
 from flask import Flask
+from opentelemetry.metrics import Observation
 
+import telemetry
 from chassis import app, cache, database
 from services.inventory.api import blueprint
 from services.inventory.catalogue import Catalogue, stock_shelves
@@ -20,6 +22,12 @@ def create_app() -> Flask:
     database.create_tables(engine, Base)
     stock_shelves(engine)
     prices = cache.connect(settings.valkey_url.get_secret_value(), CACHE_PATIENCE_SECONDS)
-    flask.extensions["catalogue"] = Catalogue(engine, prices)
+    catalogue = flask.extensions["catalogue"] = Catalogue(engine, prices)
+    telemetry.gauge(
+        "waybill.stock",
+        lambda: [Observation(product.available, {"product.sku": product.sku}) for product in catalogue.products()],
+        unit="{item}",
+        description="What is left of each product.",
+    )
     flask.register_blueprint(blueprint)
     return flask

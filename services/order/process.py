@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
-from opentelemetry import propagate, trace
+from opentelemetry import metrics, propagate, trace
 from sqlalchemy import Engine, bindparam, insert, select, update
 
 from services.order.clients import Inventory, Payment, PaymentState, Reservation
@@ -12,7 +12,9 @@ from services.order.models import Order, OutboxMessage, Status
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
-
+settled_orders = metrics.get_meter(__name__).create_counter(
+    "waybill.orders", unit="{order}", description="Orders that came to their end, by outcome."
+)
 
 # Made once: SQLAlchemy takes longer to put a statement together than to send it.
 SETTLE = (
@@ -101,6 +103,7 @@ def _settle(engine: Engine, order: Order, **columns: object) -> Order:
         settled = Order.from_row(row)
         if settled.status == Status.COMPLETED:
             db.execute(ANNOUNCE, _announcement(settled))
+    settled_orders.add(1, {"order.outcome": settled.status})
     log.info("order %s is %s", settled.id, settled.status)
     return settled
 

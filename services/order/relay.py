@@ -15,9 +15,11 @@ import redis
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import Observation
 from opentelemetry.trace import Link
 from sqlalchemy import Connection, Engine, func, select, update
 
+import telemetry
 from chassis import app, cache, database, deadline, worker
 from chassis.problems import Unavailable
 from services.order.clients import Inventory, Payment
@@ -46,6 +48,12 @@ def main() -> None:
     stream = cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline)
     shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)), settings.lease)
     after = timedelta(seconds=settings.recover_after)
+    telemetry.gauge(
+        "waybill.outbox.lag",
+        lambda: outbox_lag(engine),
+        unit="s",
+        description="How long the oldest message of the outbox has waited to be sent.",
+    )
     worker.run(
         "order-relay",
         worker.Loop(lambda: publish(engine, stream), POLL_SECONDS),
@@ -73,6 +81,13 @@ def publish(engine: Engine, stream: redis.Redis) -> bool:
             _send(stream, message.payload, message.context)
         _mark_sent(db, [message.id for message in messages])
     return bool(messages)
+
+
+def outbox_lag(engine: Engine) -> list[Observation]:
+    """The age of the oldest message that was not sent, in seconds; 0 where all were."""
+    age = func.extract("epoch", func.now() - func.min(OutboxMessage.created_at))
+    with engine.begin() as db:
+        return [Observation(float(db.scalar(select(age).where(OutboxMessage.sent_at.is_(None))) or 0))]
 
 
 def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, str]) -> None:
