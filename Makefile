@@ -31,7 +31,7 @@ trace: .venv/tool ## one trace as a waterfall: make trace ID=...
 
 test: .venv/dev ## every test that needs no Docker
 	.venv/bin/python -m waybill binaries >/dev/null
-	.venv/bin/pytest --numprocesses 2 --dist loadfile tests/trace tests/unit tests/system/api
+	.venv/bin/pytest --numprocesses 4 --dist loadfile tests/trace tests/unit tests/system/api
 	.venv/bin/pytest tests/system --ignore tests/system/api
 
 test-docker: .venv/dev ## the compose stack, brought up, used and taken down

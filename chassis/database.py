@@ -68,6 +68,7 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
                 base.metadata.create_all(connection)
     except exc.OperationalError as error:
         log.error("the database of %s does not answer: %s", engine.pool.logging_name, type_name(error))
+        telemetry.shutdown()
         # Not gunicorn's own status for a worker that will never start.
         sys.exit(1)
 

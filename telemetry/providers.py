@@ -34,7 +34,7 @@ from telemetry.instrument import count_resends, name_redis_pipeline, name_redis_
 
 log = logging.getLogger(__name__)
 
-EXPORT_EVERY_MS = 500
+SPANS_EVERY_MS = 500
 """How long a span waits for others before it leaves. The SDK's 5 s lose ten times as much to a kill."""
 
 SAMPLERS = {
@@ -86,9 +86,10 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
     os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
     _check_sampler()
+    spans_every = _milliseconds("OTEL_BSP_SCHEDULE_DELAY", SPANS_EVERY_MS)
+    metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
     resource = _resource(service, version, namespace)
     # Meters first: with them the SDK counts its own spans, and what becomes of them.
-    metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
     meter_provider = metrics.configure(resource, metrics_out := OTLPMetricExporter(), metrics_every)
     logger_provider = logs.configure(resource, logs_out := OTLPLogExporter())
 
@@ -96,8 +97,7 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     provider.add_span_processor(QuietErrors())
     if baggage_keys:
         provider.add_span_processor(BaggageSpanProcessor(lambda key: key in baggage_keys))
-    delay = _milliseconds("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS)
-    provider.add_span_processor(BatchSpanProcessor(spans_out := CountingExporter(), schedule_delay_millis=delay))
+    provider.add_span_processor(BatchSpanProcessor(spans_out := CountingExporter(), schedule_delay_millis=spans_every))
     trace.set_tracer_provider(provider)
     # In the order in which they end: the metrics last, since they count what became of the spans.
     _providers.extend((provider, logger_provider, meter_provider))
@@ -110,14 +110,16 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
 
 
 def shutdown(seconds: float = 3.0) -> None:
-    """Send what is still queued, within a deadline for everything together, and log how long it took.
+    """Send what is still queued, within a deadline for everything together, and log how long it took; once.
 
     The SDK's own shutdown may take 30 s against a Collector that does not answer; a container gets 10.
     """
     if not _providers:
-        return  # The process ended before it was configured.
+        return  # It was shut down before, or ended before it was configured.
+    providers = _providers.copy()
+    _providers.clear()
     started = time.monotonic()
-    flush = threading.Thread(target=lambda: [provider.shutdown() for provider in _providers], daemon=True)
+    flush = threading.Thread(target=lambda: [provider.shutdown() for provider in providers], daemon=True)
     flush.start()
     flush.join(seconds)
     if flush.is_alive():
