@@ -37,6 +37,7 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self.ours = ours
         self.attempt_seconds = attempt_seconds
+        self.attempts_once, self.attempts = self._attempts(1), self._attempts(ATTEMPTS)
         self.session = requests.Session()
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # No proxies and no .netrc from the environment: looking for them costs more than the call.
@@ -66,7 +67,7 @@ class Client:
         """
         json = scenarios.changed_call(self.name, json)
         try:
-            for attempt in self._attempts(idempotent):
+            for attempt in self.attempts if idempotent else self.attempts_once:
                 with attempt:
                     telemetry.resend_count.set(attempt.retry_state.attempt_number - 1)
                     response = self._send(method, path, json, dict(headers or {}))
@@ -85,10 +86,10 @@ class Client:
             raise Unavailable(part or self.name)
         return response
 
-    def _attempts(self, idempotent: bool) -> Retrying:
+    def _attempts(self, most: int) -> Retrying:
         return Retrying(
             reraise=True,
-            stop=stop_after_attempt(ATTEMPTS if idempotent else 1) | _NoTimeLeft(),
+            stop=stop_after_attempt(most) | _NoTimeLeft(),
             wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=1),
             retry=retry_if_exception(lambda error: self._may_pass(error)),
         )
