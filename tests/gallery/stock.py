@@ -1,0 +1,17 @@
+"""OpenTelemetry as its own pages set it up: what the services of this gallery begin with, broken or not."""
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.redis import RedisInstrumentor
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+
+def configure() -> None:
+    """Set up tracing, and have calls out and commands to Valkey traced; OTEL_SERVICE_NAME has the service's name."""
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    RequestsInstrumentor().instrument()
+    RedisInstrumentor().instrument()
