@@ -1,6 +1,7 @@
 # `make demo` is all that a new machine needs: Python 3.11 or newer, and a network for the first time.
 PYTHON ?= python3
 WAYBILL = .venv/bin/python -m waybill
+CHOICES = $(if $(SAMPLING),WAYBILL_SAMPLING=$(SAMPLING)) $(if $(METRICS),WAYBILL_METRICS=$(METRICS))
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -9,10 +10,10 @@ help: ## what there is to make
 setup: .venv/tool ## the environment alone: .venv, from hash-locked requirements
 
 demo: .venv/tool ## everything, from nothing to orders with their traces; Ctrl-C ends it
-	@$(WAYBILL) up --demo
+	@$(CHOICES) $(WAYBILL) up --demo
 
-up: .venv/tool ## start everything in the background
-	@$(WAYBILL) up --background
+up: .venv/tool ## start everything in the background; METRICS=on adds Prometheus, SAMPLING=tail keeps a choice of the traces
+	@$(CHOICES) $(WAYBILL) up --background
 
 down: .venv/tool ## end what `make up` started
 	@$(WAYBILL) down
@@ -26,13 +27,19 @@ load: .venv/tool ## 200 orders, and whether each has its trace
 load-ui: .venv/tool ## Locust's web page instead
 	@$(WAYBILL) load --web-ui
 
+ledger: .venv/tool ## what became of every span, and where any were lost
+	@$(WAYBILL) ledger
+
 trace: .venv/tool ## one trace as a waterfall: make trace ID=...
 	@$(WAYBILL) trace $(ID)
 
+doctor: .venv/tool ## follow one order hop by hop: name the first broken one, and its fix
+	@$(WAYBILL) doctor $(if $(SCENARIO),--scenario $(SCENARIO))
+
 test: .venv/dev ## every test that needs no Docker
-	.venv/bin/python -m waybill binaries >/dev/null
+	WAYBILL_METRICS=on .venv/bin/python -m waybill binaries >/dev/null
 	.venv/bin/pytest --numprocesses 4 --dist loadfile tests/trace tests/unit tests/system/api
-	.venv/bin/pytest tests/system --ignore tests/system/api
+	.venv/bin/pytest tests/system tests/browser --ignore tests/system/api
 
 test-docker: .venv/dev ## the compose stack, brought up, used and taken down
 	.venv/bin/pytest tests/docker
@@ -65,4 +72,4 @@ lock: .venv/dev ## compile requirements/*.txt from pyproject.toml
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
-.PHONY: help setup demo up down status load load-ui trace test test-docker test-faults lint lock
+.PHONY: help setup demo up down status load load-ui ledger trace doctor test test-docker test-faults lint lock

@@ -1,10 +1,12 @@
 """The app factory that every service starts from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
 
 from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from pydantic import BaseModel
 
 import telemetry
 from chassis import deadline, problems, scenarios
@@ -16,14 +18,30 @@ MAX_BODY_BYTES = 64 * 1024
 Checks = Mapping[str, Callable[[], object]]
 
 
-def create(name: str, settings: ServiceSettings, checks: Checks, *, public: bool = False) -> Flask:
+class Health(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Whether each part that the service cannot work without answers, by name."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
+
+
+def create(
+    name: str, settings: ServiceSettings, checks: Checks, *, public: bool = False, untraced: Collection[str] = ()
+) -> Flask:
     """A Flask app that is traced, answers errors as problem documents, keeps a deadline and tells its health.
 
     `checks` are the parts that it cannot work without, by name: each raises where its part does not answer.
+    `untraced` are patterns of paths, without the first slash, that get no spans.
     """
     configure_telemetry(name)
-    app = Flask(name)
-    telemetry.instrument_app(app, public=public, keep_baggage=scenarios.keep_baggage)
+    app = Flask(name, static_folder=None)
+    telemetry.instrument_app(app, public=public, keep_baggage=scenarios.keep_baggage, untraced=untraced)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     problems.install(app)
@@ -35,15 +53,18 @@ def create(name: str, settings: ServiceSettings, checks: Checks, *, public: bool
 
     @app.get("/healthz")
     def healthz() -> ResponseReturnValue:
-        return jsonify(status="ok")
+        """Whether the process lives."""
+        return jsonify(Health(status="ok").model_dump())
 
     @app.get("/readyz")
     def readyz() -> ResponseReturnValue:
+        """Whether the parts answer that the service cannot work without."""
         # Side by side: one that does not answer takes its time.
         with telemetry.ContextThreadPool() as pool:
             states = dict(zip(checks, pool.map(_state, checks.values()), strict=True))
         ready = all(state == "ok" for state in states.values())
-        return jsonify(status="ok" if ready else "unavailable", checks=states), 200 if ready else 503
+        readiness = Readiness(status="ok" if ready else "unavailable", checks=states)
+        return jsonify(readiness.model_dump()), 200 if ready else 503
 
     return app
 

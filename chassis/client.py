@@ -11,7 +11,7 @@ from tenacity.stop import stop_base
 
 import telemetry
 from chassis import deadline, scenarios
-from chassis.problems import TYPE_PREFIX, Problem, Unavailable
+from chassis.problems import TYPE_PREFIX, Problem, ProblemDocument, Unavailable
 
 CONNECTIONS = 16
 """Kept open to each host; a worker has 8 threads."""
@@ -126,12 +126,11 @@ def _problem(response: requests.Response) -> Problem | None:
     if response.headers.get("Content-Type") != "application/problem+json":
         return None
     try:
-        body = response.json()
-        kind = body.pop("type").removeprefix(TYPE_PREFIX)
-    except (ValueError, AttributeError, KeyError, TypeError):
+        body = ProblemDocument.model_validate_json(response.content)
+    except ValidationError:
         return None
-    members = {name: value for name, value in body.items() if name not in ("title", "status", "kind", "trace_id")}
-    return Problem(response.status_code, kind, **members)
+    members = body.model_dump(exclude={"type", "title", "status", "kind", "trace_id"}, exclude_none=True)
+    return Problem(response.status_code, body.type.removeprefix(TYPE_PREFIX), **members)
 
 
 class _Adapter(telemetry.StrictAdapter):

@@ -11,6 +11,8 @@ import os
 import traceback
 from typing import Any
 
+from gunicorn import util
+
 
 class JsonLines(logging.Formatter):
     """The master's few lines as JSON. It does not load the telemetry for that: each would be 40 MiB larger."""
@@ -23,6 +25,16 @@ class JsonLines(logging.Formatter):
             line["exception.stacktrace"] = "".join(traceback.format_tb(record.exc_info[2]))
         return json.dumps(line)
 
+
+def refuse(sock: Any, status: int, reason: str, _message: str) -> None:
+    """Answer what never becomes a request, such as one with too long a line, like every error: RFC 9457."""
+    body = json.dumps({"type": "about:blank", "title": reason, "status": status})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
+
+
+# gunicorn has no setting for it. Its own page is HTML, and repeats what the caller sent.
+util.write_error = refuse
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 worker_class = "gthread"

@@ -1,16 +1,16 @@
 """Errors as problem documents, RFC 9457: `application/problem+json`, with the trace to look at."""
 
-import json
 import logging
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 import redis
 import sqlalchemy.exc
 from flask import Flask, Response, request
 from opentelemetry import trace
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 from werkzeug.exceptions import HTTPException
 
 from chassis.deadline import DeadlineExceeded
@@ -22,6 +22,32 @@ RETRY_AFTER_SECONDS = 2
 MAX_ERRORS = 10
 
 Body = TypeVar("Body", bound=BaseModel)
+TraceId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Left = SkipJsonSchema[None]
+"""The value of a member that is left out."""
+
+
+class Fault(BaseModel):
+    """What is wrong with one field of a body."""
+
+    pointer: str = Field(description="Where it is in the body: a JSON pointer as a URI fragment, RFC 6901, section 6.")
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """An error, RFC 9457. A member that does not apply is left out."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="The kind of problem; `about:blank` where the status says it all.")
+    title: str
+    status: int
+    detail: str | Left = Field(None, description="What happened, and what to do about it; for people.")
+    errors: list[Fault] | Left = Field(None, description="Each wrong field of the body, the first ten.")
+    order_id: str | Left = Field(None, description="The order that it is about.")
+    sku: str | Left = Field(None, description="The product that there is not enough of.")
+    part: str | Left = Field(None, description="Who does not answer.")
+    trace_id: TraceId | Left = Field(None, description="The trace to look at, where there is one.")
 
 
 class Problem(Exception):
@@ -78,15 +104,15 @@ def install(app: Flask) -> None:
 def document(status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> Response:
     """A problem document as a response; 503 asks the caller to come again."""
     context = trace.get_current_span().get_span_context()
-    body = {
-        "type": f"{TYPE_PREFIX}{kind}" if kind else "about:blank",
-        "title": kind.replace("-", " ").capitalize() if kind else HTTPStatus(status).phrase,
-        "status": status,
-        **({"detail": detail} if detail else {}),
+    body = ProblemDocument(
+        type=f"{TYPE_PREFIX}{kind}" if kind else "about:blank",
+        title=kind.replace("-", " ").capitalize() if kind else HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else None,
         **members,
-        **({"trace_id": trace.format_trace_id(context.trace_id)} if context.is_valid else {}),
-    }
-    response = Response(json.dumps(body), status, content_type="application/problem+json")
+    )
+    response = Response(body.model_dump_json(exclude_none=True), status, content_type="application/problem+json")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response

@@ -1,7 +1,7 @@
 """The libraries that are traced, and where their spans are made to follow the semantic conventions."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,17 +15,24 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from telemetry.boundary import strip_incoming
+from telemetry.pool import count_connections
 
 resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
 """How often the call that is being made was made before; whoever sends again sets it."""
 
-HEALTH_CHECKS = r"^https?://[^/]+/(healthz|readyz)$"
+HEALTH_CHECKS = ("healthz", "readyz")
 KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 HOSTNAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
-def instrument_app(app: flask.Flask, *, public: bool = False, keep_baggage: Callable[[str], str] | None = None) -> None:
-    """Trace every request to the app, health checks apart; call it first, before other request hooks.
+def instrument_app(
+    app: flask.Flask,
+    *,
+    public: bool = False,
+    keep_baggage: Callable[[str], str] | None = None,
+    untraced: Collection[str] = (),
+) -> None:
+    """Trace every request to the app, health checks and `untraced` paths apart; call it first, before other hooks.
 
     `public` says that callers are strangers: their trace context ends here, and their baggage but for what
     `keep_baggage` makes of that header.
@@ -34,7 +41,7 @@ def instrument_app(app: flask.Flask, *, public: bool = False, keep_baggage: Call
         app,
         request_hook=_name_unmatched,
         response_hook=_correct_server_span,
-        excluded_urls=HEALTH_CHECKS,
+        excluded_urls=rf"^https?://[^/]+/({'|'.join((*HEALTH_CHECKS, *untraced))})$",
         enable_commenter=False,
     )
     if public:
@@ -50,9 +57,10 @@ def instrument_engine(engine: Engine) -> None:
     event.listen(engine, "handle_error", _name_database_error)
     # SQLAlchemyInstrumentor().instrument(engine=engine) comes down to this. But it serves one engine a process, and
     # adds a `connect` span to each checkout from the pool, which says nothing and costs a tenth of the throughput.
-    scope = "opentelemetry.instrumentation.sqlalchemy"
-    connections = metrics.get_meter(scope).create_up_down_counter("db.client.connections.usage", "connections")
-    EngineTracer(trace.get_tracer(scope, __version__), engine, connections)
+    # Its metric of connections has the name and attributes of before the conventions.
+    tracer = trace.get_tracer("opentelemetry.instrumentation.sqlalchemy", __version__)
+    EngineTracer(tracer, engine, metrics.NoOpUpDownCounter("db.client.connections.usage"))
+    count_connections(engine)
     event.listen(engine, "before_cursor_execute", _name_statement)
 
 

@@ -3,11 +3,9 @@
 import json
 import logging
 import sys
-import time
 from datetime import UTC, datetime
 
-from opentelemetry import context, trace
-from opentelemetry._logs import LogRecord
+from opentelemetry import trace
 from opentelemetry.instrumentation.log_utils import std_to_otel
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
@@ -41,7 +39,7 @@ class JsonLines(logging.Formatter):
 
 
 class OtlpHandler(logging.Handler):
-    """Hands every record to a logger provider. That of OpenTelemetry would also send the text of an exception.
+    """Puts every record into the queue of a logger provider. OpenTelemetry's own sends the text of an exception too.
 
     Data model: https://opentelemetry.io/docs/specs/otel/logs/data-model/
     """
@@ -49,30 +47,38 @@ class OtlpHandler(logging.Handler):
     def __init__(self, provider: LoggerProvider) -> None:
         super().__init__()
         self.provider = provider
+        # Of its own trouble with sending OpenTelemetry tells in records that could not be sent either.
+        self.addFilter(lambda record: not record.name.startswith("opentelemetry."))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging, in the context in which the record was made."""
-        self.provider.get_logger(record.name).emit(
-            LogRecord(
+        try:
+            self.provider.get_logger(record.name).emit(
                 timestamp=int(record.created * 1e9),
-                observed_timestamp=time.time_ns(),
-                context=context.get_current(),
                 severity_number=std_to_otel(record.levelno),
                 severity_text=record.levelname,
                 body=record.getMessage(),
                 attributes=_exception(record),
             )
-        )
+        except Exception:
+            # As every handler does: a message that does not fit its arguments costs no request.
+            self.handleError(record)
+
+    def shutdown(self) -> None:
+        """Send what waits; records that come later go to standard output alone."""
+        logging.getLogger().removeHandler(self)
+        self.provider.shutdown()
 
 
-def configure(resource: Resource, exporter: LogRecordExporter) -> LoggerProvider:
+def configure(resource: Resource, exporter: LogRecordExporter) -> OtlpHandler:
     """Send the records of every logger of this process, INFO and above, to standard output and to the exporter."""
     provider = LoggerProvider(resource)
     provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     lines = logging.StreamHandler(sys.stdout)
     lines.setFormatter(JsonLines(str(resource.attributes["service.name"])))
-    logging.basicConfig(handlers=[lines, OtlpHandler(provider)], level=logging.INFO, force=True)
-    return provider
+    otlp = OtlpHandler(provider)
+    logging.basicConfig(handlers=[lines, otlp], level=logging.INFO, force=True)
+    return otlp
 
 
 def _exception(record: logging.LogRecord) -> dict[str, str]:

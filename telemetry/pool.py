@@ -1,13 +1,16 @@
-"""A connection pool that shows when a request waited for a connection, and who held them all."""
+"""Connections to a database: how many are in use, and a pool that shows when a request waited for one, and for whom."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import flask
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Link, SpanContext
+from sqlalchemy import Engine
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 tracer = trace.get_tracer(__name__)
@@ -58,6 +61,25 @@ class WaitTracingPool(QueuePool):
         if time.time_ns() - started >= SHORTEST_WAIT_NS:
             _show_wait(self.logging_name, started, holders)
         return connection
+
+
+def count_connections(engine: Engine) -> None:
+    """Report how many connections of an engine's pool are in use, and how many idle, each time that metrics are sent.
+
+    https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
+    """
+
+    def read(_options: CallbackOptions) -> Iterable[Observation]:
+        # Asked for each time: SQLAlchemy makes a new pool when one is disposed of.
+        pool = engine.pool
+        if isinstance(pool, QueuePool):
+            name = {"db.client.connection.pool.name": pool.logging_name or "default"}
+            yield Observation(pool.checkedout(), name | {"db.client.connection.state": "used"})
+            yield Observation(pool.checkedin(), name | {"db.client.connection.state": "idle"})
+
+    metrics.get_meter(__name__).create_observable_up_down_counter(
+        "db.client.connection.count", [read], "{connection}", "Connections of a pool, by their state."
+    )
 
 
 def _show_wait(name: str | None, started: int, holders: list[Holder], error: Exception | None = None) -> None:

@@ -13,15 +13,11 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.propagators import (
-    TraceResponsePropagator,
-    set_global_response_propagator,
-)
+from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.processor.baggage import BaggageSpanProcessor
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -37,14 +33,8 @@ log = logging.getLogger(__name__)
 SPANS_EVERY_MS = 500
 """How long a span waits for others before it leaves. The SDK's 5 s lose ten times as much to a kill."""
 
-SAMPLERS = {
-    "always_on",
-    "always_off",
-    "traceidratio",
-    "parentbased_always_on",
-    "parentbased_always_off",
-    "parentbased_traceidratio",
-}
+SAMPLERS = ("always_on", "always_off", "traceidratio")
+"""Each also with `parentbased_` before it."""
 
 METRICS_EVERY_MS = 5000
 """How often metrics are sent. The SDK's 60 s are long to wait for."""
@@ -67,7 +57,7 @@ class CountingExporter(OTLPSpanExporter):
         return result
 
 
-_providers: list[TracerProvider | LoggerProvider | MeterProvider] = []
+_providers: list[TracerProvider | logs.OtlpHandler | MeterProvider] = []
 _exporters: list[CountingExporter | OTLPMetricExporter | OTLPLogExporter] = []
 
 
@@ -91,7 +81,7 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     resource = _resource(service, version, namespace)
     # Meters first: with them the SDK counts its own spans, and what becomes of them.
     meter_provider = metrics.configure(resource, metrics_out := OTLPMetricExporter(), metrics_every)
-    logger_provider = logs.configure(resource, logs_out := OTLPLogExporter())
+    log_handler = logs.configure(resource, logs_out := OTLPLogExporter())
 
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(QuietErrors())
@@ -100,7 +90,7 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     provider.add_span_processor(BatchSpanProcessor(spans_out := CountingExporter(), schedule_delay_millis=spans_every))
     trace.set_tracer_provider(provider)
     # In the order in which they end: the metrics last, since they count what became of the spans.
-    _providers.extend((provider, logger_provider, meter_provider))
+    _providers.extend((provider, log_handler, meter_provider))
     _exporters.extend((spans_out, logs_out, metrics_out))
 
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
@@ -162,8 +152,8 @@ def _check_sampler() -> None:
     sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio"
     argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
     os.environ |= {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
-    if sampler not in SAMPLERS:
-        raise ValueError(f"OTEL_TRACES_SAMPLER: use one of {', '.join(sorted(SAMPLERS))}")
+    if sampler.removeprefix("parentbased_") not in SAMPLERS:
+        raise ValueError(f"OTEL_TRACES_SAMPLER: use {', '.join(SAMPLERS)}, or one of them with parentbased_ before it")
     if sampler.endswith("traceidratio"):
         try:
             ratio = float(argument)

@@ -9,7 +9,9 @@ COMMANDS = {
     "down": "waybill.up:down",
     "status": "waybill.status:status",
     "load": "waybill.load:load",
+    "ledger": "waybill.ledger:ledger",
     "trace": "waybill.trace:trace",
+    "doctor": "waybill.doctor:doctor",
     "binaries": "waybill.binaries:binaries_command",
 }
 

@@ -26,15 +26,16 @@ def place_orders() -> None:
 
 
 def _place_and_show(jaeger: Jaeger) -> None:
-    has_web_ui = jaeger.has_web_ui()
+    link = jaeger.link if jaeger.has_web_ui() else settings().trace_url
     console = Console()
     for number, kind in enumerate(kind for kind in KINDS.values() if not kind.scenario):
         status, trace_id = _place(kind)
-        place = jaeger.link(trace_id) if has_web_ui else f"make trace ID={trace_id}"
-        console.print(f"\nOrder {number + 1}: {outcome(status)}. Its trace: {place}", soft_wrap=True, highlight=False)
-        if number == 0 or not has_web_ui:
+        place = f"{outcome(status)}. Its trace: {link(trace_id)}"
+        console.print(f"\nOrder {number + 1}: {place}", soft_wrap=True, highlight=False)
+        if number == 0:
             _show(jaeger, trace_id, kind, console)
-    console.print("\nCtrl-C stops everything.")
+    console.print(f"\nThe shop: {settings().gateway_url}/", highlight=False)
+    console.print("Ctrl-C stops everything.")
 
 
 def _place(kind: Kind) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from waybill import report
 from waybill.jaeger import Jaeger, JaegerError
+from waybill.ledger import last_line, open_ledger
 from waybill.orders import Job, Order, parse_mix
 from waybill.settings import settings
 
@@ -62,7 +63,8 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
     console = Console()
     jaeger = Jaeger(settings().jaeger_url)
     try:
-        link = jaeger.link if jaeger.has_web_ui() else None
+        has_web_ui = jaeger.has_web_ui()
+        before = open_ledger()
         job = Job(
             url=settings().gateway_url,
             mix=mix,
@@ -73,14 +75,15 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
             web_ui_port=free_web_ui_port() if web_ui else None,
         )
         placed, interrupted = run(job)
-        report.show_orders(console, placed, link)
+        report.show_orders(console, placed, jaeger.link if has_web_ui else settings().trace_url)
         problems = wait_for_traces(jaeger, placed)
-        if link:
+        if has_web_ui:
             report.show_comparisons(console, placed, jaeger.compare_link)
         elif placed:
-            console.print("\nThis Jaeger has no web UI; `make trace ID=...` shows any of these traces.")
             report.show_traces(console, placed, jaeger)
         report.show_completeness(console, placed, problems)
+        unreadable = list(problems.values()).count(report.MISSING)
+        console.print(last_line(before, unreadable), soft_wrap=True, markup=False, highlight=False)
     except JaegerError as error:
         raise click.ClickException(str(error)) from error
     if interrupted and not web_ui:

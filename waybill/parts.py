@@ -1,7 +1,9 @@
 """What Waybill consists of on one machine: each part's command, environment, and how to see that it is ready."""
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -14,7 +16,7 @@ import requests
 
 from waybill import binaries, postgres
 from waybill.settings import Settings
-from waybill.supervise import Part, state_folder
+from waybill.supervise import ROOT, Part, state_folder
 
 PROBE_SECONDS = 2
 
@@ -23,8 +25,8 @@ def all_parts(settings: Settings) -> list[Part]:
     """Every part, in the order in which they are named, started where one waits for another, and (last first)
     stopped.
 
-    Finds the Collector and Jaeger first, which takes minutes where they have to be fetched. Raises
-    click.ClickException when one cannot be had, or when the data folder cannot be used.
+    Finds the Collector, Jaeger and, where it is asked for, Prometheus first, which takes minutes where they have to
+    be fetched. Raises click.ClickException when one cannot be had, or when the data folder cannot be used.
     """
     data = data_folder(settings)
     passwords = postgres.passwords(data)
@@ -33,6 +35,7 @@ def all_parts(settings: Settings) -> list[Part]:
         _valkey(settings, data),
         _jaeger(settings),
         _collector(settings),
+        *([_prometheus(settings, data)] if settings.metrics == "on" else []),
         *_services(settings, passwords),
     ]
 
@@ -117,10 +120,12 @@ def _valkey_server() -> Path:
 
 def _jaeger(settings: Settings) -> Part:
     health = f"127.0.0.1:{settings.jaeger_health_port}"
+    overlay = ["--config", "deploy/jaeger-metrics.yaml"] if settings.metrics == "on" else []
     return Part(
         name="jaeger",
-        command=[binaries.find("jaeger"), "--config", "deploy/jaeger.yaml"],
+        command=[binaries.find("jaeger"), "--config", "deploy/jaeger.yaml", *overlay],
         environment={
+            "PROMETHEUS_URL": settings.prometheus_url,
             "JAEGER_QUERY_ENDPOINT": f"127.0.0.1:{settings.jaeger_port}",
             "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
             "JAEGER_HEALTH_ENDPOINT": health,
@@ -146,7 +151,13 @@ def _collector(settings: Settings) -> Part:
     overlay = ["--config", "collector-sampling.yaml"] if settings.sampling == "tail" else []
     return Part(
         name="collector",
-        command=[binaries.find("otelcol"), "--config", "collector-config.yaml", *overlay],
+        # With timestamps, what a process said last is old five minutes after its end, and not the news of a day.
+        command=[
+            binaries.find("otelcol"),
+            *("--config", "collector-config.yaml"),
+            *("--config", "yaml:exporters::prometheus::send_timestamps: true"),
+            *overlay,
+        ],
         environment={
             "OTLP_GRPC_ENDPOINT": endpoint,
             "HEALTH_ENDPOINT": health,
@@ -168,6 +179,41 @@ def _collector(settings: Settings) -> Part:
     )
 
 
+def _prometheus(settings: Settings, data: Path) -> Part:
+    folder = data / "prometheus"
+    configuration = folder / "prometheus.yaml"
+    ports = {
+        "services": settings.metrics_port,
+        "collector": settings.collector_metrics_port,
+        "jaeger": settings.jaeger_metrics_port,
+    }
+
+    def prepare() -> None:
+        folder.mkdir(exist_ok=True)
+        # It knows no variables: it looks for its targets in a file beside its configuration.
+        shutil.copy(ROOT / "deploy/prometheus.yaml", configuration)
+        groups = [{"targets": [f"127.0.0.1:{port}"], "labels": {"job": job}} for job, port in ports.items()]
+        (folder / "targets.json").write_text(json.dumps(groups))
+
+    return Part(
+        name="prometheus",
+        command=[
+            binaries.find("prometheus"),
+            f"--config.file={configuration}",
+            f"--web.listen-address=127.0.0.1:{settings.prometheus_port}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            "--storage.tsdb.retention.time=24h",
+            "--storage.tsdb.retention.size=256MB",
+            "--enable-feature=exemplar-storage",
+        ],
+        environment={"GOMEMLIMIT": "100MiB"},
+        where=settings.prometheus_url,
+        ports={"WAYBILL_PROMETHEUS_PORT": settings.prometheus_port},
+        prepare=prepare,
+        ready=lambda: answers(f"{settings.prometheus_url}/-/ready"),
+    )
+
+
 def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:
     def database(service: str) -> dict[str, str]:
         return {"DATABASE_URL": postgres.url(service, passwords, settings.postgres_port)}
@@ -176,6 +222,8 @@ def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:
     inventory = {"INVENTORY_URL": f"http://127.0.0.1:{settings.inventory_port}"}
     payment = {"PAYMENT_URL": f"http://127.0.0.1:{settings.payment_port}"}
     order = {"ORDER_URL": f"http://127.0.0.1:{settings.order_port}"}
+    # Only to show traces: no order needs it.
+    jaeger = {"JAEGER_URL": settings.jaeger_url}
     valkey = {"VALKEY_URL": f"redis://127.0.0.1:{settings.valkey_port}/0"}
     ours = _telemetry(settings)
     # They need each other for an order and not to start, so that they can use all cores from the beginning.
@@ -187,7 +235,7 @@ def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:
         ),
         _service("payment", settings.payment_port, ours | database("payment") | acquirer, after=tables),
         _service("order", settings.order_port, ours | database("order") | inventory | payment, after=tables),
-        _service("gateway", settings.gateway_port, ours | order | inventory | payment, ready_path="/readyz"),
+        _service("gateway", settings.gateway_port, ours | order | inventory | payment | jaeger, ready_path="/readyz"),
         _worker(
             "order-relay",
             "services.order.relay",

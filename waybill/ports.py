@@ -19,7 +19,7 @@ def check_free(parts: Sequence[Part]) -> None:
             problems.append(f"{first_to_want[port]} and {variable} are both {port}: set one to another port.")
         elif not _is_free(port):
             problems.append(
-                f"Port {port}, which {name} needs, is taken by {_holder(port)}. "
+                f"Port {port}, which {name} needs, is taken by {holder(port)}. "
                 f"Stop that, or choose another port: {variable}={_another(port)}."
             )
         first_to_want.setdefault(port, variable)
@@ -38,7 +38,8 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _holder(port: int) -> str:
+def holder(port: int) -> str:
+    """The processes that have a TCP port of this machine, for people; at least that there is one."""
     try:
         pids = {
             connection.pid

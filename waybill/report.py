@@ -67,11 +67,8 @@ def trace_problem(jaeger: Jaeger, trace_id: str, order: Order) -> str | None:
     return "; ".join(problems) or None
 
 
-def show_orders(console: Console, orders: Sequence[Order], link: Callable[[str], str] | None) -> None:
-    """Print counts and latencies, and the slowest and the failed orders.
-
-    `link` makes an address of a trace id; it is None where there is no web UI.
-    """
+def show_orders(console: Console, orders: Sequence[Order], link: Callable[[str], str]) -> None:
+    """Print counts and latencies, and the slowest and the failed orders; `link` makes an address of a trace id."""
     if not orders:
         console.print("No order was placed.")
         return
@@ -124,11 +121,11 @@ def quantiles(seconds: Sequence[float]) -> list[str]:
     return [waterfall.duration(round(percentile(seconds, percent) * 1e9)) for percent in (50, 95, 99)]
 
 
-def show_list(console: Console, orders: Sequence[Order], link: Callable[[str], str] | None) -> None:
-    """Print one line for each order, up to a bound, with the link to its trace, or the trace id."""
+def show_list(console: Console, orders: Sequence[Order], link: Callable[[str], str]) -> None:
+    """Print one line for each order, up to a bound, with the link to its trace."""
     for order in orders[:LISTED_AT_MOST]:
         took = waterfall.duration(round(order.seconds * 1e9))
-        where = "no trace id" if not order.trace_id else link(order.trace_id) if link else order.trace_id
+        where = link(order.trace_id) if order.trace_id else "no trace id"
         said = "" if as_expected(order) else f"  {outcome(order.status)}: {waterfall.printable(order.detail)}"
         # Not wrapped: a link that is broken over two lines cannot be clicked.
         console.print(f"  {took:>8}  {order.kind:<29} {where}{said}", soft_wrap=True, markup=False, highlight=False)

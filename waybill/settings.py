@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
+import click
 from platformdirs import user_cache_path
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -22,7 +23,7 @@ class Settings(BaseSettings):
     state_dir: Path = Path(".waybill")
     """Data, logs and process ids of what runs now; relative to the repository."""
     cache_dir: Path = user_cache_path("waybill")
-    """The Collector and Jaeger, kept from one run, and one clone, to the next."""
+    """The Collector, Jaeger and Prometheus, kept from one run, and one clone, to the next."""
 
     gateway_port: Port = 8000
     order_port: Port = 8001
@@ -42,6 +43,9 @@ class Settings(BaseSettings):
     jaeger_health_port: Port = 13134
     jaeger_metrics_port: Port = 8890
     """What Jaeger counts of itself."""
+    prometheus_port: Port = 9090
+    metrics: Literal["off", "on"] = "off"
+    """Whether Prometheus keeps the metrics, and Jaeger shows them: docs/metrics.md."""
     sampling: Literal["off", "tail"] = "off"
     """Whether the Collector keeps every trace, or a choice of them: collector-sampling.yaml."""
 
@@ -51,12 +55,25 @@ class Settings(BaseSettings):
         return f"http://127.0.0.1:{self.gateway_port}"
 
     @property
+    def prometheus_url(self) -> str:
+        """Prometheus' API and web UI, without a slash at the end."""
+        return f"http://127.0.0.1:{self.prometheus_port}"
+
+    @property
     def jaeger_url(self) -> str:
         """Jaeger's API and web UI, without a slash at the end."""
         return f"http://127.0.0.1:{self.jaeger_port}"
 
+    def trace_url(self, trace_id: str) -> str:
+        """Where the gateway shows a trace: for a Jaeger without a web UI."""
+        return f"{self.gateway_url}/traces/{trace_id}"
+
 
 @cache
 def settings() -> Settings:
-    """The settings of this run. Raises pydantic.ValidationError with the variable's name when one is wrong."""
-    return Settings()
+    """The settings of this run. Raises click.ClickException with the variable's name where one is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = (f"WAYBILL_{str(e['loc'][0]).upper()}={e['input']}: {e['msg']}." for e in error.errors())
+        raise click.ClickException("\n".join(wrong)) from error

@@ -47,5 +47,4 @@ def trace(trace_id: str, wait: float) -> None:
     console.print(waterfall.render(found))
     for problem in found.problems():
         console.print(f"! This trace is incomplete: {waterfall.printable(problem)}.", style="yellow", markup=False)
-    if has_web_ui:
-        console.print(jaeger.link(trace_id), soft_wrap=True)
+    console.print(jaeger.link(trace_id) if has_web_ui else settings().trace_url(trace_id), soft_wrap=True)

@@ -11,17 +11,15 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import redis
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.metrics import Observation
 from pydantic import BaseModel
 from sqlalchemy import Engine
 
-import telemetry
 from chassis import app, cache, database, worker
 from services.fulfilment.models import Base
 from services.fulfilment.settings import Settings
@@ -77,10 +75,6 @@ class Consumer:
         for message_id, fields, count in deliveries:
             self._handle(message_id, fields, count)
         return bool(deliveries)
-
-    def lag(self) -> list[Observation]:
-        """How many messages the stream holds; those that are done were deleted."""
-        return [Observation(int(cast(int, self.stream.xlen(STREAM))))]
 
     def _join_group(self) -> None:
         """Make the group where there is none: at the first start, and where the server lost its data."""
@@ -164,12 +158,6 @@ def main() -> None:
         stream=cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline),
         join_trace=settings.join_order_trace,
         redeliver_after_ms=int(settings.redeliver_after * 1000),
-    )
-    telemetry.gauge(
-        "waybill.consumer.lag",
-        consumer.lag,
-        unit="{message}",
-        description="Messages of the stream that are not done: not read yet, or not acknowledged.",
     )
     worker.run("fulfilment", worker.Loop(consumer.step, idle_seconds=0))
 

@@ -2,21 +2,33 @@
 
 import re
 import uuid
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 from uuid import UUID
 
-from flask import Blueprint, current_app, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from chassis import scenarios
-from chassis.problems import Problem, document, invalid, read_body
-from services.gateway.clients import Inventory, Order, Orders, Payments
+from chassis.problems import Problem, TraceId, document, invalid, read_body
+from services.gateway.clients import (
+    Inventory,
+    Money,
+    Order,
+    OrderedItem,
+    Orders,
+    OrderStatus,
+    Payments,
+    PaymentStatus,
+)
 from telemetry import ContextThreadPool
 
 blueprint = Blueprint("gateway", __name__)
 
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+IDEMPOTENCY_KEY = re.compile(r"^[!-~]{1,255}$")
+Whole = Annotated[int, BeforeValidator(lambda value: int(value) if _is_whole(value) else value)]
+"""2.0 is an integer too: https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3."""
+EXAMPLE: dict[str, Any] = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
 
 
 class Item(BaseModel):
@@ -24,28 +36,83 @@ class Item(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sku: Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
-    quantity: Annotated[int, Field(ge=1, le=1000)]
+    sku: str = Field(pattern="^[A-Z0-9-]{1,64}$", description="Of `GET /products`, and in one item only.")
+    quantity: Whole = Field(ge=1, le=1000)
 
 
 class OrderRequest(BaseModel):
-    """What a customer sends. The payment token stands for a card that we never see."""
+    """What a customer sends."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
     items: list[Item] = Field(min_length=1, max_length=50)
-    payment_token: Annotated[str, Field(pattern="^[!-~]{1,255}$")]
-
-
-@blueprint.get("/")
-def index() -> ResponseReturnValue:
-    """Where to go from here."""
-    return jsonify(
-        products="/products", orders="/orders", scenarios="/scenarios", health="/healthz", readiness="/readyz"
+    payment_token: str = Field(
+        pattern="^[!-~]{1,255}$", description="It stands for a card, which we never see; `tok_declined` is declined."
     )
 
 
-@blueprint.before_app_request
+class PlacedOrder(BaseModel):
+    """An order as it stands."""
+
+    id: UUID
+    status: OrderStatus = Field(description="All but `pending` are final; `rejected` is one of an unknown product.")
+    total: Money | None = Field(description="Null while the order is pending, and where it was refused.")
+    items: list[OrderedItem] | None = Field(description="Null where `total` is.")
+    trace_id: TraceId | None = Field(description="The trace in which it was placed.")
+
+
+class PaidOrder(PlacedOrder):
+    """An order as it stands, refused ones too, and its payment."""
+
+    payment: PaymentStatus | None = Field(description="Null where there is none, or payment does not answer.")
+
+
+class Scenario(BaseModel):
+    """A fault that a caller can ask for."""
+
+    name: str
+    description: str
+
+
+class Scenarios(BaseModel):
+    """The faults that there are."""
+
+    enabled: bool = Field(description="Whether asking for one has an effect.")
+    scenarios: list[Scenario]
+
+
+class Index(BaseModel):
+    """Paths of the API."""
+
+    products: str
+    orders: str
+    scenarios: str
+    health: str
+    readiness: str
+    description: str
+
+
+def index() -> ResponseReturnValue:
+    """Where to go from here, where there is no shop page."""
+    return _answer(
+        Index(
+            products="/products",
+            orders="/orders",
+            scenarios="/scenarios",
+            health="/healthz",
+            readiness="/readyz",
+            description="/openapi.json",
+        )
+    )
+
+
+@blueprint.get("/openapi.json")
+def describe_api() -> ResponseReturnValue:
+    """This description of the API, OpenAPI 3.1."""
+    return jsonify(current_app.extensions["openapi"])
+
+
+@blueprint.before_request
 def refuse_unknown_scenario() -> None:
     """Tell a caller that the scenario it asks for does not exist."""
     if scenarios.active(scenarios.UNKNOWN):
@@ -55,21 +122,22 @@ def refuse_unknown_scenario() -> None:
 @blueprint.get("/scenarios")
 def list_scenarios() -> ResponseReturnValue:
     """What a caller can break for one request, by the header `baggage: waybill.scenario=<name>`."""
-    return jsonify(
-        enabled=scenarios.enabled(),
-        scenarios=[{"name": name, "description": text} for name, text in scenarios.SCENARIOS.items()],
-    )
+    known = [Scenario(name=name, description=text) for name, text in scenarios.SCENARIOS.items()]
+    return _answer(Scenarios(enabled=scenarios.enabled(), scenarios=known))
 
 
 @blueprint.get("/products")
 def list_products() -> ResponseReturnValue:
     """What the shop sells."""
-    return jsonify(cast(Inventory, current_app.extensions["inventory"]).products().model_dump())
+    return _answer(cast(Inventory, current_app.extensions["inventory"]).products())
 
 
 @blueprint.post("/orders")
 def post_order() -> ResponseReturnValue:
-    """Place an order; with an Idempotency-Key, at most once."""
+    """Place an order; with an Idempotency-Key, at most once.
+
+    A new order is answered with 201, one that was placed before under its key with 200.
+    """
     body = read_body(OrderRequest)
     quantities = {item.sku: item.quantity for item in body.items}
     if len(quantities) < len(body.items):
@@ -78,7 +146,7 @@ def post_order() -> ResponseReturnValue:
     if order.status == "rejected":
         place = [item.sku for item in body.items].index(order.refused_sku or "")
         raise invalid([(("items", place, "sku"), "there is no such product")])
-    return _refusal(order) or (jsonify(_as_json(order)), 201 if is_new else 200)
+    return _refusal(order) or (_answer(PlacedOrder(**_fields(order))), 201 if is_new else 200)
 
 
 @blueprint.get("/orders/<uuid:order_id>")
@@ -88,7 +156,7 @@ def get_order(order_id: UUID) -> ResponseReturnValue:
     with ContextThreadPool() as pool:
         payment = pool.submit(cast(Payments, current_app.extensions["payments"]).state, order_id)
         order = _orders().find(order_id)
-    return jsonify(_as_json(order) | {"payment": payment.result()})
+    return _answer(PaidOrder(**_fields(order), payment=payment.result()))
 
 
 def _orders() -> Orders:
@@ -114,11 +182,23 @@ def _refusal(order: Order) -> ResponseReturnValue | None:
     return None
 
 
-def _as_json(order: Order) -> dict[str, object]:
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _fields(order: Order) -> dict[str, Any]:
+    """What a customer sees of an order."""
+    total = None
+    if order.amount is not None and order.currency is not None:
+        total = Money(amount=order.amount, currency=order.currency)
     return {
-        "id": str(order.id),
+        "id": order.id,
         "status": order.status,
-        "total": None if order.amount is None else {"amount": order.amount, "currency": order.currency},
+        "total": total,
         "items": order.items,
         "trace_id": order.trace_id,
     }
+
+
+def _answer(body: BaseModel) -> Response:
+    return jsonify(body.model_dump(mode="json"))

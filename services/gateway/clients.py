@@ -1,30 +1,58 @@
 """The calls to order, payment and inventory, one function for each operation."""
 
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from chassis.client import Client
 from chassis.problems import Problem, Unavailable
+
+OrderStatus = Literal["pending", "completed", "declined", "out_of_stock", "rejected"]
+PaymentStatus = Literal["pending", "authorized", "declined"]
+
+
+class OrderedItem(BaseModel):
+    """What was ordered of one product, with its name and price of that day."""
+
+    sku: str
+    name: str
+    quantity: int
+    amount: int = Field(description="The price of one piece, in minor units of the order's currency.")
 
 
 class Order(BaseModel):
     """An order, as order knows it; amounts are in minor units."""
 
     id: UUID
-    status: Literal["pending", "completed", "declined", "out_of_stock", "rejected"]
+    status: OrderStatus
     amount: int | None
     currency: str | None
-    items: list[dict[str, Any]] | None
+    items: list[OrderedItem] | None
     refused_sku: str | None
     trace_id: str | None
+
+
+class Money(BaseModel):
+    """An amount of money."""
+
+    amount: int = Field(description="In minor units: cents, where the currency is EUR.")
+    currency: str = Field(pattern="^[A-Z]{3}$", description="ISO 4217.")
+
+
+class Product(BaseModel):
+    """A product, with what one piece costs and how many there are."""
+
+    sku: str
+    name: str
+    price: Money
+    available: int
 
 
 class Products(BaseModel):
     """What the shop sells."""
 
-    products: list[dict[str, Any]]
+    products: list[Product]
 
 
 class Orders:
@@ -54,7 +82,7 @@ class Orders:
 class PaymentState(BaseModel):
     """How a payment stands."""
 
-    status: Literal["pending", "authorized", "declined"]
+    status: PaymentStatus
 
 
 class Payments:
@@ -63,7 +91,7 @@ class Payments:
     def __init__(self, url: str) -> None:
         self.client = Client("payment", url)
 
-    def state(self, order_id: UUID) -> str | None:
+    def state(self, order_id: UUID) -> PaymentStatus | None:
         """How the payment of an order stands; None where there is none, or payment does not answer."""
         try:
             response = self.client.call("GET", f"/payments/{order_id}", pass_on=["payment-not-found"])

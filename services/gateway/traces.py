@@ -1,0 +1,273 @@
+"""Traces as Jaeger has them, laid out as a waterfall.
+
+Whatever is in a span was written by others: it is bounded here, and escaped by the templates.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+import requests
+import urllib3
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from chassis.client import Client
+
+SECONDS = 2.0
+MAX_BYTES = 8 * 1024 * 1024
+MAX_SPANS = 500
+MAX_TEXT = 4_000
+DEEPEST = 12
+"""Deeper spans stand at this depth, so that their names have room."""
+SHORTEST_BAR = 0.6
+"""Percent of the whole time: a bar of no width could not be seen."""
+
+KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+STATUS_ERROR = 2
+# Jaeger 2.13 knows the first spelling alone. Without them it adds warnings of its own to the spans, for good.
+RAW = {"raw_traces": "true", "rawTraces": "true"}
+
+TraceId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+SpanId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+
+class Unreadable(Exception):
+    """Jaeger's answer cannot be shown; the message is for people and says why."""
+
+
+class _Otlp(BaseModel):
+    """A message of OTLP in JSON, with the fields that are shown."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+
+class _Attribute(_Otlp):
+    key: str
+    value: dict[str, Any] = {}
+
+
+class _Attributed(_Otlp):
+    attributes: list[_Attribute] = []
+
+    def texts(self) -> list[tuple[str, str]]:
+        """The attributes as people read them, by name."""
+        return sorted((shorten(item.key), shorten(_text(item.value))) for item in self.attributes)
+
+
+class Event(_Attributed):
+    """Something that happened during a span; the time is in nanoseconds since 1970."""
+
+    name: str = ""
+    time_unix_nano: int = 0
+
+
+class Link(_Otlp):
+    """A span, perhaps of another trace, that a span points to."""
+
+    trace_id: TraceId
+    span_id: SpanId
+
+
+class _Status(_Otlp):
+    code: int = 0
+    message: str = ""
+
+
+class Span(_Attributed):
+    """One operation of one service; times are in nanoseconds since 1970."""
+
+    span_id: SpanId
+    parent_span_id: str = ""
+    name: str = ""
+    kind: int = Field(0, ge=0, lt=len(KINDS))
+    start_time_unix_nano: int = 0
+    end_time_unix_nano: int = 0
+    events: list[Event] = []
+    links: list[Link] = []
+    status: _Status = _Status()
+
+    @property
+    def error(self) -> str:
+        """What went wrong, in a word or two; "" where nothing did."""
+        if self.status.code != STATUS_ERROR:
+            return ""
+        kind = dict(self.texts()).get("error.type", "")
+        return ": ".join(part for part in (kind, shorten(self.status.message)) if part) or "no reason given"
+
+
+class _ScopeSpans(_Otlp):
+    spans: list[Span] = []
+
+
+class _ResourceSpans(_Otlp):
+    resource: _Attributed = _Attributed()
+    scope_spans: list[_ScopeSpans] = []
+
+
+class _Result(_Otlp):
+    resource_spans: list[_ResourceSpans] = []
+
+
+class _Answer(_Otlp):
+    result: _Result = _Result()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A span in its place: begin and width are percent of the whole time."""
+
+    span: Span
+    service: str
+    resource: Sequence[tuple[str, str]]
+    depth: int
+    begin: float
+    width: float
+
+    @property
+    def kind(self) -> str:
+        """OpenTelemetry's name of the span's kind."""
+        return KINDS[self.span.kind]
+
+    @property
+    def duration(self) -> int:
+        """Nanoseconds."""
+        return self.span.end_time_unix_nano - self.span.start_time_unix_nano
+
+
+class Waterfall:
+    """All spans of a trace that have arrived, at least one, in the order in which they are shown."""
+
+    def __init__(self, found: Sequence[tuple[Span, _Attributed]]) -> None:
+        """`found` are spans, each with the resource that it came from; one that came twice is taken once."""
+        self._found = {span.span_id: (span, resource) for span, resource in reversed(found)}
+        self.start = min(span.start_time_unix_nano for span, _ in found)
+        self.duration = max(max(span.end_time_unix_nano for span, _ in found) - self.start, 1)
+        roots = [span for span, _ in self._found.values() if not span.parent_span_id]
+        self.roots = len(roots)
+        self.orphans = sum(1 for span, _ in self._found.values() if span.parent_span_id not in {"", *self._found})
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is one root, and every parent."""
+        return self.roots == 1 and not self.orphans
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The first spans, each parent before its children, siblings by start time."""
+        return [self._row(span, depth) for (depth, span), _ in zip(self._tree(), range(MAX_SPANS), strict=False)]
+
+    @cached_property
+    def services(self) -> list[str]:
+        """The names of the services that took part, in the order in which they are first shown."""
+        return list(dict.fromkeys(_service(self._found[span.span_id][1]) for _, span in self._tree()))
+
+    def name_of(self, span_id: str) -> str | None:
+        """The name of a span of this trace."""
+        return self._found[span_id][0].name if span_id in self._found else None
+
+    def _tree(self) -> Iterator[tuple[int, Span]]:
+        children: dict[str, list[Span]] = defaultdict(list)
+        for span, _ in sorted(self._found.values(), key=lambda found: -found[0].start_time_unix_nano):
+            children[span.parent_span_id if span.parent_span_id in self._found else ""].append(span)
+        to_visit = [(0, span) for span in children.pop("", [])]
+        while to_visit:
+            depth, span = to_visit.pop()
+            yield depth, span
+            to_visit += [(depth + 1, child) for child in children.pop(span.span_id, [])]
+        # What is left are spans that are each other's ancestors: nonsense, but not to be hidden.
+        for spans in children.values():
+            yield from ((0, span) for span in spans)
+
+    def _row(self, span: Span, depth: int) -> Row:
+        _, resource = self._found[span.span_id]
+        length = span.end_time_unix_nano - span.start_time_unix_nano
+        begin = min((span.start_time_unix_nano - self.start) / self.duration * 100, 100 - SHORTEST_BAR)
+        width = min(max(length / self.duration * 100, SHORTEST_BAR), 100 - begin)
+        return Row(span, _service(resource), resource.texts(), min(depth, DEEPEST), round(begin, 2), round(width, 2))
+
+
+class Traces:
+    """Reads traces from one Jaeger. That is not traced: looking at traces would make more of them."""
+
+    def __init__(self, url: str, public_url: str) -> None:
+        """`public_url` is where a browser finds what is at `url` for us."""
+        self._client = Client("Jaeger", url, ours=False)
+        self._public_url = public_url.rstrip("/")
+        self._has_web_ui: bool | None = None
+
+    def find(self, trace_id: str) -> Waterfall | None:
+        """The spans that have arrived of a trace, None while there are none. Raises Unreadable."""
+        status, body = self._get(f"/api/v3/traces/{trace_id}")
+        if status == 404:
+            return None
+        if status != 200:
+            raise Unreadable(f"Jaeger answered with HTTP status {status}.")
+        try:
+            groups = _Answer.model_validate_json(body).result.resource_spans
+        except ValidationError as error:
+            raise Unreadable("What answers at Jaeger's address is not Jaeger 2.13 or newer.") from error
+        found = [(span, group.resource) for group in groups for scope in group.scope_spans for span in scope.spans]
+        return Waterfall(found) if found else None
+
+    def link(self, trace_id: str) -> str | None:
+        """Where Jaeger's web UI shows a trace; None where it carries none. Raises Unreadable."""
+        if self._has_web_ui is None:
+            status, body = self._get("/")
+            self._has_web_ui = status == 200 and b"jaeger-ui-root" in body
+        return f"{self._public_url}/trace/{trace_id}" if self._has_web_ui else None
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body, read for so long and up to such a size."""
+        ends = time.monotonic() + SECONDS
+        body = bytearray()
+        try:
+            with suppress_instrumentation(), self._open(path) as response:
+                while chunk := response.raw.read1(64 * 1024):
+                    body += chunk
+                    if len(body) > MAX_BYTES:
+                        raise Unreadable(f"The trace is larger than {MAX_BYTES // 1024 // 1024} MiB.")
+                    if time.monotonic() > ends:
+                        raise Unreadable("Jaeger answers too slowly.")
+                return response.status_code, bytes(body)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreadable("Jaeger does not answer. Is it running?") from error
+
+    def _open(self, path: str) -> requests.Response:
+        # As it is: what is packed may be small, and huge once unpacked.
+        headers = {"Accept-Encoding": "identity"}
+        return self._client.session.get(
+            self._client.base_url + path,
+            params=RAW,
+            headers=headers,
+            timeout=SECONDS,
+            stream=True,
+            allow_redirects=False,
+        )
+
+
+def shorten(text: str) -> str:
+    """A text up to a length that a page can bear."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+
+
+def _service(resource: _Attributed) -> str:
+    return dict(resource.texts()).get("service.name", "unknown")
+
+
+def _text(value: dict[str, Any]) -> str:
+    """An OTLP AnyValue as people read it."""
+    for kind, content in value.items():
+        if kind == "boolValue":
+            return "true" if content else "false"
+        if kind == "arrayValue" and isinstance(content, dict):
+            return ", ".join(_text(item) for item in content.get("values", []) if isinstance(item, dict))
+        return str(content)
+    return ""

@@ -1,0 +1,32 @@
+"""What a customer does on the page."""
+
+from playwright.sync_api import Locator, Page, expect
+
+
+def place_order(page: Page, scenario: str = "") -> None:
+    """Order what is chosen already, and have something go wrong."""
+    page.get_by_label("What shall go wrong?").select_option(scenario)
+    page.get_by_role("button", name="Place the order").click()
+
+
+def outcome(page: Page) -> Locator:
+    """What the page says of the order."""
+    return page.locator("#outcome")
+
+
+def rows(page: Page, *services: str) -> Locator:
+    """The spans that are shown, once there are some of each of these services."""
+    for service in services:
+        expect(page.locator("tbody .service").get_by_text(service, exact=True).first).to_be_visible()
+    return page.locator("tbody tr")
+
+
+def row(page: Page, service: str, name: str) -> Locator:
+    """The first span with this name."""
+    of_service = page.locator("tbody tr").filter(has=page.locator(".service").get_by_text(service, exact=True))
+    return of_service.filter(has=page.locator(".name").get_by_text(name, exact=True)).first
+
+
+def shown_trace(page: Page) -> str:
+    """The id of the trace that is shown."""
+    return page.locator("#trace-heading code").inner_text()

@@ -1,0 +1,195 @@
+"""The view of a trace: whatever is in it, and whether or not Jaeger has a web UI."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import requests
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Change, Open, Without
+from tests.browser.shop import place_order, row, rows, shown_trace
+from tests.browser.spans import id_of, send_span
+from tests.house import House
+from waybill.jaeger import Jaeger
+
+HOSTILE = [
+    "<script>document.title = 'taken'</script>",
+    '"><img src=x onerror="document.title=\'taken\'">',
+    "</summary></details></table><form action='//elsewhere.example'>",
+    "{{ 7 * 7 }}",
+    "javascript:alert(1)",
+]
+PUBLIC = "http://jaeger.example:16686"
+
+
+def test_what_a_span_says_opens_below_it(visit: Open, house: House) -> None:
+    page = visit(f"/traces/{house.order().json()['trace_id']}")
+    rows(page, "fulfilment")
+    opened = row(page, "order", "process_order")
+    opened.locator("summary").click()
+    expect(opened.get_by_role("heading", name="Event order_completed")).to_be_visible()
+    expect(opened.locator("dl").filter(has_text="order.outcome")).to_contain_text("completed")
+    expect(opened.locator("dl").filter(has_text="service.instance.id")).to_be_visible()
+    # Across the whole table, and not only its column.
+    inside, table = opened.locator(".inside").bounding_box(), page.locator("table").bounding_box()
+    assert inside
+    assert table
+    assert inside["width"] > 0.95 * table["width"]
+
+
+def test_a_link_leads_to_the_span_that_it_points_to(visit: Open, house: House) -> None:
+    page = visit(f"/traces/{house.order().json()['trace_id']}")
+    rows(page, "fulfilment")
+    row(page, "fulfilment", "process orders").locator("summary").click()
+    page.get_by_role("link", name="send orders").click()
+    target = row(page, "order-relay", "send orders").get_attribute("id")
+    assert page.url.endswith(f"#{target}")
+
+
+def test_nothing_that_is_in_a_span_becomes_part_of_the_page(visit: Open, house: House) -> None:
+    root = send_span(house, HOSTILE[0], service=HOSTILE[1], attributes=dict(zip(HOSTILE, HOSTILE, strict=True)))
+    for text in HOSTILE:
+        send_span(house, text, service=text, parent=root, attributes={text: text, "error.type": text}, error=text)
+    page = visit(f"/traces/{id_of(root)}")
+    expect(page.locator("tbody tr")).to_have_count(1 + len(HOSTILE))
+    for summary in page.locator("summary").all():
+        summary.click()
+    for text in HOSTILE:
+        for place in ("th .service", "th .name", "th .error", "dt", "dd", "h3"):
+            expect(page.locator(place).filter(has_text=text).first).to_be_visible()
+    trace = page.locator("#trace")
+    expect(trace.locator("script, img, form, iframe, a:not([href^='/traces/'])")).to_have_count(0)
+    assert page.title().startswith("Trace ")
+
+
+def test_nothing_that_inventory_says_becomes_part_of_the_page(visit: Open, house: House) -> None:
+    insert = "INSERT INTO products (sku, name, amount, currency, available) VALUES ('TEA-HOSTILE', %s, 1, 'EUR', 1)"
+    house.query("inventory", insert, HOSTILE[1])
+    try:
+        page = visit()
+        expect(page.locator(".product .name").filter(has_text=HOSTILE[1])).to_be_visible()
+        expect(page.locator("main img")).to_have_count(0)
+        assert page.title() == "Waybill"
+    finally:
+        house.query("inventory", "DELETE FROM products WHERE sku = 'TEA-HOSTILE'")
+
+
+def test_spans_that_come_late_are_added_and_the_reader_is_not_disturbed(visit: Open, house: House) -> None:
+    root = send_span(house, "first")
+    page = visit(f"/traces/{id_of(root)}")
+    summary = row(page, "stranger", "first").locator("summary")
+    summary.focus()
+    page.keyboard.press("Enter")
+    send_span(house, "second", parent=root)
+    expect(row(page, "stranger", "second")).to_be_visible()
+    expect(row(page, "stranger", "first").get_by_role("heading", name="Resource")).to_be_visible()
+    expect(summary).to_be_focused()
+
+
+def test_a_trace_with_a_hole_is_shown_and_said_to_have_one(visit: Open, house: House) -> None:
+    root = send_span(house, "known")
+    missing = send_span(house, "of another trace")
+    gone = type(root)(root.trace_id, missing.span_id, True, root.trace_flags)
+    send_span(house, "orphan", parent=gone)
+    page = visit(f"/traces/{id_of(root)}")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    expect(page.locator(".state")).to_have_text("not whole: 1 parent is missing")
+
+
+def test_a_trace_that_jaeger_does_not_have_is_said_to_be_missing(visit: Open) -> None:
+    page = visit("/traces/0af7651916cd43dd8448eb211c80319c")
+    expect(page.locator("article.trace")).to_contain_text("Jaeger has no span of this trace")
+
+
+@pytest.mark.parametrize("trace_id", ["0" * 32, "a" * 31, "A" * 32, "g" * 32, "a" * 33, "..%2f..", "a" * 32 + "%0a"])
+def test_what_is_no_trace_id_is_not_found(house: House, trace_id: str) -> None:
+    answer = house.session.get(f"{house.url('gateway')}/traces/{trace_id}", timeout=30)
+    assert answer.status_code == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_looking_at_traces_makes_none(visit: Open, house: House) -> None:
+    began = datetime.now(UTC)
+    page = visit()
+    place_order(page)
+    rows(page, "fulfilment")
+    visit("/traces/0af7651916cd43dd8448eb211c80319c")
+    # Spans are exported in the order in which they ended: what came before these two has arrived with the second.
+    last = house.session.get(f"{house.url('gateway')}/nowhere", timeout=30).json()["trace_id"]
+    jaeger = Jaeger(house.settings.jaeger_url)
+    assert jaeger.wait_for_trace(last, timeout=60)
+    found = jaeger.find_traces("gateway", began, datetime.now(UTC) + timedelta(seconds=1), limit=100)
+    names = {span.name for trace in found for span in trace.spans if span.service == "gateway"}
+    assert names == {"GET /", "GET", "POST /orders", "POST"}
+    addresses = {str(span.attributes.get("url.full")) for trace in found for span in trace.spans}
+    assert not any(address.startswith(house.settings.jaeger_url) for address in addresses)
+
+
+def test_a_browser_may_load_nothing_from_elsewhere_and_run_nothing_inline(house: House) -> None:
+    for path in ("/", "/traces/0af7651916cd43dd8448eb211c80319c", "/assets/shop.js"):
+        answer = house.session.get(house.url("gateway") + path, timeout=30)
+        directives = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+        assert directives.pop("default-src") == "'none'"
+        assert set(directives.values()) <= {"'self'", "'none'"}
+        assert {"base-uri", "form-action", "frame-ancestors"} <= directives.keys()
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.fixture
+def jaeger_with_web_ui(house: House) -> Iterator[str]:
+    """The house's Jaeger, with an index page in front that has the mark of the web UI: the one built here has none."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/api/"):
+                answer = requests.get(house.settings.jaeger_url + self.path, timeout=30)
+                status, body = answer.status_code, answer.content
+            else:
+                status, body = 200, b'<div id="jaeger-ui-root"></div>'
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_where_jaeger_has_a_web_ui_the_page_leads_there_and_into_its_comparison(
+    visit: Open, change: Change, jaeger_with_web_ui: str
+) -> None:
+    change(JAEGER_URL=jaeger_with_web_ui, JAEGER_PUBLIC_URL=PUBLIC)
+    page = visit()
+    place_order(page)
+    rows(page, "fulfilment")
+    first = shown_trace(page)
+    assert page.get_by_role("link", name="Open in Jaeger").get_attribute("href") == f"{PUBLIC}/trace/{first}"
+    expect(page.get_by_role("link", name="Compare")).to_have_count(0)
+
+    place_order(page, "slow-query")
+    expect(page.locator("#trace-heading")).not_to_contain_text(first)
+    rows(page, "fulfilment")
+    second = shown_trace(page)
+    compare = page.get_by_role("link", name="Compare with the order before")
+    assert compare.get_attribute("href") == f"{PUBLIC}/trace/{first}...{second}"
+
+
+def test_where_jaeger_has_no_web_ui_nothing_leads_there(visit: Open, house: House) -> None:
+    page = visit(f"/traces/{house.order().json()['trace_id']}")
+    rows(page, "fulfilment")
+    expect(page.get_by_role("link", name="Jaeger")).to_have_count(0)
+
+
+def test_while_jaeger_is_away_the_view_says_so(house: House, without: Without) -> None:
+    without("jaeger")
+    answer = house.session.get(f"{house.url('gateway')}/traces/0af7651916cd43dd8448eb211c80319c", timeout=30)
+    assert answer.status_code == 503
+    assert "Jaeger does not answer. Is it running?" in answer.text

@@ -1,0 +1,88 @@
+"""The log records that services send: each with its trace, and none with a secret; and none that costs an order."""
+
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
+
+from telemetry.testing import Receiver, attributes_of
+from tests.house import PATIENCE_SECONDS, House
+from tests.trace.measured import NOWHERE
+from tests.trace.traces import Traces, only, trace_id_of
+
+
+@pytest.fixture
+def silence() -> Iterator[str]:
+    """Where a Collector would be that accepts connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        yield f"http://127.0.0.1:{nobody.getsockname()[1]}"
+
+
+def test_an_order_is_one_record_in_its_span(house: House, traces: Traces, receiver: Receiver) -> None:
+    response = house.order()
+    spans = traces.whole(response)
+    settled = only(spans, service="order", name="process_order")
+    records = wait_for(receiver, lambda _service, record: record.trace_id.hex() == trace_id_of(response))
+    ((service, record),) = records
+    assert service == "order"
+    assert record.body.string_value == f"order {response.json()['id']} is completed"
+    assert (record.severity_number, record.severity_text) == (SeverityNumber.SEVERITY_NUMBER_INFO, "INFO")
+    assert record.span_id.hex() == settled.span_id
+    assert settled.start_ns <= record.time_unix_nano <= settled.end_ns
+
+
+def test_a_failure_is_a_record_with_its_type_and_stack_and_without_its_text(
+    house: House, receiver: Receiver, restart: Callable[..., None]
+) -> None:
+    restart("order-relay", VALKEY_URL=NOWHERE)
+    assert house.order().status_code == 201
+    failures = wait_for(receiver, lambda _, record: record.body.string_value.startswith("order-relay failed: "))
+    gauges = wait_for(receiver, lambda _, record: "waybill.consumer.lag cannot be read" in record.body.string_value)
+    record = failures[-1][1]
+    attributes = attributes_of(record.attributes)
+    assert record.severity_number == SeverityNumber.SEVERITY_NUMBER_ERROR
+    assert attributes.keys() == {"exception.type", "exception.stacktrace"}
+    assert attributes["exception.type"].startswith("redis.exceptions.")
+    assert "in publish" in attributes["exception.stacktrace"]
+    assert gauges[-1][1].severity_number == SeverityNumber.SEVERITY_NUMBER_WARN
+    for _, each in failures + gauges:
+        # redis-py's text has the address.
+        assert "127.0.0.1" not in str(each)
+
+
+def test_no_record_and_no_metric_has_a_token(house: House, traces: Traces, receiver: Receiver) -> None:
+    house.order(token="tok_declined")
+    traces.settle()
+    assert receiver.logs
+    assert receiver.metrics
+    for service, message in [*receiver.logs, *receiver.metrics]:
+        assert "tok_" not in str(message), service
+
+
+def test_a_collector_that_never_answers_costs_no_order_its_time(
+    house: House, restart: Callable[..., None], silence: str
+) -> None:
+    for name in ("order", "payment", "inventory"):
+        # Queues that are full at once, and metrics that are always being sent.
+        restart(
+            name,
+            OTEL_EXPORTER_OTLP_ENDPOINT=silence,
+            OTEL_BLRP_MAX_QUEUE_SIZE="2",
+            OTEL_BLRP_MAX_EXPORT_BATCH_SIZE="1",
+            OTEL_METRIC_EXPORT_INTERVAL="100",
+        )
+    # One that had to wait for a batch, which is given up after 10 s, would be answered with 503.
+    restart("gateway", REQUEST_DEADLINE="5")
+    assert [house.order().status_code for _ in range(10)] == [201] * 10
+    # The log handler had more to take than it could hold, and says so.
+    assert "Queue full, dropping Log." in house.log("order")
+
+
+def wait_for(receiver: Receiver, wanted: Callable[[str, LogRecord], bool]) -> list[tuple[str, LogRecord]]:
+    """The records that a predicate of service and record holds for, once there are any."""
+    return receiver.wait_for(
+        lambda: [(service, record) for service, record in receiver.logs if wanted(service, record)],
+        PATIENCE_SECONDS,
+        "the log record",
+    )

@@ -1,0 +1,126 @@
+"""What the services count and measure: how business goes, and requests; and what a stranger cannot make of them."""
+
+import time
+import uuid
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from telemetry.testing import Receiver, attributes_of
+from tests.house import PATIENCE_SECONDS, House
+from tests.trace.measured import NOWHERE, Measured, points
+
+OUTCOMES = {"completed": 2, "declined": 1, "out_of_stock": 1, "rejected": 1}
+"""What is placed in the first test."""
+PENDING = "SELECT count(*) FROM orders WHERE status = 'pending'"
+
+
+@pytest.fixture
+def measured(receiver: Receiver) -> Measured:
+    return Measured(receiver)
+
+
+def test_each_order_is_counted_once_by_its_outcome(house: House, measured: Measured) -> None:
+    # All that the process before had counted arrives with its end.
+    house.stop("order")
+    before = {outcome: measured.total("waybill.orders", {"order.outcome": outcome}, "order") for outcome in OUTCOMES}
+    house.start("order")
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    assert [house.order(headers=headers).status_code for headers in (key, key, None)] == [201, 200, 201]
+    assert [house.order(sku).status_code for sku in ("TEA-SOLD-OUT", "TEA-OF-NOBODY")] == [409, 422]
+    assert house.order(token="tok_declined").status_code == 402
+    house.stop("order")
+    after = {outcome: measured.total("waybill.orders", {"order.outcome": outcome}, "order") for outcome in OUTCOMES}
+    house.start("order")
+    assert {outcome: after[outcome] - before[outcome] for outcome in OUTCOMES} == OUTCOMES
+
+
+def test_an_order_that_is_resumed_is_counted_once_by_who_resumed_it(
+    house: House, measured: Measured, without: Callable[[str], None]
+) -> None:
+    without("acquirer")
+    assert house.order().status_code == 503
+    house.start("acquirer")
+    without("order-relay")
+    before = measured.total("waybill.orders", service="order-relay")
+    # Other tests may have left some too.
+    pending = house.query("order", PENDING)[0][0]
+    assert pending > 0
+    house.start("order-relay", RECOVER_AFTER="0.2")
+    wait_until(lambda: house.query("order", PENDING) == [(0,)], "all orders are settled")
+    house.stop("order-relay")
+    assert measured.total("waybill.orders", service="order-relay") - before == pending
+
+
+def test_a_request_is_measured_in_seconds_by_route_and_status(house: House, measured: Measured) -> None:
+    request = {"http.route": "/orders", "http.request.method": "POST", "http.response.status_code": 201}
+    before = measured.total("http.server.request.duration", request)
+    assert house.order(headers={"baggage": "waybill.scenario=slow-acquirer"}).status_code == 201
+    # The acquirer takes a second: in milliseconds, it would be a thousand.
+    assert 1 <= measured.wait_for_total("http.server.request.duration", request, before + 1) - before < 100
+
+
+def test_a_stranger_cannot_put_a_word_into_a_metric(house: House, receiver: Receiver, measured: Measured) -> None:
+    word = uuid.uuid4().hex
+    gateway = house.url("gateway")
+    unknown = {"http.request.method": "_OTHER", "http.response.status_code": 404}
+    with requests.Session() as stranger:
+        stranger.trust_env = False
+        stranger.request("BREW", f"{gateway}/{word}?{word}=1", timeout=30)
+        headers = {"Host": f"{word}.example:99", "User-Agent": word, "X-Forwarded-Host": word, "baggage": f"{word}=1"}
+        stranger.get(f"{gateway}/{word}", headers=headers, timeout=30)
+        stranger.get(f"{gateway}/orders/{uuid.uuid4()}", headers=headers | {"X-Forwarded-Proto": word}, timeout=30)
+    measured.wait_for_total("http.server.request.duration", unknown, at_least=0.0000001)
+    for service, metric in receiver.metrics:
+        assert word not in str(metric), (service, metric.name)
+    for point in measured.of("http.server.request.duration", unknown):
+        assert "http.route" not in attributes_of(point.attributes)
+
+
+def test_stock_is_what_is_left(house: House, measured: Measured) -> None:
+    assert house.order("TEA-LAPSANG").status_code == 201
+    left = house.query("inventory", "SELECT available FROM products WHERE sku = 'TEA-LAPSANG'")[0][0]
+    measured.wait_for_gauge("waybill.stock", lambda value: value == left, {"product.sku": "TEA-LAPSANG"})
+
+
+def test_the_outbox_lags_while_the_queue_is_away(
+    house: House, measured: Measured, restart: Callable[..., None]
+) -> None:
+    measured.wait_for_gauge("waybill.outbox.lag", lambda seconds: seconds == 0)
+    restart("order-relay", VALKEY_URL=NOWHERE)
+    assert house.order().status_code == 201
+    measured.wait_for_gauge("waybill.outbox.lag", lambda seconds: seconds > 0)
+    restart("order-relay")
+    measured.wait_for_gauge("waybill.outbox.lag", lambda seconds: seconds == 0)
+
+
+def test_the_consumer_lags_while_fulfilment_is_away(
+    house: House, measured: Measured, without: Callable[[str], None]
+) -> None:
+    without("fulfilment")
+    for _ in range(2):
+        assert house.order().status_code == 201
+    measured.wait_for_gauge("waybill.consumer.lag", lambda messages: messages == 2)
+    house.start("fulfilment")
+    measured.wait_for_gauge("waybill.consumer.lag", lambda messages: messages == 0)
+
+
+def test_exemplars_hold_a_trace_and_nothing_else(house: House, receiver: Receiver, measured: Measured) -> None:
+    trace_id = house.order().json()["trace_id"]
+
+    def arrived() -> bool:
+        exemplars = [each for point in measured.of("http.server.request.duration") for each in point.exemplars]
+        return trace_id in {each.trace_id.hex() for each in exemplars}
+
+    receiver.wait_for(arrived, PATIENCE_SECONDS, "the exemplar of the order")
+    for _, metric in receiver.metrics:
+        for point in points(metric):
+            assert not any(each.filtered_attributes for each in getattr(point, "exemplars", ()))
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.05)

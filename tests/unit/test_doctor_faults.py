@@ -1,0 +1,166 @@
+"""The doctor's list of faults, its documentation and its tests speak of the same; and small things that it decides."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.documents import ROOT, quoted, rows
+from waybill.doctor import doctor, judge, processes, yours
+from waybill.doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found
+from waybill.doctor.otlp import endpoint
+from waybill.doctor.processes import OF_OURS, Process
+from waybill.jaeger import Span, Trace
+
+DOCUMENT = ROOT / "docs/doctor.md"
+TESTS = (ROOT / "tests/system/test_doctor.py").read_text()
+HEADINGS = (
+    "The service answers",
+    "The environment of a process",
+    "The Collector takes spans",
+    "Jaeger has what the Collector took",
+    "The trace is whole",
+    "What it remarks",
+)
+MILLISECOND = 1_000_000
+
+
+def test_the_document_has_a_row_for_each_fault_with_the_texts_of_the_code() -> None:
+    documented = [tuple(row[1:]) for heading in HEADINGS for row in rows(DOCUMENT, heading)]
+    assert documented == [(f"`{fault.name}`", fault.says, fault.cause, fault.fix) for fault in (*FAULTS, *NOTICES)]
+    assert len(BY_NAME) == len(documented)
+
+
+def test_each_fault_is_made_for_real_by_a_test() -> None:
+    tested = set(re.findall(r"\.names\(\s*\"([a-z-]+)\"", TESTS))
+    assert tested == {fault.name for fault in FAULTS}
+    assert set(re.findall(r"\.notices\(\s*\"([a-z-]+)\"", TESTS)) == {fault.name for fault in NOTICES}
+
+
+def test_each_fault_is_raised_somewhere_in_the_doctor() -> None:
+    code = "\n".join(file.read_text() for file in Path(processes.__file__).parent.glob("*.py") if file.stem != "faults")
+    assert [name for name in BY_NAME if f'"{name}"' not in code] == []
+
+
+def test_what_is_found_elsewhere_is_printed_without_its_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = Finding("otlp-refuses", "It says \x1b[31mred[bold].", "A cause.", "A fix.")
+
+    def broken(*_: object) -> None:
+        error = Broken("no-trace-id")
+        error.finding = finding
+        raise error
+
+    monkeypatch.setattr(yours, "follow", lambda *_: (broken() for _ in [0]))
+    result = CliRunner().invoke(doctor, ["--jaeger", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "✗ It says ?[31mred[bold].\n    cause  A cause.\n    fix    A fix.\n" in result.output
+
+
+def test_a_missing_fact_is_a_mistake_of_ours() -> None:
+    with pytest.raises(KeyError):
+        found("otlp-closed", endpoint="http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol", "expected"),
+    [
+        ("http://127.0.0.1:4317", "", ("http://127.0.0.1:4317", "grpc")),
+        ("http://127.0.0.1:4318", "", ("http://127.0.0.1:4318", "http/protobuf")),
+        ("http://127.0.0.1:4318", "grpc", ("http://127.0.0.1:4318", "grpc")),
+        ("https://traces.example/v1/traces", "", ("https://traces.example", "http/protobuf")),
+        ("collector:4317", "", ("https://collector:4317", "grpc")),
+    ],
+)
+def test_an_endpoint_is_read_as_an_exporter_reads_it(url: str, protocol: str, expected: tuple[str, str]) -> None:
+    read = endpoint(url, protocol)
+    assert (read.url, read.protocol) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "begins_traces", "share"),
+    [
+        ({}, True, 1),
+        ({"OTEL_TRACES_SAMPLER_ARG": "0.1"}, True, 0.1),
+        ({"OTEL_TRACES_SAMPLER_ARG": "0.1"}, False, 1),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}, False, 0),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, True, 0),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, False, 1),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "1%"}, True, 1),
+        ({"OTEL_TRACES_SAMPLER": "always_on", "OTEL_TRACES_SAMPLER_ARG": "0"}, True, 1),
+    ],
+)
+def test_the_share_that_is_sampled_is_read_as_the_sdk_reads_it(
+    environment: dict[str, str], begins_traces: bool, share: float
+) -> None:
+    assert Process("order", 1, environment, OF_OURS, begins_traces=begins_traces).sampler()[1] == share
+
+
+def test_the_argument_alone_means_nothing_to_the_sdk() -> None:
+    assert Process("checkout", 1, {"OTEL_TRACES_SAMPLER_ARG": "0"}).sampler()[1] == 1
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.1, "one in 10"), (0.5, "one in 2"), (0.25, "one in 4"), (0.3, "30%")])
+def test_a_share_is_said_as_people_say_it(share: float, words: str) -> None:
+    assert processes.in_words(share) == words
+
+
+def span(name: str, kind: str, start: int, end: int, parent: str | None = None, **facts: object) -> Span:
+    """Times in milliseconds; the id is the name, the service its first word."""
+    times = (start * MILLISECOND, end * MILLISECOND)
+    return Span("t", name, parent, name, kind, name.split()[0], *times, **facts)  # type: ignore[arg-type]
+
+
+def judged(*spans: Span) -> list[object]:
+    return list(judge.check(Trace("t", spans), (0, 1000 * MILLISECOND)))
+
+
+def test_what_a_busy_machine_does_to_times_is_no_fault() -> None:
+    gateway = span("gateway in", "SERVER", 10, 990)
+    call = span("gateway out", "CLIENT", 20, 100, "gateway in")
+    # The server's thread is scheduled late, after its answer has left.
+    late = span("order in", "SERVER", 25, 700, "gateway out")
+    queue = span("relay send", "PRODUCER", 600, 610, "order in")
+    consumer = span("fulfilment process", "CONSUMER", 5000, 5100, "relay send")
+    assert judged(gateway, call, late, queue, consumer)
+
+
+def test_an_answer_that_was_no_longer_waited_for_is_no_fault() -> None:
+    call = span("gateway out", "CLIENT", 10, 100, error=True)
+    assert judged(call, span("order in", "SERVER", 400, 500, "gateway out"))
+
+
+def test_a_client_around_a_client_is_twice_only_where_both_record_the_same_call() -> None:
+    cloud = span("shop upload", "CLIENT", 10, 100, attributes={"rpc.system": "aws-api"})
+    http = span("shop PUT", "CLIENT", 20, 90, "shop upload", attributes={"http.request.method": "PUT"})
+    assert judged(cloud, http)
+    url = {"http.request.method": "PUT", "url.full": "http://bucket/"}
+    outer = span("shop requests", "CLIENT", 10, 100, attributes=url)
+    inner = span("shop urllib3", "CLIENT", 20, 90, "shop requests", attributes=url)
+    with pytest.raises(Broken, match="records `shop urllib3` twice"):
+        judged(outer, inner)
+
+
+def test_a_step_of_the_service_below_its_request_is_no_repetition() -> None:
+    assert judged(span("shop GET", "SERVER", 10, 100), span("shop step", "INTERNAL", 20, 90, "shop GET"))
+
+
+def test_a_request_now_is_within_the_moments_of_the_search() -> None:
+    # The search asks for whole spans of time with a zone, as Jaeger does.
+    asked: list[tuple[datetime, datetime]] = []
+
+    class NoJaeger:
+        def find_traces(self, _service: str, start: datetime, end: datetime, _limit: int) -> list[Trace]:
+            asked.append((start, end))
+            return []
+
+    now = int(datetime.now(UTC).timestamp() * judge.SECOND)
+    assert judge.roots_of(NoJaeger(), "checkout", (now, now)) == []  # type: ignore[arg-type]
+    assert asked[0][0] < datetime.fromtimestamp(now / judge.SECOND, UTC) < asked[0][1]
+
+
+def test_the_document_names_every_symptom() -> None:
+    cells = [row[0] for heading in HEADINGS[:-1] for row in rows(DOCUMENT, heading)]
+    assert all(cells)
+    assert all(quoted(row[1]) for heading in HEADINGS for row in rows(DOCUMENT, heading))

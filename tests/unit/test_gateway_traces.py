@@ -1,0 +1,201 @@
+"""Reading traces from Jaeger for the gateway's pages: the waterfall, and the bounds of what is read."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from services.gateway import traces
+from services.gateway.traces import DEEPEST, MAX_SPANS, Traces, Unreadable, Waterfall
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def span(number: int, parent: int = 0, start: int = 0, end: int = 100, **more: Any) -> dict[str, Any]:
+    """A span as Jaeger writes it."""
+    return {
+        "traceId": TRACE,
+        "spanId": f"{number:016x}",
+        "parentSpanId": f"{parent:016x}" if parent else "",
+        "name": f"span {number}",
+        "startTimeUnixNano": str(start),
+        "endTimeUnixNano": str(end),
+        **more,
+    }
+
+
+def text(key: str, value: str) -> dict[str, Any]:
+    return {"key": key, "value": {"stringValue": value}}
+
+
+@contextmanager
+def jaeger(answer: Answer) -> Iterator[Traces]:
+    """A server in Jaeger's place, which answers like this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(ConnectionError):
+                answer(self)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        yield Traces(url, url)
+        server.shutdown()
+
+
+def body(content: bytes, status: int = 200) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)
+
+    return answer
+
+
+def endless(chunk: bytes, pause: float = 0) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        while True:
+            request.wfile.write(chunk)
+            time.sleep(pause)
+
+    return answer
+
+
+def read(*spans: dict[str, Any], resource: Sequence[dict[str, Any]] = ()) -> Waterfall:
+    group = {"resource": {"attributes": list(resource)}, "scopeSpans": [{"spans": list(spans)}]}
+    with jaeger(body(json.dumps({"result": {"resourceSpans": [group]}}).encode())) as reader:
+        found = reader.find(TRACE)
+    assert found
+    return found
+
+
+def test_parents_come_before_their_children_and_siblings_by_time() -> None:
+    found = read(span(4, 2, 30), span(3, 1, 50), span(2, 1, 10), span(1, 0, 0), span(5, 2, 20))
+    assert [(row.depth, row.span.name) for row in found.rows] == [
+        (0, "span 1"),
+        (1, "span 2"),
+        (2, "span 5"),
+        (2, "span 4"),
+        (1, "span 3"),
+    ]
+    assert found.whole
+
+
+def test_a_bar_lies_where_its_span_lies_in_the_whole_time() -> None:
+    found = read(span(1, 0, 1000, 2000), span(2, 1, 1250, 1750), span(3, 1, 2000, 2000))
+    bars = [(row.begin, row.width) for row in found.rows]
+    assert bars[:2] == [(0, 100), (25, 50)]
+    assert all(begin >= 0 and width > 0 and begin + width <= 100 for begin, width in bars)
+
+
+def test_a_missing_parent_a_second_root_or_none_is_not_whole() -> None:
+    assert read(span(1), span(2, 9)).orphans == 1
+    assert not read(span(1), span(2, 9)).whole
+    assert not read(span(1), span(2)).whole
+    assert not read(span(1, 9)).whole
+
+
+def test_spans_that_are_each_others_parents_are_shown() -> None:
+    assert len(read(span(1, 2), span(2, 1), span(3, 3)).rows) == 3
+
+
+def test_a_span_that_came_twice_is_taken_once() -> None:
+    assert len(read(span(1), span(2, 1), span(2, 1)).rows) == 2
+
+
+def test_deep_and_many_spans_are_bounded() -> None:
+    chain = [span(number, number - 1, start=number) for number in range(1, MAX_SPANS + 100)]
+    found = read(*chain)
+    assert len(found) == MAX_SPANS + 99
+    assert len(found.rows) == MAX_SPANS
+    assert max(row.depth for row in found.rows) == DEEPEST
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"stringValue": "a"}, "a"),
+        ({"intValue": "12"}, "12"),
+        ({"doubleValue": 1.5}, "1.5"),
+        ({"boolValue": True}, "true"),
+        ({"arrayValue": {"values": [{"stringValue": "a"}, {"intValue": "1"}]}}, "a, 1"),
+        ({"stringValue": "x" * 10_000}, "x" * traces.MAX_TEXT + "…"),
+        ({}, ""),
+    ],
+)
+def test_a_value_is_shown_as_people_write_it(value: dict[str, Any], shown: str) -> None:
+    found = read(span(1, attributes=[{"key": "key", "value": value}]))
+    assert found.rows[0].span.texts() == [("key", shown)]
+
+
+def test_an_error_says_its_type_and_its_message() -> None:
+    found = read(
+        span(1, status={"code": 2}, attributes=[text("error.type", "ReadTimeout")]),
+        span(2, 1, status={"code": 2, "message": "too late"}),
+        span(3, 1, status={"code": 2}),
+        span(4, 1, attributes=[text("error.type", "no error")]),
+    )
+    assert [row.span.error for row in found.rows] == ["ReadTimeout", "too late", "no reason given", ""]
+
+
+def test_a_service_is_named_by_its_resource() -> None:
+    assert read(span(1), resource=[text("service.name", "order")]).services == ["order"]
+    assert read(span(1)).services == ["unknown"]
+
+
+def test_what_jaeger_does_not_know_is_no_trace() -> None:
+    with jaeger(body(b"{}", 404)) as reader:
+        assert reader.find(TRACE) is None
+    with jaeger(body(b'{"result": {}}')) as reader:
+        assert reader.find(TRACE) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (body(b"<html>"), "not Jaeger"),
+        (body(b'{"result": {"resourceSpans": [{"scopeSpans": [{"spans": [{"spanId": "<"}]}]}]}}'), "not Jaeger"),
+        (body(b"[" * 100_000), "not Jaeger"),
+        (body(b"", 500), "HTTP status 500"),
+        (body(b"", 302), "HTTP status 302"),
+        (endless(b"x" * 65536), "larger than"),
+        (lambda request: request.wfile.write(b"not HTTP at all"), "does not answer"),
+        (lambda request: request.connection.close(), "does not answer"),
+    ],
+)
+def test_a_wrong_answer_is_refused_in_words(answer: Answer, said: str) -> None:
+    with jaeger(answer) as reader, pytest.raises(Unreadable, match=said):
+        reader.find(TRACE)
+
+
+def test_an_answer_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "SECONDS", 0.3)
+    with jaeger(endless(b"x", pause=0.05)) as reader, pytest.raises(Unreadable, match="too slowly"):
+        reader.find(TRACE)
+
+
+def test_where_nobody_listens_jaeger_does_not_answer() -> None:
+    with jaeger(body(b"")) as reader:
+        pass
+    with pytest.raises(Unreadable, match="does not answer"):
+        reader.find(TRACE)
+
+
+def test_the_web_ui_is_linked_where_there_is_one() -> None:
+    with jaeger(body(b'<div id="jaeger-ui-root">')) as reader:
+        assert str(reader.link(TRACE)).endswith(f"/trace/{TRACE}")
+    with jaeger(body(b"a placeholder")) as reader:
+        assert reader.link(TRACE) is None

@@ -1,0 +1,317 @@
+"""What the ledger makes of numbers; tests/system/test_ledger.py has the real ones."""
+
+import pytest
+
+from waybill.ledger import last_line
+from waybill.ledger.balance import Ledger
+from waybill.ledger.numbers import Numbers, Snapshot, parse
+from waybill.ledger.verdict import doubts, good, losses, verdict
+from waybill.orders import SHIPPED
+from waybill.settings import Settings
+
+SETTINGS = Settings()
+
+
+def process(
+    service: str,
+    ended: int = 0,
+    *,
+    instance: str = "",
+    dropped: int = 0,
+    queue: int = 0,
+    live: int = 0,
+    failed: int = 0,
+    unsampled: int = 0,
+) -> str:
+    """What a process of a service reports; the spans that are not said to be elsewhere were exported."""
+    labels = f'job="waybill/{service}",instance="{instance or service}"'
+    exported = ended - dropped - queue - failed
+    sampled, not_sampled = (
+        f'{labels},otel_span_sampling_result="{result}"' for result in ("RECORD_AND_SAMPLE", "DROP")
+    )
+    return f"""# one process
+target_info{{{labels}}} 1
+otel_sdk_span_started_total{{{sampled},otel_span_parent_origin="none"}} {ended + live}
+otel_sdk_span_started_total{{{not_sampled},otel_span_parent_origin="none"}} {unsampled}
+otel_sdk_span_live{{{sampled}}} {live}
+otel_sdk_processor_span_processed_total{{{labels}}} {ended - dropped - queue}
+otel_sdk_processor_span_processed_total{{{labels},error_type="queue_full"}} {dropped}
+otel_sdk_processor_span_queue_size{{{labels}}} {queue}
+otel_sdk_exporter_span_exported_total{{{labels}}} {exported}
+otel_sdk_exporter_span_exported_total{{{labels},error_type="StatusCode.UNAVAILABLE"}} {failed}
+"""
+
+
+def span_metrics(**accepted: int) -> str:
+    """What the Collector counts of each job."""
+    return "".join(
+        f'traces_span_metrics_calls_total{{job="{name}",span_name="any"}} {count}\n' for name, count in accepted.items()
+    )
+
+
+def services(*processes: str, accepted: dict[str, int]) -> Numbers:
+    """The page of the services: ours report, those without a process of their own with nothing."""
+    others = [process(name) for name in SHIPPED if not any(f'job="waybill/{name}"' in text for text in processes)]
+    return parse("".join(processes) + "".join(others) + span_metrics(**accepted))
+
+
+def collector(
+    accepted: int,
+    *,
+    sent: int | None = None,
+    queued: int = 0,
+    rejected: int = 0,
+    not_queued: int = 0,
+    tail_sampling: bool = False,
+    name: str = "first",
+) -> Numbers:
+    """The page of the Collector, which has sent what is not said to be elsewhere."""
+    sent = accepted - queued - rejected if sent is None else sent
+    sampling = "otelcol_processor_tail_sampling_sampling_traces_on_memory 0\n" if tail_sampling else ""
+    return parse(f"""# the Collector
+target_info{{service_instance_id="{name}"}} 1
+otelcol_receiver_accepted_spans{{receiver="otlp"}} {accepted}
+otelcol_exporter_sent_spans{{exporter="otlp_grpc"}} {sent}
+otelcol_exporter_sent_spans{{exporter="debug"}} {sent}
+otelcol_exporter_queue_size{{exporter="otlp_grpc"}} {queued}
+otelcol_exporter_send_failed_spans{{exporter="otlp_grpc"}} {rejected}
+otelcol_exporter_enqueue_failed_spans{{exporter="otlp_grpc"}} {not_queued}
+{sampling}""")
+
+
+def jaeger(taken: int, *, stored: int | None = None, name: str = "first") -> Numbers:
+    """The page of Jaeger, whose counters end in `_total`."""
+    return parse(f"""# Jaeger
+target_info{{service_instance_id="{name}"}} 1
+otelcol_receiver_accepted_spans_total{{receiver="otlp"}} {taken}
+otelcol_exporter_sent_spans_total{{exporter="jaeger_storage_exporter"}} {taken if stored is None else stored}
+""")
+
+
+def ledger(
+    now: Snapshot, before: Snapshot | None = None, *, gone: frozenset[str] = frozenset(), unreadable: int = 0
+) -> Ledger:
+    """A ledger for which all processes have reported but those that are gone."""
+    return Ledger(SETTINGS, now, now.reports().keys() - gone, before, unreadable)
+
+
+def all_well(spans: int, name: str = "first") -> Snapshot:
+    """Every span of payment is stored."""
+    page = services(process("payment", spans), accepted={"waybill/payment": spans})
+    return Snapshot(page, collector(spans, name=name), jaeger(spans))
+
+
+def found(kept: Ledger) -> list[tuple[int, str]]:
+    assert not good(kept)
+    return [(loss.spans, loss.where) for loss in losses(kept)]
+
+
+def test_where_nothing_is_lost_it_says_so_with_the_numbers_of_both_ends() -> None:
+    kept = ledger(all_well(4652))
+    assert verdict(kept) == "Ledger: 4,652 spans ended, 4,652 stored in Jaeger: none lost."
+    assert good(kept)
+
+
+def test_the_ledger_of_a_run_begins_where_the_run_did() -> None:
+    assert verdict(ledger(all_well(130), all_well(100))) == "Ledger: 30 spans ended, 30 stored in Jaeger: none lost."
+
+
+def test_every_step_that_lost_spans_is_named_in_the_order_of_the_steps() -> None:
+    page = services(
+        process("payment", 100, dropped=1),
+        process("order", 100, failed=2),
+        accepted={"waybill/payment": 99, "waybill/order": 98},
+    )
+    kept = ledger(Snapshot(page, collector(197, sent=189, rejected=4), jaeger(184, stored=178)))
+    assert found(kept) == [
+        (1, "in payment"),
+        (2, "between order and the Collector"),
+        (4, "in the Collector"),
+        (4, "between the Collector and Jaeger"),
+        (5, "in Jaeger"),
+        (6, "in Jaeger"),
+    ]
+    assert verdict(kept).startswith("Ledger: 22 of 200 spans were lost: 1 in payment (")
+
+
+def test_one_lost_span_is_one_span() -> None:
+    page = services(process("payment", 2, dropped=1), accepted={"waybill/payment": 1})
+    assert verdict(ledger(Snapshot(page, collector(1), jaeger(1)))).startswith(
+        "Ledger: 1 of 2 spans was lost in payment ("
+    )
+
+
+def test_a_batch_whose_answer_was_lost_is_not() -> None:
+    page = services(process("payment", 10, failed=4), accepted={"waybill/payment": 10})
+    assert good(ledger(Snapshot(page, collector(10), jaeger(10))))
+
+
+def test_what_one_service_sent_twice_does_not_hide_what_another_lost() -> None:
+    page = services(
+        process("payment", 10), process("order", 10, failed=4), accepted={"waybill/payment": 14, "waybill/order": 6}
+    )
+    assert found(ledger(Snapshot(page, collector(20), jaeger(20)))) == [(4, "between order and the Collector")]
+
+
+def test_spans_that_were_sent_twice_are_told_apart() -> None:
+    page = services(process("payment", 10), accepted={"waybill/payment": 10})
+    kept = ledger(Snapshot(page, collector(10), jaeger(13)), Snapshot(parse(""), collector(0), jaeger(0)))
+    assert verdict(kept).startswith(
+        "Ledger: 10 spans ended, 13 stored in Jaeger, 3 of them sent twice, or never counted"
+    )
+    assert good(kept)
+
+
+def test_spans_of_other_programs_are_told_apart() -> None:
+    page = services(process("payment", 10), accepted={"waybill/payment": 10, "checkout": 7})
+    kept = ledger(Snapshot(page, collector(17), jaeger(17)))
+    assert verdict(kept) == ("Ledger: 10 spans ended, 17 stored in Jaeger, 7 of them of other programs: none lost.")
+
+
+def test_what_a_service_samples_out_is_not_counted() -> None:
+    page = services(process("payment", 10, unsampled=90), accepted={"waybill/payment": 10})
+    kept = ledger(Snapshot(page, collector(10), jaeger(10)), unreadable=9)
+    assert verdict(kept) == "Ledger: 10 spans ended, 10 stored in Jaeger: none lost."
+
+
+def test_what_tail_sampling_leaves_out_is_not_lost_and_what_its_queue_did_not_take_is() -> None:
+    page = services(process("payment", 100), accepted={"waybill/payment": 100})
+    kept = ledger(Snapshot(page, collector(100, sent=10, tail_sampling=True), jaeger(10)), unreadable=9)
+    assert verdict(kept) == "Ledger: 100 spans ended, 90 left out by tail sampling, 10 stored in Jaeger: none lost."
+    kept = ledger(Snapshot(page, collector(100, sent=10, not_queued=5, tail_sampling=True), jaeger(10)))
+    assert kept.left_out == 85
+    assert found(kept) == [(5, "in the Collector")]
+
+
+def test_spans_on_their_way_are_not_lost() -> None:
+    page = services(process("payment", 10, queue=3), accepted={"waybill/payment": 7})
+    kept = ledger(Snapshot(page, collector(7, queued=7), jaeger(0)))
+    assert verdict(kept) == (
+        "Ledger: 10 spans ended, 3 waiting in the services, 7 waiting in the Collector, 0 stored in Jaeger: "
+        "none lost so far."
+    )
+
+
+@pytest.mark.parametrize("unfinished", [{"queue": 3}, {"live": 1}])
+def test_a_process_that_ended_with_something_unfinished_has_sent_no_last_report(unfinished: dict[str, int]) -> None:
+    arrived = 10 - unfinished.get("queue", 0)
+    dead = process("payment", 10, instance="dead", **unfinished)
+    page = services(dead, process("payment"), accepted={"waybill/payment": arrived})
+    kept = ledger(Snapshot(page, collector(arrived), jaeger(arrived)), gone=frozenset({"dead"}))
+    assert doubts(kept) == [
+        "A process of payment ended without a last report: what it held is lost, and was not counted"
+    ]
+    assert not good(kept)
+
+
+def test_a_span_that_has_not_ended_is_not_counted() -> None:
+    page = services(process("payment", 10, live=2), accepted={"waybill/payment": 10})
+    kept = ledger(Snapshot(page, collector(10), jaeger(10)))
+    assert verdict(kept) == "Ledger: 10 spans ended, 10 stored in Jaeger: none lost."
+
+
+def test_span_metrics_that_are_behind_the_collector_prove_no_loss() -> None:
+    page = services(process("payment", 10, failed=1), accepted={"waybill/payment": 4})
+    kept = ledger(Snapshot(page, collector(9), jaeger(9)))
+    assert found(kept) == [(1, "between payment and the Collector")]
+    assert not kept.collector_restarted
+
+
+def test_a_process_that_sent_more_than_it_reported_has_sent_no_last_report() -> None:
+    page = services(process("payment", 10, instance="dead"), process("payment"), accepted={"waybill/payment": 12})
+    assert doubts(ledger(Snapshot(page, collector(12), jaeger(12)), gone=frozenset({"dead"})))
+
+
+def test_a_process_that_ended_well_is_counted() -> None:
+    page = services(process("payment", 10, instance="old"), process("payment", 5), accepted={"waybill/payment": 15})
+    kept = ledger(Snapshot(page, collector(15), jaeger(15)), gone=frozenset({"old"}))
+    assert verdict(kept) == "Ledger: 15 spans ended, 15 stored in Jaeger: none lost."
+
+
+def test_what_a_dead_process_had_in_its_queue_does_not_wait_any_more() -> None:
+    page = services(
+        process("payment", 10, queue=4, instance="dead"), process("payment"), accepted={"waybill/payment": 6}
+    )
+    kept = ledger(Snapshot(page, collector(6), jaeger(6)), gone=frozenset({"dead"}))
+    assert found(kept) == [(4, "between payment and the Collector")]
+
+
+def test_a_service_that_does_not_report_is_named_and_its_calls_where_it_has_answered_some() -> None:
+    snapshot = all_well(10)
+    assert doubts(ledger(snapshot, gone=frozenset({"payment"}))) == [
+        "Nothing comes from payment: it does not run, or does not reach the Collector"
+    ]
+    assert snapshot.services is not None
+    called = 'http_client_request_duration_seconds_count{http_response_status_code="200",server_address="payment"} 12\n'
+    called += 'http_client_request_duration_seconds_count{error_type="ConnectionError",server_address="payment"} 9\n'
+    page = Numbers({**snapshot.services.samples, **parse(f"# more\n{called}").samples})
+    (doubt,) = doubts(ledger(Snapshot(page, snapshot.collector, snapshot.jaeger), gone=frozenset({"payment"})))
+    assert doubt.startswith(
+        "Nothing comes from payment, which has answered 12 calls: its spans are lost between it and"
+    )
+
+
+def test_where_the_collector_was_started_anew_the_ends_are_compared() -> None:
+    page = services(process("payment", 100), accepted={"waybill/payment": 40})
+    kept = ledger(Snapshot(page, collector(40), jaeger(100)))
+    assert verdict(kept) == (
+        "Ledger: 100 spans ended, 100 stored in Jaeger: none lost. "
+        "The Collector was started anew and has forgotten its numbers: the ends are compared."
+    )
+    assert good(kept)
+
+
+def test_what_is_missing_in_jaeger_is_lost_though_the_collector_was_started_anew_in_between() -> None:
+    before = Snapshot(parse(""), collector(70), jaeger(0))
+    page = services(process("payment", 100, failed=3), accepted={"waybill/payment": 40})
+    kept = ledger(Snapshot(page, collector(40, name="second"), jaeger(90)), before)
+    assert kept.accepted == 40
+    assert found(kept) == [(3, "between payment and the Collector"), (7, "between the services and Jaeger")]
+
+
+def test_more_spans_than_the_collector_accepted_may_come_out_of_its_queue_on_disk() -> None:
+    page = services(process("payment", 100), accepted={"waybill/payment": 40})
+    assert good(ledger(Snapshot(page, collector(40, sent=100), jaeger(100))))
+
+
+def test_the_spans_in_a_jaeger_that_was_started_anew_are_lost() -> None:
+    page = services(process("payment", 100), accepted={"waybill/payment": 100})
+    assert found(ledger(Snapshot(page, collector(100), jaeger(0, name="second")))) == [(100, "in Jaeger")]
+
+
+def test_where_jaeger_does_not_answer_what_was_sent_is_in_doubt_and_what_waits_is_not() -> None:
+    page = services(process("payment", 10), accepted={"waybill/payment": 10})
+    assert good(ledger(Snapshot(page, collector(10, queued=10), None)))
+    kept = ledger(Snapshot(page, collector(10, queued=4), None))
+    assert doubts(kept) == ["What became of those sent is not known: Jaeger does not answer at 127.0.0.1:8890"]
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "port"),
+    [(Snapshot(None, collector(0), jaeger(0)), 8889), (Snapshot(parse(""), None, jaeger(0)), 8888)],
+)
+def test_where_the_collector_does_not_answer_that_is_all_there_is_to_say(snapshot: Snapshot, port: int) -> None:
+    kept = ledger(snapshot)
+    assert verdict(kept).startswith(
+        f"Ledger: the Collector does not answer at 127.0.0.1:{port}: spans are lost between"
+    )
+    assert not good(kept)
+
+
+def test_traces_that_were_stored_and_cannot_be_read_are_forgotten() -> None:
+    kept = ledger(all_well(100), unreadable=3)
+    assert doubts(kept) == [
+        "Jaeger has forgotten 3 traces to make room for newer ones: see max_traces in deploy/jaeger.yaml"
+    ]
+
+
+def test_a_page_that_is_no_metrics_is_refused_and_an_empty_one_is_not() -> None:
+    with pytest.raises(ValueError, match="not a page of metrics"):
+        parse("<html></html>")
+    assert parse("").samples == {}
+
+
+def test_load_says_in_one_line_that_no_ledger_could_be_kept() -> None:
+    line = last_line(None, unreadable=0)
+    assert line.startswith("Ledger: not kept. ")
+    assert "\n" not in line

@@ -1,0 +1,104 @@
+"""The handler that sends log records: it blocks nobody, raises nothing, and does not tell of itself."""
+
+import io
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.resources import Resource
+
+from telemetry import logs
+from telemetry.logs import OtlpHandler
+
+log = logging.getLogger("shop")
+MORE_THAN_THE_QUEUE_HOLDS = 5000
+
+
+class Exporter(LogRecordExporter):
+    """Keeps what it gets, once it may."""
+
+    def __init__(self) -> None:
+        self.may_send = threading.Event()
+        self.may_send.set()
+        self.sent: list[str] = []
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        self.may_send.wait()
+        self.sent += [str(each.log_record.body) for each in batch]
+        return LogRecordExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """Nothing to do."""
+
+    def force_flush(self, timeout_millis: int = 0) -> bool:
+        return True
+
+
+@pytest.fixture
+def exporter() -> Exporter:
+    return Exporter()
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Standard output."""
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    return printed
+
+
+@pytest.fixture
+def handler(exporter: Exporter, printed: io.StringIO) -> Iterator[OtlpHandler]:
+    """All logging of this process as that of a service, for one test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    yield logs.configure(Resource({"service.name": "shop"}), exporter)
+    exporter.may_send.set()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_who_logs_never_waits_for_a_collector_that_does_not_answer(handler: OtlpHandler, exporter: Exporter) -> None:
+    exporter.may_send.clear()
+    for number in range(MORE_THAN_THE_QUEUE_HOLDS):
+        log.info("cup %d", number)
+    exporter.may_send.set()
+    handler.shutdown()
+    # The oldest went.
+    assert 2048 <= len(exporter.sent) < MORE_THAN_THE_QUEUE_HOLDS
+    assert exporter.sent[-1] == f"cup {MORE_THAN_THE_QUEUE_HOLDS - 1}"
+
+
+def test_what_is_said_of_a_failure_to_send_is_not_sent(handler: OtlpHandler, exporter: Exporter) -> None:
+    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").error("Failed to export logs")
+    log.error("the pot is empty")
+    handler.shutdown()
+    assert exporter.sent == ["the pot is empty"]
+
+
+def test_a_message_that_does_not_fit_its_arguments_raises_nothing(
+    handler: OtlpHandler, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in production: the complaint of `logging` itself is not printed.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    log.info("%d cups", "many")
+    log.info("two cups")
+    handler.shutdown()
+    assert exporter.sent == ["two cups"]
+
+
+def test_after_the_end_records_go_to_standard_output_alone(
+    handler: OtlpHandler, exporter: Exporter, printed: io.StringIO
+) -> None:
+    handler.shutdown()
+    log.info("washing up")
+    assert exporter.sent == []
+    # One line: the SDK does not complain of it.
+    (line,) = printed.getvalue().splitlines()
+    assert json.loads(line)["message"] == "washing up"

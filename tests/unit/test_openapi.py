@@ -1,0 +1,150 @@
+"""The description of the API, held against the app's routes, its models and what the documents say."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+from flask import Flask
+
+from services.gateway import api, openapi
+from tests.documents import ROOT, blocks
+
+NOWHERE = "http://127.0.0.1:9"
+MAKE = """
+import json
+from services.gateway import create_app
+app = create_app()
+print(json.dumps([app.extensions["openapi"], [[rule.rule, *rule.methods] for rule in app.url_map.iter_rules()]]))
+"""
+ASSETS = "/assets/<path:filename>"
+"""Files of the pages: no part of the API."""
+IMPLIED = {"HEAD", "OPTIONS"}
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=[{}, {"JAEGER_URL": NOWHERE}], ids=["with an index", "with pages"])
+def made(request: pytest.FixtureRequest) -> tuple[Json, list[list[str]]]:
+    """The description and the routes of an app."""
+    urls = dict.fromkeys(("ORDER_URL", "INVENTORY_URL", "PAYMENT_URL"), NOWHERE)
+    # In a process of its own: a process sets up its telemetry once.
+    environment = os.environ | urls | request.param | {"OTEL_SDK_DISABLED": "true"}
+    run = subprocess.run(
+        [sys.executable, "-c", MAKE], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    description, routes = json.loads(run.stdout.splitlines()[-1])
+    return description, routes
+
+
+@pytest.fixture
+def description(made: tuple[Json, list[list[str]]]) -> Json:
+    return made[0]
+
+
+def test_what_is_described_is_what_there_is(made: tuple[Json, list[list[str]]]) -> None:
+    description, routes = made
+    served = {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path), method)
+        for path, *methods in routes
+        for method in set(methods) - IMPLIED
+        if path != ASSETS
+    }
+    assert served == {(path, method.upper()) for path, item in description["paths"].items() for method in item}
+
+
+def test_it_is_openapi_3_1(description: Json) -> None:
+    assert description["openapi"].startswith("3.1.")
+    schemathesis.openapi.from_dict(description).validate()
+    for schema in description["components"]["schemas"].values():
+        jsonschema_rs.meta.validate(schema | {"$schema": "https://json-schema.org/draft/2020-12/schema"})
+
+
+def test_every_reference_leads_somewhere(description: Json) -> None:
+    for reference in set(references(description)):
+        found = description
+        for step in reference.removeprefix("#/").split("/"):
+            found = found[step]
+
+
+def test_every_operation_says_what_it_is_for(description: Json) -> None:
+    ids = [operation["operationId"] for item in description["paths"].values() for operation in item.values()]
+    assert len(ids) == len(set(ids))
+    assert all(operation["summary"] for item in description["paths"].values() for operation in item.values())
+
+
+def test_every_kind_of_problem_that_is_described_can_happen() -> None:
+    code = "\n".join(path.read_text() for folder in ("chassis", "services") for path in (ROOT / folder).rglob("*.py"))
+    kinds = {kind for text in openapi.REFUSALS.values() for kind in re.findall(r"`([a-z-]+)`", text)}
+    assert "payment-declined" in kinds
+    assert not [kind for kind in kinds if f'"{kind}"' not in code]
+
+
+def test_its_own_example_is_an_order(description: Json) -> None:
+    examples = description["components"]["schemas"]["OrderRequest"]["examples"]
+    assert examples
+    assert all(orders(description).is_valid(example) for example in examples)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/scenarios.md"])
+def test_what_a_document_sends_is_an_order(description: Json, document: str) -> None:
+    commands = [line for block in blocks(ROOT / document, "sh") for line in block.splitlines() if "curl" in line]
+    sent = [json.loads(words[words.index("-d") + 1]) for words in map(shlex.split, commands) if "-d" in words]
+    assert sent
+    assert all(orders(description).is_valid(body) for body in sent)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"items": [], "payment_token": "tok_visa"},
+        {"items": [{"sku": "tea", "quantity": 1}], "payment_token": "tok_visa"},
+        {"items": [{"sku": "TEA-ASSAM", "quantity": 1001}], "payment_token": "tok_visa"},
+        {"items": [{"sku": "TEA-ASSAM", "quantity": 1}], "payment_token": "tok_visa", "coupon": 1},
+    ],
+)
+def test_what_the_api_refuses_is_no_order(description: Json, body: Json) -> None:
+    assert not orders(description).is_valid(body)
+
+
+def test_a_changed_model_changes_the_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OrderRequest(api.OrderRequest):
+        coupon: str
+
+    class PlacedOrder(api.PlacedOrder):
+        discount: int
+
+    name = "gateway.post_order"
+    changed = replace(openapi.OPERATIONS[name], body=OrderRequest, answers={201: PlacedOrder})
+    monkeypatch.setitem(openapi.OPERATIONS, name, changed)
+    app = Flask("gateway", static_folder=None)
+    app.register_blueprint(api.blueprint)
+    schemas = openapi.describe(app)["components"]["schemas"]
+    assert "coupon" in schemas["OrderRequest"]["required"]
+    assert schemas["PlacedOrder"]["properties"]["discount"] == {"type": "integer"}
+
+
+def orders(description: Json) -> jsonschema_rs.Validator:
+    """Tells what is an order, by the description."""
+    return jsonschema_rs.validator_for({"$ref": "#/components/schemas/OrderRequest"} | description)
+
+
+def references(node: object) -> Iterator[str]:
+    """Every $ref below a node."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for each in node:
+            yield from references(each)

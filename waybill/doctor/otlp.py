@@ -1,0 +1,289 @@
+"""Whether an endpoint takes OTLP as a service sends it, and if not, what stands in the way."""
+
+import os
+import secrets
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import grpc  # type: ignore[import-untyped]
+import requests
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from waybill.doctor.faults import Broken
+from waybill.ports import holder
+
+SERVICE = "waybill-doctor"
+HTTP_PORT = 4318
+"""The conventional port for OTLP over HTTP: https://opentelemetry.io/docs/specs/otlp/#otlphttp-default-port"""
+# Long, since the machine may be busy: who takes no OTLP mostly says so at once.
+ANSWER_SECONDS = 10
+LOOK_SECONDS = 3
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy", "no_grpc_proxy", "no_proxy")
+
+Protocol = Literal["grpc", "http/protobuf"]
+
+
+class Undelivered(Exception):
+    """An export that was not taken; `by_collector` says that who refused it does speak OTLP."""
+
+    def __init__(self, detail: str, *, by_collector: bool = False) -> None:
+        super().__init__(detail)
+        self.by_collector = by_collector
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and how spans are sent. The URL has a scheme, a host and a port, and no path."""
+
+    url: str
+    protocol: Protocol = "grpc"
+    certificate: str = ""
+    """The file with the authorities that are trusted; "" for those that everyone trusts."""
+
+    @property
+    def host(self) -> str:
+        """The host's name or address."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port, which a URL may leave to its scheme."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def tls(self) -> bool:
+        """Whether a client begins with a TLS handshake."""
+        return self.url.startswith("https://")
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port, to compare: the names of loopback are one."""
+        return ("127.0.0.1" if self.host in LOOPBACK else self.host, self.port)
+
+    def with_scheme(self, scheme: str) -> "Endpoint":
+        """The same place, with or without TLS."""
+        return replace(self, url=f"{scheme}://{urlsplit(self.url).netloc}")
+
+
+def endpoint(url: str, protocol: str = "", certificate: str = "") -> Endpoint:
+    """Read an endpoint as a user writes it. Where no protocol is named, the conventional port tells it.
+
+    One without a scheme means TLS, as it does to the exporters of the SDK.
+    """
+    parts = urlsplit(url if "://" in url else f"https://{url}")
+    if not protocol:
+        protocol = "http/protobuf" if parts.port == HTTP_PORT or parts.path.endswith("/v1/traces") else "grpc"
+    return Endpoint(f"{parts.scheme}://{parts.netloc}", "grpc" if protocol == "grpc" else "http/protobuf", certificate)
+
+
+def deliver(to: Endpoint, spans: ExportTraceServiceRequest, *, by_proxy: bool = False) -> None:
+    """Export once; past any proxy of the environment, or as the environment has it. Raises Undelivered."""
+    answer = _by_grpc(to, spans, by_proxy) if to.protocol == "grpc" else _by_http(to, spans, by_proxy)
+    if answer.partial_success.rejected_spans:
+        raise Undelivered(answer.partial_success.error_message or "it took a part", by_collector=True)
+
+
+def check(to: Endpoint, who: str, spans: ExportTraceServiceRequest | None = None) -> str:
+    """Export, by default nothing, and say that it was taken. Raises Broken with what is in the way of `who`."""
+    try:
+        deliver(to, spans or ExportTraceServiceRequest())
+    except Undelivered as error:
+        raise _diagnosis(to, who, error) from error
+    return f"{to.url} takes OTLP over {'gRPC' if to.protocol == 'grpc' else 'HTTP'}{' with TLS' if to.tls else ''}"
+
+
+def check_past_proxy(to: Endpoint, who: str, pid: int, environment: Mapping[str, str]) -> None:
+    """Export nothing under the proxy variables of a process. Raises Broken where that fails.
+
+    Call it where the same endpoint takes OTLP directly: then the proxy is what is in the way.
+    """
+    ours = {name: value for name, value in environment.items() if name.lower() in PROXY_VARIABLES and value}
+    asked = {name: value for name, value in ours.items() if not name.lower().startswith("no_")}
+    if not asked:
+        return
+    try:
+        with _proxies(ours):
+            deliver(to, ExportTraceServiceRequest(), by_proxy=True)
+    except Undelivered as error:
+        raise Broken(
+            "proxy-in-the-way",
+            who=who,
+            endpoint=to.url,
+            variables=", ".join(f"{name}={_without_password(value)}" for name, value in sorted(asked.items())),
+            pid=pid,
+            host=to.host,
+        ) from error
+
+
+def span_of(
+    name: str, trace_id: str, span_id: str, start: int, end: int, attributes: Mapping[str, str]
+) -> ExportTraceServiceRequest:
+    """One CLIENT span of the doctor's own. Times are in nanoseconds since 1970."""
+    span = Span(
+        trace_id=bytes.fromhex(trace_id),
+        span_id=bytes.fromhex(span_id),
+        name=name,
+        kind=Span.SPAN_KIND_CLIENT,
+        start_time_unix_nano=start,
+        end_time_unix_nano=end,
+        # A tail sampler that keeps scenarios keeps this too: collector-sampling.yaml.
+        attributes=_attributes({**attributes, "waybill.scenario": "doctor"}),
+    )
+    resource = Resource(attributes=_attributes({"service.name": SERVICE, "host.name": socket.gethostname()}))
+    of_scope = ScopeSpans(scope=InstrumentationScope(name=__name__), spans=[span])
+    return ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[of_scope])])
+
+
+def new_ids() -> tuple[str, str]:
+    """A trace id and a span id, in lower-case hex."""
+    return secrets.token_hex(16), secrets.token_hex(8)
+
+
+def holder_at(host: str, port: int) -> str:
+    """Who has a port, where that can be known."""
+    return holder(port) if host in LOOPBACK else f"a program on {host}"
+
+
+def _attributes(values: Mapping[str, str]) -> list[KeyValue]:
+    return [KeyValue(key=key, value=AnyValue(string_value=value)) for key, value in values.items()]
+
+
+def _by_grpc(to: Endpoint, spans: ExportTraceServiceRequest, by_proxy: bool) -> ExportTraceServiceResponse:
+    # A pool of its own: a connection that an earlier probe made must not stand in for the one under test.
+    options = [("grpc.enable_http_proxy", int(by_proxy)), ("grpc.use_local_subchannel_pool", 1)]
+    with _channel(to, options) as channel:
+        try:
+            stub = TraceServiceStub(channel)  # type: ignore[no-untyped-call]
+            answer: ExportTraceServiceResponse = stub.Export(spans, timeout=ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            detail = f"{error.code().name}: {error.details()}"
+            spoke = _connects(channel) and error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            raise Undelivered(detail, by_collector=spoke) from error
+    return answer
+
+
+def _channel(to: Endpoint, options: list[tuple[str, int]]) -> grpc.Channel:
+    target = f"{to.host}:{to.port}"
+    if not to.tls:
+        return grpc.insecure_channel(target, options)
+    authorities = Path(to.certificate).read_bytes() if to.certificate else None
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authorities), options)
+
+
+def _connects(channel: grpc.Channel) -> bool:
+    """Whether the other side speaks HTTP/2 at all."""
+    try:
+        grpc.channel_ready_future(channel).result(LOOK_SECONDS)
+    except grpc.FutureTimeoutError:
+        return False
+    return True
+
+
+def _by_http(to: Endpoint, spans: ExportTraceServiceRequest, by_proxy: bool) -> ExportTraceServiceResponse:
+    with requests.Session() as session:
+        session.trust_env = by_proxy
+        try:
+            answer = session.post(
+                f"{to.url}/v1/traces",
+                data=spans.SerializeToString(),
+                headers={"Content-Type": "application/x-protobuf"},
+                timeout=ANSWER_SECONDS,
+                verify=to.certificate or True,
+            )
+        except requests.RequestException as error:
+            raise Undelivered(type(error).__name__) from error
+    protobuf = answer.headers.get("Content-Type", "").startswith("application/x-protobuf")
+    if answer.status_code != 200 or not protobuf:
+        # Who answers in protobuf understood the question.
+        raise Undelivered(f"HTTP {answer.status_code}", by_collector=protobuf)
+    try:
+        read: ExportTraceServiceResponse = ExportTraceServiceResponse.FromString(answer.content)
+    except DecodeError as error:
+        raise Undelivered("an answer that is not OTLP") from error
+    return read
+
+
+def _diagnosis(to: Endpoint, who: str, error: Undelivered) -> Broken:
+    """What is in the way of an export that failed, from the bottom up: connection, TLS, protocol, the Collector."""
+    try:
+        socket.create_connection((to.host, to.port), LOOK_SECONDS).close()
+    except OSError as refused:
+        return Broken("otlp-closed", endpoint=to.url, who=who, detail=reason(refused))
+    if error.by_collector:
+        return Broken("otlp-refuses", endpoint=to.url, detail=error)
+    tls = _handshake(to, verify=False) is None
+    if tls != to.tls:
+        other = to.with_scheme("https" if tls else "http")
+        return Broken("otlp-wants-tls" if tls else "otlp-without-tls", endpoint=to.url, who=who, instead=other.url)
+    if tls and (distrust := _handshake(to, verify=True)):
+        return Broken("otlp-certificate", endpoint=to.url, who=who, detail=distrust)
+    if _takes(replace(to, protocol="http/protobuf" if to.protocol == "grpc" else "grpc")):
+        name = "otlp-speaks-http" if to.protocol == "grpc" else "otlp-speaks-grpc"
+        return Broken(name, endpoint=to.url, who=who)
+    return Broken("otlp-other-program", endpoint=to.url, holder=holder_at(to.host, to.port))
+
+
+def _handshake(to: Endpoint, *, verify: bool) -> str | None:
+    """Why a TLS handshake fails; None where it does not."""
+    context = ssl.create_default_context(cafile=to.certificate or None)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((to.host, to.port), LOOK_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=to.host),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    except OSError as error:
+        return reason(error)
+
+
+def _takes(to: Endpoint) -> bool:
+    try:
+        deliver(to, ExportTraceServiceRequest())
+    except Undelivered as error:
+        return error.by_collector
+    return True
+
+
+def reason(error: OSError) -> str:
+    """What the system says of a connection that failed, in words."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return url if parts.username is None else url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
+
+
+@contextmanager
+def _proxies(variables: Mapping[str, str]) -> Iterator[None]:
+    """The proxy variables of another process, for as long as a connection is made: gRPC reads the environment."""
+    names = [name for name in os.environ if name.lower() in PROXY_VARIABLES]
+    before = {name: os.environ.pop(name) for name in names}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)

@@ -1,0 +1,177 @@
+"""Our own system: what runs by state.json or in containers, and one order through all of it."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import requests
+
+from waybill.doctor import judge, otlp, pipeline, processes
+from waybill.doctor.faults import Broken, Finding, found
+from waybill.doctor.otlp import Endpoint
+from waybill.doctor.pipeline import Collector
+from waybill.doctor.processes import OF_OURS, Process
+from waybill.doctor.visit import TRIES, Visit, ask, times
+from waybill.jaeger import Jaeger, Trace
+from waybill.load import skus_in_stock
+from waybill.orders import KINDS, SHIPPED
+from waybill.processes import State
+from waybill.settings import Settings
+from waybill.supervise import log_file, state_file, state_folder
+
+ORDER_SECONDS = 30
+ON_THE_WAY = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
+"""The services of an order, in the order in which it comes to them."""
+CALLERS = {"order": "gateway", "inventory": "order", "payment": "order"}
+DATABASES = {
+    "order": ("postgresql",),
+    "inventory": ("redis", "postgresql"),
+    "payment": ("postgresql",),
+    "fulfilment": ("postgresql", "redis"),
+}
+
+
+def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Finding]:
+    """Follow one order. Raises Broken at the first hop that is, JaegerError, and click.ClickException where there is
+    nothing to order."""
+    folder = state_folder(settings)
+    logs = folder / "logs"
+    state = State.read(state_file(folder))
+    if state:
+        _check_parts(state, folder)
+        yield "every part that was started runs"
+    visit = _visit_gateway(settings, logs)
+    yield f"the gateway answers at {settings.gateway_url}, and has what it needs"
+    address = Endpoint(f"http://127.0.0.1:{settings.collector_port}")
+    within_reach = state is not None or bool(processes.listeners(address.port))
+    if within_reach:
+        yield otlp.check(address, "the gateway", visit.span())
+    else:
+        yield found("collector-out-of-reach", endpoint=address.url)
+    services = _services(state)
+    for process in services:
+        yield from processes.check(process, address)
+    if services:
+        yield f"the environments of {', '.join(process.who for process in services)} are in order"
+    collector = Collector(f"http://127.0.0.1:{settings.collector_metrics_port}/metrics", log_file(folder, "collector"))
+    yield pipeline.check_jaeger(settings.jaeger_url, collector)
+    jaeger = Jaeger(settings.jaeger_url)
+    if within_reach:
+        yield from pipeline.check_arrival(jaeger, visit.trace_id, visit.span_id, collector, wait)
+    yield from pipeline.notice_sampling(collector)
+    yield from _follow_order(settings, jaeger, scenario, wait, logs)
+
+
+def _check_parts(state: State, folder: Path) -> None:
+    for part in state.parts:
+        if part.process() is None:
+            log = log_file(folder, part.name)
+            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+            line = lines[-1] if lines else "there is none"
+            raise Broken("part-ended", part=part.name, log=log, line=line)
+
+
+def _visit_gateway(settings: Settings, logs: Path) -> Visit:
+    visit = ask(f"{settings.gateway_url}/readyz", "the gateway")
+    states: dict[str, str] = {}
+    with suppress(ValueError, AttributeError):
+        states = json.loads(visit.text).get("checks", {})
+    if not states:
+        holder = otlp.holder_at("127.0.0.1", settings.gateway_port)
+        raise Broken("other-program", where=settings.gateway_url, who="the gateway", holder=holder)
+    missing = ", ".join(f"{name} is {state}" for name, state in states.items() if state != "ok")
+    if missing:
+        raise Broken("not-ready", where=settings.gateway_url, states=missing, logs=logs)
+    return visit
+
+
+def _services(state: State | None) -> list[Process]:
+    """The processes of ours that send spans, where it is known which those are."""
+    running = {part.name: part.process() for part in state.parts} if state else {}
+    return [
+        Process(name, process.pid, processes.environment_of(process), OF_OURS, begins_traces=name == "gateway")
+        for name in ON_THE_WAY
+        if (process := running.get(name))
+    ]
+
+
+def _follow_order(
+    settings: Settings, jaeger: Jaeger, scenario: str, wait: float, logs: Path
+) -> Iterator[str | Finding]:
+    order = _order_until_sampled(settings, scenario, logs)
+    trace_id = order.answered_in or ""
+    yield f"an order is completed and sampled: trace {trace_id}"
+
+    def complete(trace: Trace) -> bool:
+        return not trace.problems() and (trace.services >= SHIPPED or bool(judge.lost_contexts(jaeger, trace)))
+
+    trace = jaeger.wait_for_trace(trace_id, complete, timeout=wait)
+    if trace is None:
+        raise Broken("trace-missing", who="the gateway", wait=f"{wait:g}", detail=_losses(logs, ["gateway"], order))
+    judge.check_contexts(jaeger, trace)
+    for service in ON_THE_WAY:
+        if service not in trace.services:
+            raise _why_missing(jaeger, trace, service, order, wait, logs)
+    yield f"each of {', '.join(ON_THE_WAY)} has its spans in the trace"
+    yield from judge.check(trace, order.moments)
+    yield from judge.check_databases(trace, DATABASES)
+    yield from judge.notice_health_checks(jaeger, "gateway")
+
+
+def _order_until_sampled(settings: Settings, scenario: str, logs: Path) -> Visit:
+    """An order that the gateway records: the first one, unless it samples a share. Raises Broken where it is none."""
+    sku = skus_in_stock(settings.gateway_url)[:1]
+    for _ in range(TRIES):
+        order = _order(settings.gateway_url, sku, scenario, logs)
+        if order.answered_in is None:
+            raise Broken("no-trace-id")
+        if order.sampled:
+            return order
+    raise Broken("not-sampled", who="the gateway", times=times(TRIES), trace_id=order.answered_in)
+
+
+def _order(url: str, sku: Sequence[str], scenario: str, logs: Path) -> Visit:
+    kind = KINDS[scenario]
+    start = time.time_ns()
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            answer = session.post(
+                f"{url}/orders", json=kind.request(sku), headers=kind.headers(), timeout=ORDER_SECONDS
+            )
+        except requests.RequestException as error:
+            raise Broken("order-failed", detail=pipeline.in_words(error), logs=logs) from error
+    if answer.status_code != kind.status:
+        detail = ""
+        with suppress(ValueError, AttributeError):
+            detail = f", {answer.json().get('detail', '')}"
+        raise Broken("order-failed", detail=f"HTTP {answer.status_code}{detail}", logs=logs)
+    return Visit(f"{url}/orders", "", "", start, time.time_ns(), answer.status_code, answer.headers, answer.text)
+
+
+def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait: float, logs: Path) -> Broken:
+    caller = CALLERS.get(service, "")
+    calls = [span for span in trace.spans if span.service == caller and judge.first(span, judge.METHOD)]
+    silent = caller in trace.services and not any(span.kind == "CLIENT" for span in calls)
+    if silent and (roots := judge.roots_of(jaeger, service, order.moments)):
+        return Broken("calls-not-traced", service=service, other_trace_id=roots[0].trace_id, caller=caller)
+    detail = _losses(logs, [service], order)
+    return Broken("service-missing", trace_id=trace.trace_id, service=service, wait=f"{wait:g}", detail=detail)
+
+
+def _losses(logs: Path, services: Sequence[str], order: Visit) -> str:
+    """What the services have said since the order of spans that they lost, as a sentence."""
+    for log in (logs / f"{service}.log" for service in services):
+        for line in reversed(log.read_text(errors="replace").splitlines() if log.exists() else []):
+            with suppress(ValueError, LookupError, TypeError):
+                entry = json.loads(line)
+                if "spans were lost" in entry["message"] and _nanoseconds(entry["timestamp"]) >= order.start:
+                    return f"Its log says: {entry['message']}."
+    return ""
+
+
+def _nanoseconds(timestamp: str) -> int:
+    return int(datetime.fromisoformat(timestamp).timestamp() * 1e9)

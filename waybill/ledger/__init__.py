@@ -1,0 +1,46 @@
+"""`python -m waybill ledger`: what became of every span, step by step, and where any were lost."""
+
+import sys
+from dataclasses import replace
+
+import click
+from rich.console import Console
+
+from waybill.ledger.numbers import Snapshot
+from waybill.ledger.verdict import good, table, verdict
+from waybill.ledger.watch import begin, watch
+from waybill.settings import settings
+
+
+@click.command()
+def ledger() -> None:
+    """Compare the spans that each service ended with those that the Collector took and Jaeger stored, since the start.
+
+    The exit status is 1 where some were lost, or may have been.
+    """
+    with Console(stderr=True).status("waiting for the numbers: services send theirs every 5 s"):
+        found = watch(settings())
+    console = Console(highlight=False)
+    if found.collector_answers:
+        console.print(table(found), "")
+    console.print(verdict(found), style="green" if good(found) else "red", soft_wrap=True, markup=False)
+    sys.exit(0 if good(found) else 1)
+
+
+def open_ledger() -> Snapshot | None:
+    """The numbers before a run; None where they cannot be had, and so no ledger be kept."""
+    return begin(settings())
+
+
+def last_line(before: Snapshot | None, unreadable: int) -> str:
+    """What became of the spans of a run, in one line, once the numbers about it have arrived.
+
+    `unreadable` is how many of its traces Jaeger does not show.
+    """
+    if before is None:
+        return (
+            f"Ledger: not kept. The metrics of the Collector (ports {settings().metrics_port} and "
+            f"{settings().collector_metrics_port}) and Jaeger ({settings().jaeger_metrics_port}) did not all answer."
+        )
+    with Console(stderr=True).status("waiting for the numbers of the ledger"):
+        return verdict(replace(watch(settings(), before), unreadable=unreadable))

@@ -1,0 +1,262 @@
+"""What became of the spans of a run at each step. Nothing is asked here: it follows from the numbers."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+from waybill.ledger.numbers import CALLS, NAMESPACE, Numbers, Snapshot
+from waybill.orders import SHIPPED
+from waybill.settings import Settings
+
+NOTHING = Numbers({})
+TO_JAEGER = "otlp_grpc"
+TO_STORAGE = "jaeger_storage_exporter"
+
+
+@dataclass(frozen=True)
+class Service:
+    """What became of the spans of one service. Those that the service itself samples out are not counted at all."""
+
+    name: str
+    ended: int
+    dropped: int
+    """Lost in the process: its queue was full, or it had shut down."""
+    waiting: int
+    """In the queue of a process that lives, or being sent."""
+    exported: int
+    """The Collector has answered that it took them."""
+    failed: int
+    """Given up. A batch whose answer was lost is among them, though it may have arrived."""
+    accepted: int
+    """As the Collector's span metrics have it."""
+    reports: bool
+    """Whether it has sent metrics just now."""
+    cut_short: bool
+    """Whether a process of it has ended without a last report."""
+    uncounted_calls: int
+    """Calls that it has answered, as its callers say, and not counted itself."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The numbers of a run, from `before` until `now`; without `before`, since the parts started."""
+
+    settings: Settings
+    now: Snapshot
+    reporting: Collection[str]
+    """The processes (`service.instance.id`) that have reported just now; the others have ended."""
+    before: Snapshot | None = None
+    unreadable: int = 0
+    """Traces of the run that should be in Jaeger, and that it does not show."""
+
+    @property
+    def collector_answers(self) -> bool:
+        """Without it nothing is known: the services' numbers come by it as well."""
+        return self.now.services is not None and self.now.collector is not None
+
+    @cached_property
+    def services(self) -> tuple[Service, ...]:
+        """Ours, by name."""
+        return tuple(self._service(name) for name in sorted(SHIPPED))
+
+    @property
+    def ended(self) -> int:
+        """Spans that our services have ended."""
+        return sum(service.ended for service in self.services)
+
+    @property
+    def dropped(self) -> int:
+        """Spans that were lost in their process."""
+        return sum(service.dropped for service in self.services)
+
+    @property
+    def waiting(self) -> int:
+        """Spans that a living process has not sent yet."""
+        return sum(service.waiting for service in self.services)
+
+    def lost_before_collector(self, service: Service) -> int:
+        """Spans of a service that left their process, or died with it, and did not arrive."""
+        if not self.per_service or self.collector_restarted:
+            return service.failed
+        return max(0, service.ended - service.dropped - service.waiting - service.accepted)
+
+    @property
+    def accepted(self) -> int:
+        """Spans that the Collector took, of whatever service."""
+        return self._collector.total("otelcol_receiver_accepted_spans")
+
+    @property
+    def refused(self) -> int:
+        """Spans that the Collector did not take; one that was sent again is in here again."""
+        return sum(self._collector.total(f"otelcol_receiver_{how}_spans") for how in ("refused", "failed"))
+
+    @property
+    def refuses_metrics(self) -> bool:
+        """Whether the Collector did not take what the services count."""
+        return self._collector.total("otelcol_receiver_refused_metric_points") > 0
+
+    @property
+    def of_others(self) -> int:
+        """Spans that the Collector took of other programs than our services."""
+        return max(0, self._counted - sum(service.accepted for service in self.services))
+
+    @property
+    def per_service(self) -> bool:
+        """Whether the span metrics are level with the receiver: they are made every few seconds.
+
+        They stay ahead of it where the Collector counts a batch and then cannot write it to its queue.
+        """
+        return self._counted == self.accepted
+
+    @property
+    def collector_restarted(self) -> bool:
+        """Whether the Collector has forgotten what it accepted in an earlier part of the run."""
+        if self._start.collector and self.now.collector:
+            return self._start.collector.process != self.now.collector.process
+        answered = any(service.exported > service.accepted for service in self.services)
+        return self.per_service and (answered or self.taken > self.sent)
+
+    @property
+    def sampled_out(self) -> int:
+        """Spans that the services did not record, having sampled their traces out."""
+        return self._services.total("otel_sdk_span_started", otel_span_sampling_result="DROP")
+
+    @property
+    def tail_sampling(self) -> bool:
+        """Whether the Collector leaves traces out."""
+        return self._collector.has("otelcol_processor_tail_sampling")
+
+    @property
+    def left_out(self) -> int:
+        """Spans that tail sampling has left out, or has not decided on. It counts traces alone: these are the rest."""
+        return max(0, self._missing - self._not_queued) if self.tail_sampling else 0
+
+    @property
+    def lost_in_collector(self) -> int:
+        """Spans that the Collector took and neither sent nor has any more."""
+        return self._not_queued if self.tail_sampling else max(0, self._missing)
+
+    @property
+    def undecided_traces(self) -> int:
+        """Traces that tail sampling has in memory, at this moment."""
+        name = "otelcol_processor_tail_sampling_sampling_traces_on_memory"
+        return (self.now.collector or NOTHING).total(name)
+
+    @property
+    def evicted_traces(self) -> int:
+        """Traces that tail sampling had no room for until they were decided on."""
+        return self._collector.total("otelcol_processor_tail_sampling_sampling_trace_dropped_too_early")
+
+    @property
+    def queued(self) -> int:
+        """Spans in the Collector's queue for Jaeger."""
+        return self._collector.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
+
+    @property
+    def on_the_way(self) -> int:
+        """Spans that have not arrived and are not lost."""
+        return self.waiting + self.queued + self._jaeger.total("otelcol_exporter_queue_size")
+
+    @property
+    def sent(self) -> int:
+        """Spans that the Collector sent to Jaeger, with an answer."""
+        return self._collector.total("otelcol_exporter_sent_spans", exporter=TO_JAEGER)
+
+    @property
+    def not_sent(self) -> int:
+        """Spans that the Collector has given up: it repeats what may succeed later, and not what Jaeger rejects."""
+        return self._collector.total("otelcol_exporter_send_failed_spans", exporter=TO_JAEGER)
+
+    @property
+    def taken(self) -> int:
+        """Spans that Jaeger took."""
+        return self._jaeger.total("otelcol_receiver_accepted_spans")
+
+    @property
+    def stored(self) -> int:
+        """Spans that Jaeger stored."""
+        return self._jaeger.total("otelcol_exporter_sent_spans", exporter=TO_STORAGE)
+
+    @property
+    def not_stored(self) -> int:
+        """Spans that Jaeger took and neither stored nor has in a queue."""
+        return max(0, self.taken - self.stored - self._jaeger.total("otelcol_exporter_queue_size"))
+
+    @property
+    def forgotten(self) -> int:
+        """Spans that were sent to a Jaeger that has ended since; the next one starts with an empty memory."""
+        return max(0, self.sent - self.taken) if self.now.jaeger else 0
+
+    @property
+    def lost_somewhere(self) -> int:
+        """Spans that are missing at the end, where the Collector has forgotten the steps between."""
+        if not self.collector_restarted or self.tail_sampling or self.now.jaeger is None:
+            return 0
+        known = self.dropped + sum(map(self.lost_before_collector, self.services)) + self.not_sent + self.forgotten
+        return max(0, self.ended - known - self.waiting - self.queued - self.taken)
+
+    @property
+    def _start(self) -> Snapshot:
+        return self.before or Snapshot(None, None, None)
+
+    @cached_property
+    def _services(self) -> Numbers:
+        return (self.now.services or NOTHING).since(self._start.services)
+
+    @cached_property
+    def _collector(self) -> Numbers:
+        return (self.now.collector or NOTHING).since(self._start.collector)
+
+    @cached_property
+    def _jaeger(self) -> Numbers:
+        return (self.now.jaeger or NOTHING).since(self._start.jaeger)
+
+    @property
+    def _counted(self) -> int:
+        return self._services.total("traces_span_metrics_calls")
+
+    @property
+    def _missing(self) -> int:
+        """Spans that went into the Collector, are not in its queue and have not come out."""
+        return self.accepted - self.sent - self.queued - self.not_sent
+
+    @property
+    def _not_queued(self) -> int:
+        """Behind tail sampling nobody waits for an answer, and what the queue does not take is lost."""
+        return self._collector.total("otelcol_exporter_enqueue_failed_spans", exporter=TO_JAEGER)
+
+    def _service(self, name: str) -> Service:
+        numbers, job = self._services, f"{NAMESPACE}/{name}"
+        live = numbers.by("instance", "otel_sdk_span_live", job=job)
+        queue = numbers.by("instance", "otel_sdk_processor_span_queue_size", job=job)
+        queue.update(numbers.by("instance", "otel_sdk_exporter_span_inflight", job=job))
+        started = numbers.total("otel_sdk_span_started", job=job, otel_span_sampling_result="RECORD_AND_SAMPLE")
+        exported = numbers.total("otel_sdk_exporter_span_exported", failed=False, job=job)
+        accepted = numbers.total("traces_span_metrics_calls", job=job)
+        processes = set(numbers.by("instance", "target_info", job=job))
+        dead = processes - set(self.reporting)
+        return Service(
+            name=name,
+            ended=started - live.total(),
+            dropped=numbers.total("otel_sdk_processor_span_processed", failed=True, job=job),
+            waiting=sum(queue[instance] for instance in processes - dead),
+            exported=exported,
+            failed=numbers.total("otel_sdk_exporter_span_exported", failed=True, job=job),
+            accepted=accepted,
+            reports=bool(processes - dead),
+            cut_short=any(live[instance] + queue[instance] > 0 for instance in dead)
+            or bool(dead and self.per_service and accepted > exported),
+            uncounted_calls=self._calls_to(name)
+            - numbers.total("otel_sdk_span_started", job=job, otel_span_parent_origin="remote"),
+        )
+
+    def _calls_to(self, name: str) -> int:
+        """How many calls to a service were answered, at its port of this machine or under its name in Docker."""
+        port = str(getattr(self.settings, f"{name.replace('-', '_')}_port", None))
+        answered = 0
+        for (metric, pairs), value in self._services.samples.items():
+            labels = dict(pairs)
+            here = (labels.get("server_address"), labels.get("server_port")) == ("127.0.0.1", port)
+            if metric == CALLS and "http_response_status_code" in labels:
+                answered += value if here or labels.get("server_address") == name else 0
+        return answered

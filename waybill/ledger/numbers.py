@@ -1,0 +1,127 @@
+"""What services, Collector and Jaeger count of spans, as their metrics say it.
+
+The services count with the SDK's own metrics (the semantic conventions' `otel.sdk.*`) and send them to the Collector,
+which hands them on; the Collector and Jaeger count themselves with the Collector's internal metrics (`otelcol_*`).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from waybill.settings import Settings
+
+SECONDS_TO_ANSWER = 5
+NAMESPACE = "waybill"
+REPORTS = "otel_sdk_metric_reader_collection_duration_seconds_count"
+CALLS = "http_client_request_duration_seconds_count"
+# A page has thousands of lines, most of them of histograms; these are read.
+READ = (
+    "otel_sdk_span_",
+    "otel_sdk_processor_span_",
+    "otel_sdk_exporter_span_",
+    REPORTS,
+    CALLS,
+    "traces_span_metrics_calls",
+    "otelcol_exporter_",
+    "otelcol_processor_",
+    "otelcol_receiver_",
+    "target_info",
+)
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The samples of one page of metrics. Counters go without the ending `_total`, which not every version writes."""
+
+    samples: Mapping[Key, int]
+
+    def total(self, name: str, *, failed: bool | None = None, **labels: str) -> int:
+        """The sum over all samples with these labels; of those with an `error.type` alone, or without, if asked."""
+        return sum(self.by("", name, failed=failed, **labels).values())
+
+    def by(self, label: str, name: str, *, failed: bool | None = None, **labels: str) -> Counter[str]:
+        """The same sum for each value of a label."""
+        sums: Counter[str] = Counter()
+        for (found, pairs), value in self.samples.items():
+            has = dict(pairs)
+            if found == name and labels.items() <= has.items() and failed in (None, "error_type" in has):
+                sums[has.get(label, "")] += value
+        return sums
+
+    def has(self, start: str) -> bool:
+        """Whether there is a sample whose name begins so."""
+        return any(name.startswith(start) for name, _ in self.samples)
+
+    @property
+    def process(self) -> str:
+        """Which process of the Collector or Jaeger has counted; another one has begun anew."""
+        return next(iter(self.by("service_instance_id", "target_info")), "")
+
+    def since(self, earlier: "Numbers | None") -> "Numbers":
+        """What has been counted since then: everything, where another process has counted until then."""
+        if earlier is None or earlier.process != self.process:
+            return self
+        return Numbers({key: value - earlier.samples.get(key, 0) for key, value in self.samples.items()})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All numbers at about one moment. The parts that did not answer have None."""
+
+    services: Numbers | None
+    collector: Numbers | None
+    jaeger: Numbers | None
+
+    def reports(self) -> Mapping[str, int]:
+        """How often each process of our services has reported, by its `service.instance.id`."""
+        if self.services is None:
+            return {}
+        # The first report does not count itself.
+        reports = self.services.by("instance", REPORTS)
+        jobs = [job for job in self.services.by("job", "target_info") if job.startswith(f"{NAMESPACE}/")]
+        return {
+            process: reports[process]
+            for job in jobs
+            for process in self.services.by("instance", "target_info", job=job)
+        }
+
+
+def read(settings: Settings) -> Snapshot:
+    """Ask all three, those first whose spans come first: so none of them seems to have lost what came in between."""
+    ports = (settings.metrics_port, settings.collector_metrics_port, settings.jaeger_metrics_port)
+    return Snapshot(*(_page(port) for port in ports))
+
+
+def _page(port: int) -> Numbers | None:
+    # ValueError: another program has the port, and answers with something else.
+    with requests.Session() as session, suppress(requests.RequestException, ValueError):
+        # A proxy from the environment could not reach our loopback address.
+        session.trust_env = False
+        answer = session.get(f"http://127.0.0.1:{port}/metrics", timeout=SECONDS_TO_ANSWER)
+        answer.raise_for_status()
+        return parse(answer.text)
+    return None
+
+
+def parse(text: str) -> Numbers:
+    """Read a page in Prometheus's text format. Raises ValueError where it is something else."""
+    # Empty it is while nothing has been counted.
+    if text and not text.startswith("#"):
+        raise ValueError("this is not a page of metrics")
+    samples: Counter[Key] = Counter()
+    for sample in _samples(text):
+        samples[sample.name.removesuffix("_total"), tuple(sorted(sample.labels.items()))] += round(sample.value)
+    return Numbers(samples)
+
+
+def _samples(text: str) -> Iterator[Sample]:
+    lines = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(READ))
+    for family in text_string_to_metric_families(lines):
+        yield from family.samples
