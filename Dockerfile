@@ -12,6 +12,6 @@ WORKDIR /app
 COPY telemetry telemetry
 COPY chassis chassis
 COPY services services
-COPY deploy/docker/make_secrets.py deploy/docker/
+COPY deploy/docker/prepare.py deploy/docker/
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER waybill

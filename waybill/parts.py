@@ -155,7 +155,6 @@ def _collector(settings: Settings) -> Part:
         command=[
             binaries.find("otelcol"),
             *("--config", "collector-config.yaml"),
-            *("--config", "yaml:exporters::prometheus::send_timestamps: true"),
             *overlay,
         ],
         environment={

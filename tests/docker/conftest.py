@@ -1,12 +1,30 @@
 """The stack is brought up once for all tests, and taken down whatever comes of them."""
 
+import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.docker.stack import Stack, docker, free_port
+from tests.docker.stack import Stack, docker
+
+PROBE = Path(__file__).with_name("probe.py").read_text()
+LISTENS = {
+    "gateway": [8000],
+    "order": [8000],
+    "inventory": [8000],
+    "payment": [8000],
+    "acquirer": [8000],
+    "postgres": [5432],
+    "valkey": [6379],
+    "otel-collector": [4317, 8888, 8889],
+    "jaeger": [4317, 8890, 16686],
+}
+"""The ports of each part that has any; under Docker, any of them may be asked by who shares a network."""
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +33,8 @@ def stack() -> Iterator[Stack]:
     require_docker()
     # Without this, SIGTERM would end the process before the lines behind `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    stack = Stack(free_port(), free_port())
-    take_down = partial(stack.compose, "down", "--volumes", "--remove-orphans")
+    stack = Stack()
+    take_down = partial(stack.compose, "--profile", "*", "down", "--volumes", "--remove-orphans")
     # What a killed run may have left.
     take_down()
     try:
@@ -28,6 +46,46 @@ def stack() -> Iterator[Stack]:
         yield stack
     finally:
         take_down()
+
+
+@pytest.fixture(scope="session")
+def outside() -> tuple[str, int]:
+    """An address in the world outside that a container on the default network can connect to."""
+    reads_and_connects = (
+        "import re, socket; from pathlib import Path;"
+        "server = re.findall(r'(?m)^nameserver (\\S+)', Path('/etc/resolv.conf').read_text())[0];"
+        "socket.create_connection((server, 53), 5); print(server)"
+    )
+    try:
+        return docker("run", "--rm", "waybill:local", "python", "-c", reads_and_connects).strip(), 53
+    except AssertionError as error:
+        pytest.fail(f"no name server answers a container, so that it cannot be shown that ours reach none:\n{error}")
+
+
+@pytest.fixture(scope="session")
+def probes(stack: Stack, outside: tuple[str, int]) -> dict[str, Any]:
+    """What probe.py found beside each part, by the name of its service.
+
+    What it reached is a set of names and ports; the world outside is there under the name `outside`.
+    """
+    containers = stack.containers()
+    names = {
+        (network["IPAddress"], port): (name, port)
+        for name, ports in LISTENS.items()
+        for network in containers[name]["NetworkSettings"]["Networks"].values()
+        for port in ports
+    } | {outside: ("outside", outside[1])}
+
+    def probe(name: str) -> dict[str, Any]:
+        beside = f"container:{containers[name]['Id']}"
+        user = containers[name]["Config"]["User"]
+        others = json.dumps([address for address, (other, _) in names.items() if other != name])
+        options = ("--rm", "--interactive", "--network", beside, "--pid", beside, "--user", user)
+        found = json.loads(docker("run", *options, "waybill:local", "python", "-", others, stdin=PROBE))
+        return found | {"reached": {names[host, port] for host, port in found["reached"]}}
+
+    with ThreadPoolExecutor(3) as pool:
+        return dict(zip(containers, pool.map(probe, containers), strict=True))
 
 
 def require_docker() -> None:

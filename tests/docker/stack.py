@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,74 +14,8 @@ from waybill.jaeger import Jaeger, Trace, whole
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "waybill-test"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """What runs under the project name."""
-
-    gateway_port: int
-    jaeger_port: int
-
-    def compose(self, *arguments: str) -> str:
-        """Run `docker compose` on the stack and return what it prints. Raises AssertionError where it fails."""
-        ports = {"WAYBILL_GATEWAY_PORT": str(self.gateway_port), "WAYBILL_JAEGER_PORT": str(self.jaeger_port)}
-        # The stack reads these too; the tests are about its defaults.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "COMPOSE_"))}
-        command = ("compose", "--file", "docker-compose.yml", "--project-name", PROJECT, *arguments)
-        return docker(*command, environment=inherited | ports)
-
-    def up(self) -> None:
-        """Build and start what does not run, and wait until all of it is healthy.
-
-        Raises AssertionError with the state and the last log lines of each part where it does not come to that.
-        """
-        try:
-            self.compose("up", "--build", "--wait", "--wait-timeout", "300")
-        except AssertionError as error:
-            states, logs = self.compose("ps", "--all"), self.compose("logs", "--tail", "10")
-            raise AssertionError(f"{error}\n{states}\n{logs}") from None
-
-    def containers(self) -> dict[str, Any]:
-        """What `docker inspect` says of each container that runs, by the name of its service."""
-        inspected = json.loads(docker("inspect", *self.compose("ps", "--quiet").split()))
-        return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in inspected}
-
-    def place_order(self, sku: str = "TEA-EARL-GREY", payment_token: str = "tok_visa") -> requests.Response:
-        """Ask the gateway for two of something."""
-        order = {"items": [{"sku": sku, "quantity": 2}], "payment_token": payment_token}
-        return requests.post(f"http://127.0.0.1:{self.gateway_port}/orders", json=order, timeout=10)
-
-    def find_order(self, order_id: str) -> requests.Response:
-        """Ask the gateway for an order that was placed."""
-        return requests.get(f"http://127.0.0.1:{self.gateway_port}/orders/{order_id}", timeout=10)
-
-    def find_trace(self, trace_id: str, services: set[str], at_least: int = 1) -> Trace:
-        """Wait until a trace is whole, with spans of these services and so many in all."""
-
-        def complete(trace: Trace) -> bool:
-            return whole(trace) and trace.services >= services and len(trace.spans) >= at_least
-
-        trace = Jaeger(f"http://127.0.0.1:{self.jaeger_port}").wait_for_trace(trace_id, complete, timeout=30)
-        assert trace, f"no span of {trace_id} arrived"
-        problems = trace.problems()
-        assert not problems, f"{trace_id}: {problems}"
-        return trace
-
-
-def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
-    """Run `docker` and return what it prints. Raises AssertionError with what it says where it fails."""
-    done = subprocess.run(
-        ["docker", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"docker {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return done.stdout
+PORTS = ("gateway", "jaeger", "jaeger_metrics", "collector_metrics", "metrics", "prometheus")
+"""What is published, by the names in waybill/settings.py."""
 
 
 def free_port() -> int:
@@ -89,3 +23,93 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What runs under the project name."""
+
+    ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in PORTS})
+
+    def compose(self, *arguments: str, **variables: str) -> str:
+        """Run `docker compose` on the stack and return what it prints. Raises AssertionError where it fails."""
+        return docker(*self.command(*arguments), environment=self.environment(**variables))
+
+    def command(self, *arguments: str) -> list[str]:
+        """What follows `docker`, for a command on this stack."""
+        return ["compose", "--file", "docker-compose.yml", "--project-name", PROJECT, *arguments]
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The environment for a command on this stack: its ports, and what the test sets."""
+        # The stack reads these too; the tests are about its defaults.
+        read = ("OTEL_", "COMPOSE_", "SAMPLING", "WAYBILL_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(read)}
+        ports = {f"WAYBILL_{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
+        return inherited | ports | variables
+
+    def up(self, *arguments: str, **variables: str) -> None:
+        """Build and start what does not run, and wait until all of it is healthy.
+
+        Raises AssertionError with the state and the last log lines of each part where it does not come to that.
+        """
+        try:
+            self.compose("up", "--build", "--wait", "--wait-timeout", "300", *arguments, **variables)
+        except AssertionError as error:
+            states, logs = self.compose("ps", "--all"), self.compose("logs", "--tail", "10")
+            raise AssertionError(f"{error}\n{states}\n{logs}") from None
+
+    def containers(self, *arguments: str) -> dict[str, Any]:
+        """What `docker inspect` says of each container that runs, by the name of its service; with --all, of each."""
+        inspected = json.loads(docker("inspect", *self.compose("ps", "--quiet", *arguments).split()))
+        return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in inspected}
+
+    def url(self, port: str) -> str:
+        """The base URL behind a published port."""
+        return f"http://127.0.0.1:{self.ports[port]}"
+
+    def get(self, port: str, path: str, **query: str) -> requests.Response:
+        """Ask for something behind a published port."""
+        return requests.get(f"{self.url(port)}{path}", params=query, timeout=10)
+
+    def place_order(
+        self, sku: str = "TEA-EARL-GREY", payment_token: str = "tok_visa", scenario: str | None = None
+    ) -> requests.Response:
+        """Ask the gateway for two of something."""
+        order = {"items": [{"sku": sku, "quantity": 2}], "payment_token": payment_token}
+        headers = {"baggage": f"waybill.scenario={scenario}"} if scenario else {}
+        return requests.post(f"{self.url('gateway')}/orders", json=order, headers=headers, timeout=10)
+
+    def find_order(self, order_id: str) -> requests.Response:
+        """Ask the gateway for an order that was placed."""
+        return self.get("gateway", f"/orders/{order_id}")
+
+    def find_trace(self, trace_id: str, services: set[str], at_least: int = 1) -> Trace:
+        """Wait until a trace is whole, with spans of these services and so many in all."""
+
+        def complete(trace: Trace) -> bool:
+            return whole(trace) and trace.services >= services and len(trace.spans) >= at_least
+
+        trace = Jaeger(self.url("jaeger")).wait_for_trace(trace_id, complete, timeout=60)
+        assert trace, f"no span of {trace_id} arrived"
+        problems = trace.problems()
+        assert not problems, f"{trace_id}: {problems}"
+        return trace
+
+    def has_trace(self, trace_id: str) -> bool:
+        """Whether Jaeger has a span of a trace now."""
+        return Jaeger(self.url("jaeger")).trace(trace_id) is not None
+
+
+def docker(*arguments: str, environment: dict[str, str] | None = None, stdin: str = "") -> str:
+    """Run `docker` and return what it prints. Raises AssertionError with what it says where it fails."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        cwd=ROOT,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"docker {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return done.stdout

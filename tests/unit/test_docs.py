@@ -18,6 +18,7 @@ from chassis import scenarios
 from services.gateway.pages import UNTRACED
 from tests.documents import (
     ALL,
+    METRICS_BY_US,
     ROOT,
     SPANS_BY_HAND,
     SPANS_OF_LIBRARIES,
@@ -172,7 +173,8 @@ def test_attributes_and_events_are_those_in_the_source() -> None:
     of_events = {name for row in rows(TELEMETRY, "Events") for name in quoted(row[3])}
     of_resource = {name for name in first_names(TELEMETRY, "Resource") if not name.startswith("telemetry.sdk.")}
     set_in_source = {name for file in SOURCES for name in attributes_set_in(file)} | set(scenarios.BAGGAGE_KEYS)
-    assert attributes | of_events | of_resource == set_in_source
+    of_metrics = {name for row in rows(TELEMETRY, METRICS_BY_US) for name in quoted(row[2])}
+    assert attributes | of_events | of_resource | of_metrics == set_in_source
     assert first_names(TELEMETRY, "Events") == {name for file in SOURCES for name in events_added_in(file)}
 
 

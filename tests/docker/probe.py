@@ -1,0 +1,63 @@
+"""Runs beside a part of the stack, in its network and among its processes, as its user: what could it do?
+
+Reads the addresses to try from the command line, as JSON, and writes what it found, as JSON. It needs nothing but
+Python, and the part's image needs not even that.
+"""
+
+import errno
+import json
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# A packet that a firewall drops is not answered at all.
+PATIENCE_SECONDS = 3
+ROOT = Path("/proc/1/root")
+NOT_FILES = ("/proc", "/dev", "/sys")
+
+
+def main() -> None:
+    """Try everything, side by side."""
+    addresses = [tuple(address) for address in json.loads(sys.argv[1])]
+    with ThreadPoolExecutor(max(len(addresses), 1)) as pool:
+        connected = list(pool.map(connects, addresses))
+    found = {
+        "reached": [address for address, reached in zip(addresses, connected, strict=True) if reached],
+        "status": dict(line.split(":\t", 1) for line in Path("/proc/1/status").read_text().splitlines()),
+        "root": write_error(ROOT / "probe"),
+        "writable": writable_mounts(),
+    }
+    print(json.dumps(found))
+
+
+def connects(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, PATIENCE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def write_error(file: Path) -> str | None:
+    """The name of the error, such as EROFS for a file system that is read-only."""
+    try:
+        file.write_text("")
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return None
+
+
+def writable_mounts() -> dict[str, str]:
+    """The file systems with files that the part may write to, with the options that they were mounted with."""
+    mounts = {}
+    for line in Path("/proc/1/mountinfo").read_text().splitlines():
+        mount, _, file_system = line.partition(" - ")
+        _id, _parent, _device, _root, point, options = mount.split()[:6]
+        if "rw" in options.split(",") and not point.startswith(NOT_FILES):
+            mounts[point] = file_system.split()[2]
+    return mounts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Which traces are kept, with the two variables that say so."""
+
+import re
+import time
+
+import pytest
+
+from tests.docker.stack import Stack
+from tests.docker.test_stack import OURS
+
+pytestmark = pytest.mark.timeout(1800)
+
+PATIENCE_SECONDS = 120
+ASKED = 40
+"""One in ten is kept: that none is left out has a chance of 1 in 10 to the power of this."""
+
+
+def test_tail_sampling_keeps_an_order_with_a_scenario_and_leaves_others_out(stack: Stack) -> None:
+    stack.up(SAMPLING="tail")
+    try:
+        order = stack.place_order(scenario="slow-query").json()
+        # The shop window rather than orders: on a busy machine each of those is slow, which is a reason to keep it.
+        others = [stack.get("gateway", "/products").headers["traceresponse"].split("-")[1] for _ in range(ASKED)]
+        stack.find_trace(order["trace_id"], {"gateway", "order", "inventory", "payment"})
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while decisions(stack) < ASKED + 1:
+            assert time.monotonic() < deadline, f"{decisions(stack)} traces of {ASKED + 1} are decided"
+            time.sleep(0.2)
+        # By now what is kept is on its way to Jaeger, behind the order; what is left out never comes.
+        assert [trace_id for trace_id in others if not stack.has_trace(trace_id)]
+        assert decisions(stack, sampled="false") > 0
+    finally:
+        stack.up()
+    # And without it everything is kept again.
+    answer = stack.place_order()
+    stack.find_trace(answer.json()["trace_id"], OURS)
+
+
+def test_head_sampling_is_one_variable(stack: Stack) -> None:
+    stack.up("--no-deps", "gateway", OTEL_TRACES_SAMPLER_ARG="0.0")
+    try:
+        left_out = stack.place_order()
+    finally:
+        stack.up()
+    assert left_out.status_code == 201
+    kept = stack.place_order().json()["trace_id"]
+    stack.find_trace(kept, OURS)
+    # The gateway decides for all: what it leaves out, no other service sends either.
+    assert not stack.has_trace(left_out.json()["trace_id"])
+
+
+def test_a_sampling_that_does_not_exist_is_named_in_the_collector_s_log(stack: Stack) -> None:
+    with pytest.raises(AssertionError, match=r"nonsense\.yaml"):
+        stack.compose("run", "--rm", "--no-deps", "otel-collector", SAMPLING="nonsense")
+
+
+def decisions(stack: Stack, sampled: str = "true|false") -> int:
+    """How many traces tail sampling has decided on."""
+    line = rf'^otelcol_processor_tail_sampling_global_count_traces_sampled\S*sampled="(?:{sampled})"\S* (\S+)$'
+    return sum(
+        int(float(count)) for count in re.findall(line, stack.get("collector_metrics", "/metrics").text, re.MULTILINE)
+    )

@@ -1,0 +1,120 @@
+"""OTLP by hand: spans of any content, sent to a real Collector, and a backend that keeps what comes out as it is."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Condition
+from typing import Any, Self
+
+import grpc  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+
+from tests.house import PATIENCE_SECONDS, House
+
+
+class Backend:
+    """Stands where Jaeger would, and keeps what it is sent as it is."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._kept: list[ExportTraceServiceRequest] = []
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
+        method = grpc.unary_unary_rpc_method_handler(
+            self._export, request_deserializer=ExportTraceServiceRequest.FromString
+        )
+        service = "opentelemetry.proto.collector.trace.v1.TraceService"
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": method}),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(grace=1).wait()
+
+    def _export(self, request: ExportTraceServiceRequest, _context: object) -> bytes:
+        with self._changed:
+            self._kept.append(request)
+            self._changed.notify_all()
+        return b""
+
+    def received(self) -> list[ResourceSpans]:
+        """What has arrived: one entry for each span, with its resource and scope."""
+        return [
+            ResourceSpans(resource=of.resource, scope_spans=[ScopeSpans(scope=scope.scope, spans=[span])])
+            for request in self._kept
+            for of in request.resource_spans
+            for scope in of.scope_spans
+            for span in scope.spans
+        ]
+
+    def wait_for(self, span_ids: set[bytes]) -> dict[bytes, ResourceSpans]:
+        """These spans, once all of them have arrived."""
+
+        def arrived() -> dict[bytes, ResourceSpans]:
+            found = {span_of(one).span_id: one for one in self.received()}
+            return {span_id: found[span_id] for span_id in span_ids} if span_ids <= found.keys() else {}
+
+        with self._changed:
+            spans = self._changed.wait_for(arrived, PATIENCE_SECONDS)
+        assert spans, "not every span arrived"
+        return spans
+
+
+def one_span(name: str = "GET /orders/<uuid:order_id>") -> ResourceSpans:
+    """A span, alone in its trace."""
+    number = time.time_ns()
+    span = Span(
+        trace_id=number.to_bytes(16),
+        span_id=number.to_bytes(8),
+        name=name,
+        kind=Span.SPAN_KIND_SERVER,
+        start_time_unix_nano=number,
+        end_time_unix_nano=number + 1,
+        status=Status(),
+    )
+    return ResourceSpans(resource=Resource(), scope_spans=[ScopeSpans(scope=InstrumentationScope(), spans=[span])])
+
+
+def span_of(of: ResourceSpans) -> Span:
+    return of.scope_spans[0].spans[0]
+
+
+def pair(key: str, value: Any) -> KeyValue:
+    return KeyValue(key=key, value=value_of(value))
+
+
+def value_of(value: Any) -> AnyValue:
+    """A Python value as OTLP has it."""
+    match value:
+        case bool():
+            return AnyValue(bool_value=value)
+        case int():
+            return AnyValue(int_value=value)
+        case float():
+            return AnyValue(double_value=value)
+        case bytes():
+            return AnyValue(bytes_value=value)
+        case Mapping():
+            return AnyValue(kvlist_value=KeyValueList(values=[pair(key, inner) for key, inner in value.items()]))
+        case str():
+            return AnyValue(string_value=value)
+        case _:
+            return AnyValue(array_value=ArrayValue(values=[value_of(inner) for inner in value]))
+
+
+def send_spans(house: House, spans: Sequence[ResourceSpans]) -> None:
+    send(house, "trace.v1.TraceService", ExportTraceServiceRequest(resource_spans=spans))
+
+
+def send(house: House, service: str, request: Any) -> None:
+    """Send one request by OTLP; it has been accepted on return."""
+    with grpc.insecure_channel(f"127.0.0.1:{house.settings.collector_port}") as channel:
+        export = channel.unary_unary(
+            f"/opentelemetry.proto.collector.{service}/Export", request_serializer=type(request).SerializeToString
+        )
+        export(request, timeout=PATIENCE_SECONDS)

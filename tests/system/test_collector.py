@@ -1,0 +1,180 @@
+"""What the Collector has accepted it stores in the end, whatever dies meanwhile; what it cannot, it refuses."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+import requests
+import yaml
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.otlp import Backend, one_span, pair, send_spans, span_of
+from waybill.jaeger import Jaeger
+from waybill.supervise import ROOT
+
+OURS = tuple(name for name in SERVICES if name != "acquirer")
+ORDERS = 10
+QUEUE = 600
+SERIES = 1000
+"""The limit of one service in collector-config.yaml."""
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    """Nothing runs yet, and there is time for orders on a busy machine."""
+    with House({"REQUEST_DEADLINE": "60"}) as house:
+        yield house
+
+
+def test_what_was_accepted_outlives_a_jaeger_that_is_away_and_a_collector_that_is_killed(house: House) -> None:
+    house.start(*DATABASES, "collector")
+    house.start(*SERVICES)
+    answers = [house.order() for _ in range(ORDERS)]
+    assert [answer.status_code for answer in answers] == [201] * ORDERS
+    wait_until(lambda: house.query("fulfilment", "SELECT count(*) FROM shipments") == [(ORDERS,)], "all is shipped")
+    # Each sends what it holds.
+    house.stop_together(*OURS)
+    accepted = own(house, "otelcol_receiver_accepted_spans")
+    assert own(house, "otelcol_exporter_queue_size") == accepted
+    house.kill("collector")
+    house.start("collector")
+    house.start("jaeger")
+
+    wait_until(lambda: own(house, "otelcol_exporter_queue_size") == 0, "the queue is empty")
+    jaeger = Jaeger(house.settings.jaeger_url)
+    traces = [jaeger.trace(answer.json()["trace_id"]) for answer in answers]
+    for trace in traces:
+        assert trace is not None
+        assert trace.problems() == []
+        assert trace.services == set(OURS)
+    # Each once: what had not left before the kill is sent once after it.
+    assert stored(house) == accepted >= sum(len(trace.spans) for trace in traces if trace)
+
+
+def test_it_never_gives_up() -> None:
+    config = yaml.safe_load((ROOT / "collector-config.yaml").read_text())
+    # 0 is for ever, and the default is five minutes.
+    assert config["exporters"]["otlp_grpc"]["retry_on_failure"]["max_elapsed_time"] == 0
+
+
+def test_a_full_queue_refuses_what_it_cannot_keep_and_says_so(house: House) -> None:
+    part = house.parts["collector"]
+    limit = f"--set=exporters.otlp_grpc.sending_queue.queue_size={QUEUE}"
+    house.parts["collector"] = replace(part, command=[*part.command, limit])
+    house.start("collector")
+    send_spans(house, [one_span() for _ in range(QUEUE)])
+    with pytest.raises(grpc.RpcError) as refused:
+        send_spans(house, [one_span() for _ in range(10)])
+    # A status after which OTLP has the sender try again.
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert own(house, "otelcol_exporter_enqueue_failed_spans") == 10
+    assert own(house, "otelcol_exporter_queue_size") == QUEUE
+    assert "sending queue is full" in house.log("collector")
+
+
+def test_a_damaged_queue_stops_the_start(house: House) -> None:
+    house.start("collector")
+    house.stop("collector")
+    [queue] = (house.folder / "data/collector").iterdir()
+    queue.write_bytes(b"nonsense" * 4096)
+    with pytest.raises(AssertionError, match=r"collector ended:(?s:.*)exporter: invalid database"):
+        house.start("collector")
+
+
+def test_a_folder_that_cannot_be_used_stops_the_start(house: House) -> None:
+    house.folder.joinpath("data").mkdir(exist_ok=True)
+    folder = house.folder / "data/collector"
+    folder.write_text("")
+    with pytest.raises(AssertionError, match=rf"collector ended:(?s:.*){re.escape(str(folder))} is not a directory"):
+        house.start("collector")
+
+
+def test_calls_are_counted_by_service_and_not_by_worker_and_lead_to_a_trace(house: House) -> None:
+    with Backend() as backend:
+        house.start("collector", JAEGER_OTLP_ENDPOINT=backend.address)
+        spans = [of_service("order", instance=f"worker-{number}") for number in range(3)]
+        # One by one, as from three workers.
+        for of in spans:
+            send_spans(house, [of])
+        exemplars: set[str] = set()
+
+        def all_counted() -> bool:
+            # They are there until metrics are sent the next time.
+            exemplars.update(sample.exemplar.labels["trace_id"] for sample in durations(house) if sample.exemplar)
+            return bool(exemplars) and sum(sample.value for sample in calls(house)) == len(spans)
+
+        wait_until(all_counted, "three calls are counted")
+        [counted] = calls(house)
+        assert counted.labels["service_name"] == "order"
+        assert counted.labels["span_name"] == "GET /orders/<uuid:order_id>"
+        assert "worker" not in str(counted.labels)
+        assert {float(sample.labels["le"]) for sample in durations(house)} >= {5, 50, 500, 5000}
+        assert exemplars <= {span_of(of).trace_id.hex() for of in spans}
+
+
+def test_a_service_with_names_without_end_makes_a_bounded_number_of_series(house: House) -> None:
+    house.start("collector")
+    send_spans(house, [of_service("scanned", name=f"GET /{number}") for number in range(SERIES + 200)])
+    send_spans(house, [of_service("order")])
+    wait_until(lambda: calls(house, "order"), "the calls are shown")
+    # What is over the limit is counted all the same, as one.
+    wait_until(lambda: sum(sample.value for sample in calls(house, "scanned")) == SERIES + 200, "all are counted")
+    assert len(calls(house, "scanned")) == SERIES + 1
+
+
+def of_service(service: str, *, name: str = "GET /orders/<uuid:order_id>", instance: str = "worker") -> ResourceSpans:
+    of = one_span(name)
+    of.resource.attributes.extend([pair("service.name", service), pair("service.instance.id", instance)])
+    return of
+
+
+def calls(house: House, service: str = "order") -> list[Sample]:
+    """The series that count the spans of a service."""
+    found = samples(house.settings.metrics_port, "traces_span_metrics_calls")
+    # What is over the limit is the service's, and has no more than its job.
+    return [one for one in found if service in (one.labels.get("service_name"), one.labels["job"])]
+
+
+def durations(house: House) -> list[Sample]:
+    """The histograms of all spans, with exemplars, which one format alone has."""
+    page = page_at(house.settings.metrics_port, {"Accept": "application/openmetrics-text; version=1.0.0"})
+    families = openmetrics.text_string_to_metric_families(page)
+    return [
+        one for of in families for one in of.samples if one.name == "traces_span_metrics_duration_milliseconds_bucket"
+    ]
+
+
+def own(house: House, name: str) -> float:
+    """What the Collector counts of itself; 0 where there is nothing yet."""
+    return sum(one.value for one in samples(house.settings.collector_metrics_port, name))
+
+
+def stored(house: House) -> float:
+    """How many spans Jaeger has taken."""
+    return sum(one.value for one in samples(house.settings.jaeger_metrics_port, "otelcol_receiver_accepted_spans"))
+
+
+def samples(port: int, name: str) -> list[Sample]:
+    """The series of a metric, whether its name is shown with `_total` or without."""
+    families = text_string_to_metric_families(page_at(port))
+    return [one for of in families for one in of.samples if one.name.removesuffix("_total") == name]
+
+
+def page_at(port: int, headers: Mapping[str, str] | None = None) -> str:
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(f"http://127.0.0.1:{port}/metrics", headers=headers, timeout=PATIENCE_SECONDS).text
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.05)

@@ -1,0 +1,355 @@
+"""What the Collector lets through: every secret in every place is sent to the real one, and looked for behind it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import requests
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
+
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.otlp import Backend, one_span, pair, send, send_spans, span_of, value_of
+
+# A text, and what of it must be stored nowhere.
+SECRETS = {
+    "Visa": ("paid with 4111111111111111", "4111111"),
+    "Visa in groups": ("4111 1111 1111 1112", "1112"),
+    "Visa with hyphens": ("4111-1111-1111-1113", "1113"),
+    "Visa with dots": ("card=4111.1111.1111.1114.", "1114"),
+    "Visa with no-break spaces": ("4111\u00a01111\u00a01111\u00a01115", "1115"),
+    "Visa in a URL": ("/cards/4111%201111%201111%201116", "1116"),
+    "Visa behind a full stop": ("no.4111111111111118", "1118"),
+    "Visa in a name": ("card_5111111111111117_old", "1117"),
+    "Mastercard": ("5555555555554444", "4444"),
+    "Mastercard of the second series": ("2223003122003222", "3222"),
+    "American Express": ("378282246310005", "3782"),
+    "American Express in groups": ("3782 822463 10006", "10006"),
+    "Discover": ("6011000990139424", "6011"),
+    "JCB": ("3530111333300000", "3530"),
+    "JSON Web Token": ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "c2lnbmF0dXJl"),
+    "encrypted JSON Web Token": ("eyJhbGciOiJSU0EifQ.a2V5.aXY.Y2lwaGVy.dGFndGFn", "dGFndGFn"),
+    "Bearer": ("it sent Bearer opaque-0001", "opaque-0001"),
+    "bearer in lower case": ('{"auth":"bearer opaque-0002"}', "opaque-0002"),
+    "Basic": ("it sent Basic c2hvcDpodW50ZXI=", "c2hvcDpodW50ZXI"),
+    "token of a payment": ("charge tok_visa_0003", "visa_0003"),
+    "key of a payment provider": ("sk_live_0004abcdef", "0004abcdef"),
+    "key of a cloud": ("AKIAIOSFODNN7EXAMPLE", "IOSFODNN7"),
+    "header Authorization": ("Authorization: Digest nonce=0005, response=0006", "0006"),
+    "header Cookie": ("Cookie: theme=dark; session=0007", "0007"),
+    "header Set-Cookie": ('{"Set-Cookie":["a=1","session=0008"]}', "0008"),
+    "header X-Api-Key": ("X-Api-Key: key-0009", "key-0009"),
+    "password in a text": ("login with password=hunter0010 failed", "hunter0010"),
+    "password of odd characters": ("login with password: $hunter0024", "hunter0024"),
+    "password in JSON": ('{"password": "hunter two 0011"}', "0011"),
+    "password in JSON in JSON": (json.dumps({"body": '{"password":"hunter0012"}'}), "hunter0012"),
+    "secrets in a list": ('{"secret":["first-0013","second-0014"]}', "second-0014"),
+    "security code": ('{"cvv":"0015"}', "0015"),
+    "password in a URL": ("postgresql://shop:hunter0016@db/orders", "hunter0016"),
+    "password with an @ in a URL": ("redis://:hun@ter0017@cache:6379/0", "ter0017"),
+    "token in a URL": ("https://deploy0018@git/shop.git", "deploy0018"),
+    "e-mail address": ("to jane.doe+shop@example.org", "jane"),
+    "e-mail address in a path": ("/users/mary%40example.org/orders", "mary"),
+    "e-mail address with umlauts": ("jürgen@müller.example", "rgen"),
+    "query": ("https://shop.example/pay?voucher=summer0019&page=2", "summer0019"),
+    "query of a single word": ("GET /reset?summer0020", "summer0020"),
+    "query of numbers": ("/reset?00219876", "00219876"),
+    "fragment": ("https://shop.example/back#state=summer0022", "summer0022"),
+}
+SECRET_KEYS = (
+    "http.request.header.authorization",
+    "http.request.header.cookie",
+    "http.response.header.set-cookie",
+    "http.request.header.x-api-key",
+    "db.password",
+    "PASSWD",
+    "client_secret",
+    "payment_token",
+    "card.cvv",
+    "url.query",
+)
+HIDDEN = "hidden0023"
+
+# What a rule that is too wide would spoil.
+ORDINARY: Sequence[Any] = (
+    "GET /orders/<uuid:order_id>",
+    "http://127.0.0.1:8002/reservations/41234567-1234-4123-8123-123456789012",
+    "0af7651916cd43dd8448eb211c80319c",
+    "1732400000000-0",
+    "1732400000000000000",
+    "2026-11-24T01:26:41.123456+00:00",
+    "TEA-EARL-GREY",
+    "INSERT INTO orders (id, total) VALUES (%(id)s::UUID, %(total)s) RETURNING orders.id",
+    "SELECT * FROM orders WHERE id = ? AND status IN (?, ?) OR total > ?1 AND note = $1",
+    "UPDATE users SET password = $1, token=%(token)s, api_key = ?, secret=:secret, cvv=%s WHERE id = $2",
+    "MGET ? ? ?",
+    "python-requests/2.32.5",
+    "svc: shop, tokens: 12, compass: north",
+    "Basic authentication is not offered. Is it running? Yes.",
+    "it took 0.4123456789012345 s",
+    "9 spans were lost: 127.0.0.1:4317 did not take them",
+    "REDACTED",
+    "requests.exceptions.ReadTimeout",
+    '  File "services/order/process.py", line 41, in charge  # see issue #12\n    @retry(times=3)\n',
+    "4111 and 1111, 2400,2500,2600,2700",
+    True,
+    1732400000000000000,
+    4111,
+    0.4123456789012345,
+    [1732400000000, 2400, 2500],
+    {"sku": "TEA-EARL-GREY", "quantity": 2, "prices": [0.4123456789012345, 450]},
+)
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    with Backend() as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def house(backend: Backend) -> Iterator[House]:
+    """A Collector, with the backend behind it."""
+    with House({"JAEGER_OTLP_ENDPOINT": backend.address}) as house:
+        house.start("collector")
+        yield house
+
+
+Place = Callable[[ResourceSpans, str], object]
+
+
+def in_attribute(of: ResourceSpans, text: str) -> None:
+    span_of(of).attributes.append(pair("note", text))
+
+
+def in_array(of: ResourceSpans, text: str) -> None:
+    span_of(of).attributes.append(pair("notes", ["first", text]))
+
+
+def in_map(of: ResourceSpans, text: str) -> None:
+    span_of(of).attributes.append(pair("notes", {"outer": {"inner": ["first", text]}}))
+
+
+def in_resource(of: ResourceSpans, text: str) -> None:
+    of.resource.attributes.append(pair("process.command_args", ["python", text]))
+
+
+def in_scope(of: ResourceSpans, text: str) -> None:
+    of.scope_spans[0].scope.attributes.append(pair("note", text))
+
+
+def in_name(of: ResourceSpans, text: str) -> None:
+    span_of(of).name = text
+
+
+def in_status(of: ResourceSpans, text: str) -> None:
+    span_of(of).status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message=text))
+
+
+def in_trace_state(of: ResourceSpans, text: str) -> None:
+    span_of(of).trace_state = f"vendor={text}"
+
+
+def in_event_name(of: ResourceSpans, text: str) -> None:
+    span_of(of).events.append(Span.Event(name=text))
+
+
+def in_event(of: ResourceSpans, text: str) -> None:
+    attributes = [pair("exception.message", text), pair("notes", [text])]
+    span_of(of).events.append(Span.Event(name="exception", attributes=attributes))
+
+
+def in_link(of: ResourceSpans, text: str) -> None:
+    span_of(of).links.append(Span.Link(trace_id=bytes(16), span_id=bytes(8), attributes=[pair("note", text)]))
+
+
+def in_bytes(of: ResourceSpans, text: str) -> None:
+    span_of(of).attributes.append(pair("note", text.encode()))
+
+
+def in_key(of: ResourceSpans, text: str) -> None:
+    span_of(of).attributes.append(pair(text, "note"))
+
+
+def in_scope_name(of: ResourceSpans, text: str) -> None:
+    of.scope_spans[0].scope.name = text
+
+
+REACHED: Sequence[Place] = (
+    in_attribute,
+    in_array,
+    in_map,
+    in_resource,
+    in_scope,
+    in_name,
+    in_status,
+    in_trace_state,
+    in_event_name,
+    in_event,
+)
+NOT_REACHED: Sequence[Place] = (in_link, in_bytes, in_key, in_scope_name)
+"""docs/pipeline.md says so."""
+
+
+@pytest.mark.parametrize("place", REACHED)
+def test_no_secret_gets_through_in_a_span(house: House, backend: Backend, place: Place) -> None:
+    leaked = [name for name, found in secrets_behind(house, backend, place).items() if found]
+    assert leaked == []
+
+
+@pytest.mark.parametrize("place", NOT_REACHED)
+def test_what_no_rule_reaches_is_as_the_documentation_says(house: House, backend: Backend, place: Place) -> None:
+    assert all(secrets_behind(house, backend, place).values())
+
+
+def secrets_behind(house: House, backend: Backend, place: Place) -> dict[str, bool]:
+    """Which secrets the backend sees, each sent in a span of its own in this place."""
+    spans = {name: one_span() for name in SECRETS}
+    for name, (text, _) in SECRETS.items():
+        place(spans[name], text)
+    send_spans(house, list(spans.values()))
+    arrived = backend.wait_for({span_of(of).span_id for of in spans.values()})
+    return {
+        name: secret.encode() in arrived[span_of(spans[name]).span_id].SerializeToString()
+        for name, (_, secret) in SECRETS.items()
+    }
+
+
+@pytest.mark.parametrize("key", SECRET_KEYS)
+def test_what_stands_under_the_name_of_a_secret_does_not_get_through(house: House, backend: Backend, key: str) -> None:
+    of = one_span()
+    values: Sequence[Any] = (HIDDEN, [HIDDEN, f"{HIDDEN} again"], {"value": HIDDEN}, HIDDEN.encode())
+    for value in values:
+        span_of(of).events.append(Span.Event(name="tried", attributes=[pair(key, value)]))
+        of.resource.attributes.append(pair(key, value))
+    span_of(of).attributes.append(pair(key, [HIDDEN]))
+    if key != "url.query":  # In a map it would be any "query".
+        span_of(of).attributes.append(pair("request", {"headers": {key: [HIDDEN, f"{HIDDEN} again"]}}))
+    send_spans(house, [of])
+    [arrived] = backend.wait_for({span_of(of).span_id}).values()
+    assert HIDDEN.encode() not in arrived.SerializeToString()
+
+
+def test_a_card_number_that_is_a_number_does_not_get_through(house: House, backend: Backend) -> None:
+    of = one_span()
+    span_of(of).attributes.append(pair("card", 4111111111111111))
+    span_of(of).attributes.append(pair("cards", [4111111111111111]))
+    send_spans(house, [of])
+    [arrived] = backend.wait_for({span_of(of).span_id}).values()
+    assert all("****" in attribute.value.string_value for attribute in span_of(arrived).attributes)
+    assert "4111" not in str(arrived)
+
+
+def test_all_else_gets_through_as_it_is(house: House, backend: Backend) -> None:
+    of = one_span()
+    span = span_of(of)
+    texts = [value for value in ORDINARY if isinstance(value, str)]
+    everything = [pair(f"ordinary.{number}", value) for number, value in enumerate(ORDINARY)]
+    everything += [pair(f"ordinary.{number}.{number}", [value]) for number, value in enumerate(ORDINARY)]
+    # What our own services have put in the place of a query.
+    span.attributes.extend(
+        [*everything, pair("url.query", "REDACTED"), pair("k8s.svc", "shop"), pair("input_tokens", 12)]
+    )
+    of.resource.attributes.extend(everything)
+    of.scope_spans[0].scope.attributes.extend(everything)
+    span.status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message="; ".join(texts)))
+    span.trace_state = "vendor=00f067aa0ba902b7,ot=th:8"
+    span.events.extend(Span.Event(name=text, time_unix_nano=1, attributes=everything) for text in texts)
+    span.links.append(Span.Link(trace_id=span.trace_id, span_id=span.span_id, attributes=everything))
+    spans = [of, *(one_span(name=text) for text in texts)]
+    send_spans(house, spans)
+    arrived = backend.wait_for({span_of(one).span_id for one in spans})
+    for one in spans:
+        assert str(arrived[span_of(one).span_id]) == str(one)
+
+
+def test_the_spans_of_orders_get_through_as_the_services_sent_them(house: House, backend: Backend) -> None:
+    with ExitStack() as stack:
+        before = stack.enter_context(Backend())
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{before.address}", "REQUEST_DEADLINE": "60"}
+        services = stack.enter_context(House(environment))
+        services.start(*DATABASES)
+        services.start(*SERVICES)
+        scenarios = ("cold-cache", "declined", "acquirer-errors-then-recovers", "pool-exhaustion")
+        answers = [services.order(headers={"baggage": f"waybill.scenario={name}"}) for name in scenarios]
+        assert [answer.status_code for answer in answers] == [201, 402, 201, 201]
+        # Each flushes what it holds.
+        services.stop_together(*(name for name in SERVICES if name != "acquirer"))
+        sent = before.received()
+    assert {"POST /orders", "process orders"} <= {span_of(of).name for of in sent}
+    send_spans(house, sent)
+    arrived = backend.wait_for({span_of(of).span_id for of in sent})
+    for of in sent:
+        assert str(arrived[span_of(of).span_id]) == str(of)
+
+
+def test_no_secret_gets_through_in_a_log(house: House) -> None:
+    def records(text: str) -> Iterator[LogRecord]:
+        yield LogRecord(body=value_of(text))
+        yield LogRecord(body=value_of([text]))
+        yield LogRecord(body=value_of({"request": {"notes": [text], "authorization": HIDDEN}}))
+        yield LogRecord(attributes=[pair("note", text), pair("notes", {"inner": [text]}), pair("password", HIDDEN)])
+
+    kept = [LogRecord(body=value_of(value)) for value in ORDINARY if isinstance(value, str)]
+    sent = [record for text, _ in SECRETS.values() for record in records(text)] + kept
+    resource = Resource(attributes=[pair("notes", [text for text, _ in SECRETS.values()])])
+    logs = ResourceLogs(resource=resource, scope_logs=[ScopeLogs(log_records=sent)])
+    send(house, "logs.v1.LogsService", ExportLogsServiceRequest(resource_logs=[logs]))
+
+    file = house.folder / "logs/services.jsonl"
+    wait_until(lambda: file.exists() and ORDINARY[0] in file.read_text(), "the logs are written")
+    written = file.read_text()
+    arrived = [record for line in written.splitlines() for record in records_of(json.loads(line))]
+    assert len(arrived) == len(sent)
+    assert arrived[-len(kept) :] == [{"stringValue": record.body.string_value} for record in kept]
+    # Without what JSON escapes.
+    texts = json.dumps(json.loads(written), ensure_ascii=False)
+    assert [name for name, (_, secret) in SECRETS.items() if secret in texts] == []
+    assert HIDDEN not in texts
+
+
+def test_no_secret_gets_through_in_a_metric(house: House) -> None:
+    points = [NumberDataPoint(as_int=1, attributes=[pair("note", text)]) for text, _ in SECRETS.values()]
+    points.append(NumberDataPoint(as_int=2, attributes=[pair("password", HIDDEN)]))
+    points.append(NumberDataPoint(as_int=3, attributes=[pair("sku", "TEA-EARL-GREY")]))
+    resource = Resource(
+        attributes=[pair("service.name", "shop"), pair("api_key", HIDDEN), pair("note", SECRETS["Visa"][0])]
+    )
+    metric = Metric(name="shop.stock", gauge=Gauge(data_points=points))
+    metrics = ResourceMetrics(resource=resource, scope_metrics=[ScopeMetrics(metrics=[metric])])
+    send(house, "metrics.v1.MetricsService", ExportMetricsServiceRequest(resource_metrics=[metrics]))
+
+    wait_until(lambda: 'sku="TEA-EARL-GREY"' in shown(house), "the metric is shown")
+    page = shown(house)
+    lines = "\n".join(line for line in page.splitlines() if line.startswith(("shop_stock", "target_info")))
+    assert 'password="****"' in lines
+    assert [name for name, (_, secret) in SECRETS.items() if secret in lines] == []
+    assert HIDDEN not in page
+
+
+def records_of(line: dict[str, Any]) -> Iterator[Any]:
+    """The bodies of the log records in a line of the file."""
+    for resource in line["resourceLogs"]:
+        for scope in resource["scopeLogs"]:
+            yield from (record.get("body", {}) for record in scope["logRecords"])
+
+
+def shown(house: House) -> str:
+    """The metrics as the Collector hands them on."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(f"http://127.0.0.1:{house.settings.metrics_port}/metrics", timeout=PATIENCE_SECONDS).text
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.05)
