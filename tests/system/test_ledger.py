@@ -18,7 +18,6 @@ import pytest
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
 from waybill.jaeger import Jaeger, Trace
 from waybill.ledger.balance import Ledger
-from waybill.ledger.numbers import Snapshot
 from waybill.ledger.verdict import doubts, good, losses, verdict
 from waybill.ledger.watch import watch
 from waybill.orders import SHIPPED
@@ -231,13 +230,13 @@ def test_what_tail_sampling_leaves_out_is_not_lost(house: House, jaeger: Jaeger)
     assert good(ledger)
 
 
-def begin_ledger(house: House) -> Snapshot:
+def begin_ledger(house: House) -> Ledger:
     """The settled numbers, once every service reports: what was restarted takes some seconds to report again."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         ledger = watch(house.settings)
-        if all(service.reports for service in ledger.services):
-            return ledger.now
+        if ledger.settled and all(service.reports for service in ledger.services):
+            return ledger
         assert time.monotonic() < deadline, verdict(ledger)
 
 

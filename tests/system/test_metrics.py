@@ -85,20 +85,6 @@ def test_jaegers_monitor_tab_has_figures_of_every_operation(house: House, figure
     assert wait_for(operations, f"{figure} of order") == {"POST /orders"}
 
 
-def test_what_an_ended_process_said_last_is_soon_forgotten(house: House) -> None:
-    stock = 'waybill_stock{product_sku="TEA-ASSAM"}'
-    (before,) = {each["metric"]["instance"] for each in wait_for(lambda: query(house, stock), "the stock")}
-    house.stop("inventory")
-    house.start("inventory")
-
-    def instances() -> set[str]:
-        # By default Prometheus looks back 5 minutes for a value.
-        return {each["metric"]["instance"] for each in query(house, stock, lookback_delta="20s")}
-
-    wait_for(lambda: instances() - {before}, "the stock, from the new process")
-    wait_for(lambda: before not in instances(), "the old process is forgotten")
-
-
 def test_a_prometheus_that_is_killed_costs_no_order_and_no_trace(house: House) -> None:
     counted = wait_for(lambda: query(house, "sum(waybill_orders_total)"), "orders")[0]["value"]
     house.kill("prometheus")

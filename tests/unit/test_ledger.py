@@ -89,10 +89,16 @@ otelcol_exporter_sent_spans_total{{exporter="jaeger_storage_exporter"}} {taken i
 
 
 def ledger(
-    now: Snapshot, before: Snapshot | None = None, *, gone: frozenset[str] = frozenset(), unreadable: int = 0
+    now: Snapshot,
+    before: Snapshot | None = None,
+    *,
+    gone: frozenset[str] = frozenset(),
+    settled: bool = True,
+    unreadable: int = 0,
 ) -> Ledger:
     """A ledger for which all processes have reported but those that are gone."""
-    return Ledger(SETTINGS, now, now.reports().keys() - gone, before, unreadable)
+    start = ledger(before) if before else None
+    return Ledger(SETTINGS, now, now.reports().keys() - gone, settled, start, unreadable)
 
 
 def all_well(spans: int, name: str = "first") -> Snapshot:
@@ -185,7 +191,7 @@ def test_what_tail_sampling_leaves_out_is_not_lost_and_what_its_queue_did_not_ta
 
 def test_spans_on_their_way_are_not_lost() -> None:
     page = services(process("payment", 10, queue=3), accepted={"waybill/payment": 7})
-    kept = ledger(Snapshot(page, collector(7, queued=7), jaeger(0)))
+    kept = ledger(Snapshot(page, collector(7, queued=7), jaeger(0)), settled=False)
     assert verdict(kept) == (
         "Ledger: 10 spans ended, 3 waiting in the services, 7 waiting in the Collector, 0 stored in Jaeger: "
         "none lost so far."
@@ -208,6 +214,22 @@ def test_a_span_that_has_not_ended_is_not_counted() -> None:
     page = services(process("payment", 10, live=2), accepted={"waybill/payment": 10})
     kept = ledger(Snapshot(page, collector(10), jaeger(10)))
     assert verdict(kept) == "Ledger: 10 spans ended, 10 stored in Jaeger: none lost."
+
+
+def test_while_spans_come_and_go_what_is_missing_is_on_its_way_and_what_was_given_up_is_lost() -> None:
+    page = services(process("payment", 100), accepted={"waybill/payment": 90})
+    moving = Snapshot(page, collector(90, sent=80), jaeger(70, stored=60))
+    assert len(losses(ledger(moving))) == 4
+    assert verdict(ledger(moving, settled=False)) == "Ledger: 100 spans ended, 60 stored in Jaeger: none lost so far."
+    page = services(process("payment", 100, failed=5), accepted={"waybill/payment": 90})
+    kept = ledger(Snapshot(page, collector(90, sent=70, rejected=4), jaeger(60)), settled=False)
+    assert found(kept) == [(5, "between payment and the Collector"), (4, "between the Collector and Jaeger")]
+
+
+def test_a_run_that_began_while_spans_came_and_went_is_not_exact_either() -> None:
+    kept = ledger(all_well(200))
+    moving = ledger(all_well(100), settled=False)
+    assert Ledger(SETTINGS, kept.now, kept.reporting, settled=True, before=moving).exact is False
 
 
 def test_span_metrics_that_are_behind_the_collector_prove_no_loss() -> None:
@@ -281,7 +303,7 @@ def test_the_spans_in_a_jaeger_that_was_started_anew_are_lost() -> None:
 
 def test_where_jaeger_does_not_answer_what_was_sent_is_in_doubt_and_what_waits_is_not() -> None:
     page = services(process("payment", 10), accepted={"waybill/payment": 10})
-    assert good(ledger(Snapshot(page, collector(10, queued=10), None)))
+    assert good(ledger(Snapshot(page, collector(10, queued=10), None), settled=False))
     kept = ledger(Snapshot(page, collector(10, queued=4), None))
     assert doubts(kept) == ["What became of those sent is not known: Jaeger does not answer at 127.0.0.1:8890"]
 

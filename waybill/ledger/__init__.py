@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 from rich.console import Console
 
-from waybill.ledger.numbers import Snapshot
+from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import good, table, verdict
 from waybill.ledger.watch import begin, watch
 from waybill.settings import settings
@@ -27,12 +27,12 @@ def ledger() -> None:
     sys.exit(0 if good(found) else 1)
 
 
-def open_ledger() -> Snapshot | None:
+def open_ledger() -> Ledger | None:
     """The numbers before a run; None where they cannot be had, and so no ledger be kept."""
     return begin(settings())
 
 
-def last_line(before: Snapshot | None, unreadable: int) -> str:
+def last_line(before: Ledger | None, unreadable: int) -> str:
     """What became of the spans of a run, in one line, once the numbers about it have arrived.
 
     `unreadable` is how many of its traces Jaeger does not show.

@@ -1,6 +1,6 @@
 """What became of the spans of a run at each step. Nothing is asked here: it follows from the numbers."""
 
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,11 +43,18 @@ class Ledger:
 
     settings: Settings
     now: Snapshot
-    reporting: Collection[str]
+    reporting: Set[str]
     """The processes (`service.instance.id`) that have reported just now; the others have ended."""
-    before: Snapshot | None = None
+    settled: bool
+    """Whether nothing is on its way. Else the pages, asked one after the other, do not fit together exactly."""
+    before: "Ledger | None" = None
     unreadable: int = 0
     """Traces of the run that should be in Jaeger, and that it does not show."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether what is missing is lost: on its way is neither of it, nor was at the beginning."""
+        return self.settled and (self.before is None or self.before.settled)
 
     @property
     def collector_answers(self) -> bool:
@@ -76,7 +83,7 @@ class Ledger:
 
     def lost_before_collector(self, service: Service) -> int:
         """Spans of a service that left their process, or died with it, and did not arrive."""
-        if not self.per_service or self.collector_restarted:
+        if not self.per_service or not self.exact or self.collector_restarted:
             return service.failed
         return max(0, service.ended - service.dropped - service.waiting - service.accepted)
 
@@ -114,7 +121,7 @@ class Ledger:
         if self._start.collector and self.now.collector:
             return self._start.collector.process != self.now.collector.process
         answered = any(service.exported > service.accepted for service in self.services)
-        return self.per_service and (answered or self.taken > self.sent)
+        return self.exact and self.per_service and (answered or self.taken > self.sent)
 
     @property
     def sampled_out(self) -> int:
@@ -134,7 +141,9 @@ class Ledger:
     @property
     def lost_in_collector(self) -> int:
         """Spans that the Collector took and neither sent nor has any more."""
-        return self._not_queued if self.tail_sampling else max(0, self._missing)
+        if self.tail_sampling:
+            return self._not_queued
+        return max(0, self._missing) if self.exact else 0
 
     @property
     def undecided_traces(self) -> int:
@@ -179,25 +188,25 @@ class Ledger:
 
     @property
     def not_stored(self) -> int:
-        """Spans that Jaeger took and neither stored nor has in a queue."""
-        return max(0, self.taken - self.stored - self._jaeger.total("otelcol_exporter_queue_size"))
+        """Spans that Jaeger took and could not store."""
+        return max(0, self.taken - self.stored) if self.exact else 0
 
     @property
     def forgotten(self) -> int:
         """Spans that were sent to a Jaeger that has ended since; the next one starts with an empty memory."""
-        return max(0, self.sent - self.taken) if self.now.jaeger else 0
+        return max(0, self.sent - self.taken) if self.now.jaeger and self.exact else 0
 
     @property
     def lost_somewhere(self) -> int:
         """Spans that are missing at the end, where the Collector has forgotten the steps between."""
-        if not self.collector_restarted or self.tail_sampling or self.now.jaeger is None:
+        if not self.exact or not self.collector_restarted or self.tail_sampling or self.now.jaeger is None:
             return 0
         known = self.dropped + sum(map(self.lost_before_collector, self.services)) + self.not_sent + self.forgotten
-        return max(0, self.ended - known - self.waiting - self.queued - self.taken)
+        return max(0, self.ended - known - self.taken)
 
     @property
     def _start(self) -> Snapshot:
-        return self.before or Snapshot(None, None, None)
+        return self.before.now if self.before else Snapshot(None, None, None)
 
     @cached_property
     def _services(self) -> Numbers:
@@ -234,7 +243,7 @@ class Ledger:
         exported = numbers.total("otel_sdk_exporter_span_exported", failed=False, job=job)
         accepted = numbers.total("traces_span_metrics_calls", job=job)
         processes = set(numbers.by("instance", "target_info", job=job))
-        dead = processes - set(self.reporting)
+        dead = processes - self.reporting
         return Service(
             name=name,
             ended=started - live.total(),
@@ -245,7 +254,7 @@ class Ledger:
             accepted=accepted,
             reports=bool(processes - dead),
             cut_short=any(live[instance] + queue[instance] > 0 for instance in dead)
-            or bool(dead and self.per_service and accepted > exported),
+            or bool(dead and self.exact and accepted > exported),
             uncounted_calls=self._calls_to(name)
             - numbers.total("otel_sdk_span_started", job=job, otel_span_parent_origin="remote"),
         )

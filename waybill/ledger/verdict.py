@@ -90,7 +90,7 @@ def verdict(ledger: Ledger) -> str:
     lost = losses(ledger)
     total = sum(loss.spans for loss in lost)
     if not total:
-        text = f"{_account(ledger)}: none lost{' so far' if ledger.on_the_way > 0 else ''}"
+        text = f"{_account(ledger)}: none lost{'' if ledger.exact else ' so far'}"
     else:
         where = "; ".join(f"{_number(loss.spans, lost)}{loss.where} ({loss.look})" for loss in lost)
         were = "was" if total == 1 else "were"
@@ -147,7 +147,7 @@ def _account(ledger: Ledger) -> str:
     parts = [_count(ledger.ended, "span") + " ended"]
     if ledger.left_out:
         parts.append(f"{ledger.left_out:,} left out by tail sampling")
-    if ledger.waiting:
+    if ledger.waiting > 0:
         parts.append(f"{ledger.waiting:,} waiting in the services")
     if ledger.queued > 0:
         parts.append(f"{ledger.queued:,} waiting in the Collector")
@@ -155,8 +155,8 @@ def _account(ledger: Ledger) -> str:
         parts.append(f"{ledger.stored:,} stored in Jaeger")
     if ledger.of_others:
         parts.append(f"{ledger.of_others:,} of them of other programs")
-    surplus = ledger.stored + ledger.left_out + ledger.on_the_way - ledger.ended - ledger.of_others
-    if surplus > 0:
+    surplus = ledger.stored + ledger.left_out - ledger.ended - ledger.of_others
+    if surplus > 0 and ledger.exact:
         parts.append(f"{surplus:,} of them sent twice, or never counted")
     return ", ".join(parts)
 
