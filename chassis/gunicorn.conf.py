@@ -5,6 +5,7 @@
 WEB_CONCURRENCY is gunicorn's own variable for the number of workers.
 """
 
+import gc
 import json
 import logging
 import os
@@ -72,6 +73,16 @@ def on_starting(server: Any) -> None:
 def post_fork(_server: Any, worker: Any) -> None:
     """Make a worker wait less long than its master, which would kill it before it has sent its spans."""
     worker.cfg.set("graceful_timeout", REQUESTS_SECONDS)
+    gc.disable()
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Begin to collect garbage now that the app is there, and leave out what it is made of: that stays.
+
+    Looking through it while it loads takes a quarter of the time to start, and at the end as long again.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -2,11 +2,9 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +15,7 @@ import psycopg
 import redis
 import requests
 
+from tests.ports import free_port
 from waybill import postgres
 from waybill.parts import all_parts
 from waybill.processes import lives
@@ -70,11 +69,13 @@ class House:
 
     def stop(self, name: str) -> int:
         """Ask a part to end, wait until it has, and return its exit status."""
+        self.session.close()
         self._ask_to_end(name)
         return self._wait_until_ended(name)
 
     def stop_together(self, *names: str) -> None:
         """Stop those of these parts that run, side by side: each waits two seconds for who keeps a connection to it."""
+        self.session.close()
         running = [name for name in names if name in self.processes]
         for name in running:
             self._ask_to_end(name)
@@ -154,10 +155,4 @@ class House:
 
 def free_ports() -> dict[str, int]:
     """A free port for each field of the settings that is one."""
-    names = [name for name in Settings.model_fields if name.endswith("_port")]
-    with ExitStack() as stack:
-        # All are held until the last is known, so that none comes twice.
-        sockets = [stack.enter_context(socket.socket()) for _ in names]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
+    return {name: free_port() for name in Settings.model_fields if name.endswith("_port")}

@@ -98,7 +98,8 @@ def test_the_contrast_of_every_service_is_enough(visit: Open, house: House, sche
 def test_all_that_can_be_used_has_a_name(visit: Open) -> None:
     page = visit()
     place_order(page, "acquirer-errors-then-recovers")
-    rows(page, "fulfilment")
+    rows(page, "gateway", "order", "payment", "fulfilment")
+    expect(page.locator("tbody .error").first).to_be_visible()
     nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     seen = [(role(node), name(node)) for node in nodes if not node.get("ignored")]
     assert [what for what, called in seen if what in NAMED and not called] == []

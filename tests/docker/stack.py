@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,19 +9,13 @@ from typing import Any
 
 import requests
 
+from tests.ports import free_port
 from waybill.jaeger import Jaeger, Trace, whole
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "waybill-test"
 PORTS = ("gateway", "jaeger", "jaeger_metrics", "collector_metrics", "metrics", "prometheus")
 """What is published, by the names in waybill/settings.py."""
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import requests
 
 from telemetry.testing import Receiver
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.ports import free_port
 from waybill import binaries, postgres
 from waybill.parts import answers
 from waybill.processes import State, running
@@ -662,12 +663,6 @@ def orders_of(house: House) -> int:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def port_of(url: str) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import grpc
 import pytest
 
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.ports import free_port
 from waybill.jaeger import Jaeger, Trace
 from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import doubts, good, losses, verdict
@@ -294,13 +294,6 @@ def spans_of(service: str, jaeger: Jaeger, trace_ids: Sequence[str]) -> int:
 
 def gave_up(house: House, name: str) -> bool:
     return "spans were lost" in log_file(house.folder, name).read_text()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def nobody() -> str:

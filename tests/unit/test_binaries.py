@@ -22,6 +22,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from tests.ports import free_port
 from waybill.binaries import BinaryNotFoundError, binaries_command, find
 from waybill.binaries.build import GO_WHEEL
 from waybill.binaries.download import this_platform
@@ -173,12 +174,6 @@ def archive_with(name: str, script: str) -> bytes:
         member.size = len(script)
         tar.addfile(member, io.BytesIO(script.encode()))
     return buffer.getvalue()
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def start_find(releases: str) -> subprocess.Popen[str]:

@@ -1,7 +1,6 @@
 """The client of Jaeger, against a real Jaeger that real spans were sent to."""
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from tests.ports import free_port
 from waybill import binaries
 from waybill.jaeger import Event, Jaeger, JaegerError, Trace, parse_traces
 from waybill.settings import settings
@@ -40,12 +40,6 @@ BEGINNING = time.time_ns() - 60_000 * MILLISECOND
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 UNKNOWN_TRACE = "0af7651916cd43dd8448eb211c80319c"
 CONFIG = Path(__file__).parents[2] / "deploy" / "jaeger.yaml"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import stat
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ import click
 import psycopg
 import pytest
 
+from tests.ports import free_port
 from waybill import postgres
 
 PATIENCE = 60
@@ -136,9 +136,3 @@ def connect(who: str, data: Path, port: int, database: str | None = None) -> psy
         password=postgres.passwords(data)[who],
         autocommit=True,
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port

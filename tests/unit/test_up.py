@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
 
@@ -324,9 +326,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
