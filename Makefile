@@ -38,8 +38,7 @@ doctor: .venv/tool ## follow one order hop by hop: name the first broken one, an
 
 test: .venv/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on .venv/bin/python -m waybill binaries >/dev/null
-	.venv/bin/pytest --numprocesses 4 --dist loadfile tests/trace tests/unit tests/gallery tests/adopting tests/system/api
-	.venv/bin/pytest --numprocesses 2 --dist loadfile tests/system tests/browser --ignore tests/system/api
+	.venv/bin/pytest --numprocesses 4 tests --ignore tests/docker --ignore tests/faults
 
 test-docker: .venv/dev ## the compose stack, brought up, used and taken down
 	.venv/bin/pytest tests/docker

@@ -151,12 +151,7 @@ def _collector(settings: Settings) -> Part:
     overlay = ["--config", "collector-sampling.yaml"] if settings.sampling == "tail" else []
     return Part(
         name="collector",
-        # With timestamps, what a process said last is old five minutes after its end, and not the news of a day.
-        command=[
-            binaries.find("otelcol"),
-            *("--config", "collector-config.yaml"),
-            *overlay,
-        ],
+        command=[binaries.find("otelcol"), "--config", "collector-config.yaml", *overlay],
         environment={
             "OTLP_GRPC_ENDPOINT": endpoint,
             "HEALTH_ENDPOINT": health,

@@ -55,6 +55,7 @@ def jaeger(otlp_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "JAEGER_QUERY_ENDPOINT": f"127.0.0.1:{port}",
         "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{otlp_port}",
         "JAEGER_HEALTH_ENDPOINT": "127.0.0.1:0",
+        "JAEGER_METRICS_PORT": str(free_port()),
         "OTEL_TRACES_SAMPLER": "always_off",
     }
     with log.open("w") as output:
