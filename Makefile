@@ -38,13 +38,13 @@ doctor: .venv/tool ## follow one order hop by hop: name the first broken one, an
 
 test: .venv/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on .venv/bin/python -m waybill binaries >/dev/null
-	.venv/bin/pytest --numprocesses 4 tests --ignore tests/docker --ignore tests/faults
+	.venv/bin/pytest --numprocesses 6 tests --ignore tests/docker --ignore tests/faults
 
 test-docker: .venv/dev ## the compose stack, brought up, used and taken down
 	.venv/bin/pytest tests/docker
 
-test-faults: .venv/dev ## kill parts at random under load, then check the books: SEED=7 repeats a run
-	SEED=$(or $(SEED),1) .venv/bin/pytest tests/faults
+test-faults: .venv/dev ## end and kill parts under load, then check the books: SEED=7 repeats a run
+	SEED=$(or $(SEED),1) .venv/bin/pytest --numprocesses 2 tests/faults
 
 lint: .venv/dev ## style, types, which folder may import which
 	.venv/bin/ruff check .

@@ -15,6 +15,8 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 
 SCENARIO = "waybill.scenario"
+DRILL = "waybill.drill"
+"""Selects one too, and is not among the keys that become attributes: in a drill, no span is to tell the fault."""
 SYNTHETIC = "waybill.synthetic"
 BAGGAGE_KEYS = (SCENARIO, SYNTHETIC)
 UNKNOWN = "unknown"
@@ -61,16 +63,15 @@ def active(*names: str) -> bool:
 
 
 def keep_baggage(header: str) -> str:
-    """What the edge lets in of a caller's baggage: a scenario, and whether the request is synthetic.
+    """What the edge lets in of a caller's baggage: a scenario or a drill's, and whether the request is synthetic.
 
     A scenario that does not exist becomes `unknown`, so that the request can be told.
     """
     if not enabled():
         return ""
     members = baggage.get_all(W3CBaggagePropagator().extract({"baggage": header}, Context()))
-    kept = []
-    if SCENARIO in members:
-        kept.append(f"{SCENARIO}={members[SCENARIO] if members[SCENARIO] in SCENARIOS else UNKNOWN}")
+    asked = {key: members[key] for key in (SCENARIO, DRILL) if key in members}
+    kept = [f"{key}={name if name in SCENARIOS else UNKNOWN}" for key, name in asked.items()]
     if members.get(SYNTHETIC) == "true":
         kept.append(f"{SYNTHETIC}=true")
     return ",".join(kept)
@@ -112,4 +113,4 @@ def one_by_one(scenario: str) -> Callable[[Callable[..., dict[str, T]]], Callabl
 
 
 def _current() -> str:
-    return str(baggage.get_baggage(SCENARIO) or "") if enabled() else ""
+    return str(baggage.get_baggage(SCENARIO) or baggage.get_baggage(DRILL) or "") if enabled() else ""

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -38,6 +39,10 @@ SAMPLERS = ("always_on", "always_off", "traceidratio")
 
 METRICS_EVERY_MS = 5000
 """How often metrics are sent. The SDK's 60 s are long to wait for."""
+
+# The exporters' annotation asks for texts, gRPC for numbers.
+CHANNEL: Any = (("grpc.max_reconnect_backoff_ms", 2000),)
+"""The longest that gRPC waits before it connects again. In its 120 s spans are lost though the Collector is back."""
 
 COUNTING_SECONDS = 0.5
 """How long the loss may take to be counted, when the time for sending is over."""
@@ -80,14 +85,17 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
     resource = _resource(service, version, namespace)
     # Meters first: with them the SDK counts its own spans, and what becomes of them.
-    meter_provider = metrics.configure(resource, metrics_out := OTLPMetricExporter(), metrics_every)
-    log_handler = logs.configure(resource, logs_out := OTLPLogExporter())
+    meter_provider = metrics.configure(
+        resource, metrics_out := OTLPMetricExporter(channel_options=CHANNEL), metrics_every
+    )
+    log_handler = logs.configure(resource, logs_out := OTLPLogExporter(channel_options=CHANNEL))
 
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(QuietErrors())
     if baggage_keys:
         provider.add_span_processor(BaggageSpanProcessor(lambda key: key in baggage_keys))
-    provider.add_span_processor(BatchSpanProcessor(spans_out := CountingExporter(), schedule_delay_millis=spans_every))
+    spans_out = CountingExporter(channel_options=CHANNEL)
+    provider.add_span_processor(BatchSpanProcessor(spans_out, schedule_delay_millis=spans_every))
     trace.set_tracer_provider(provider)
     # In the order in which they end: the metrics last, since they count what became of the spans.
     _providers.extend((provider, log_handler, meter_provider))

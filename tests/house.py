@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -26,6 +27,8 @@ DATABASES = ("postgres", "valkey")
 SERVICES = ("acquirer", "inventory", "payment", "order", "gateway", "order-relay", "fulfilment")
 PATIENCE_SECONDS = 60
 
+_shared = TemporaryDirectory(prefix="waybill-")
+
 
 class House:
     """Parts of Waybill that run for a test. Use it as a context manager: it ends what it started."""
@@ -35,6 +38,7 @@ class House:
         # Not below pytest's own folder: a second pytest closes that to all other users, and PostgreSQL may run as one.
         self._temporary = TemporaryDirectory(prefix="waybill-")
         self.folder = Path(self._temporary.name)
+        subprocess.run(["cp", "-pR", _new_data(), self.folder / "data"], check=True)
         self.settings = Settings(state_dir=self.folder, **free_ports())
         self.environment = dict(environment or {})
         self.parts = {part.name: part for part in all_parts(self.settings)}
@@ -151,6 +155,15 @@ class House:
     def _kill_group(self, process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@cache
+def _new_data() -> str:
+    """The data folder of a PostgreSQL that has just been made, once for all houses of a process: it takes a second."""
+    data = Path(_shared.name) / "data"
+    data.mkdir()
+    postgres.prepare(data, postgres.passwords(data))
+    return str(data)
 
 
 def free_ports() -> dict[str, int]:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, cast
+from urllib.parse import urlencode
 
 import requests
 
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUS_ERROR = 2
+MOST_TRACES = 1500
+"""The longest list that the search of the web UI offers."""
 WARNINGS = "@jaeger@warnings"
 
 # Jaeger warns of clocks when a span does not lie within its parent. That of a consumer never does: it begins after
@@ -197,6 +200,17 @@ class Jaeger:
     def link(self, trace_id: str) -> str:
         """Where the web UI shows a trace."""
         return f"{self.url}/trace/{trace_id}"
+
+    def search_link(self, service: str, operation: str, start: float, end: float) -> str:
+        """Where the web UI lists the traces between two moments, in seconds since 1970, that have such a span."""
+        query = {
+            "service": service,
+            "operation": operation,
+            "start": round(start * 1e6),
+            "end": round(end * 1e6),
+            "limit": MOST_TRACES,
+        }
+        return f"{self.url}/search?{urlencode(query)}"
 
     def compare_link(self, trace_id: str, other_trace_id: str) -> str:
         """Where the web UI shows how a second trace differs from a first."""

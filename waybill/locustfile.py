@@ -37,13 +37,14 @@ class Customer(locust.FastHttpUser):
     network_timeout = 30.0
     skus: list[str]
     turns: Iterator[tuple[float, Kind]]
+    blind: bool
 
     @locust.task
     def place_order(self) -> None:
         due, kind = next(self.turns, (0.0, None))
         if kind is None or stopping.wait(timeout=max(0.0, due - time.monotonic())):
             raise StopUser
-        headers = {"Idempotency-Key": str(uuid.uuid4()), **kind.headers()}
+        headers = {"Idempotency-Key": str(uuid.uuid4()), **kind.headers(blind=self.blind)}
         started, clock = time.time(), time.perf_counter()
         with self.client.post(
             "/orders", json=kind.request(self.skus), headers=headers, name=kind.name, catch_response=True
@@ -101,7 +102,7 @@ def stop_when_all_have_left(runner: LocalRunner) -> None:
 def main() -> None:
     """Run the job given as the first argument."""
     job = Job(**json.loads(sys.argv.pop()))
-    Customer.skus, Customer.turns = job.skus, turns(job)
+    Customer.skus, Customer.turns, Customer.blind = job.skus, turns(job), job.blind
     environment = Environment(user_classes=[Customer], host=job.url)
     runner = environment.create_local_runner()
     spawn(stop_when_stdin_closes)

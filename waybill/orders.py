@@ -46,9 +46,12 @@ class Kind:
         items = [{"sku": sku, "quantity": random.randint(1, 3)} for sku in skus]  # noqa: S311
         return {"items": items, "payment_token": self.payment_token}
 
-    def headers(self) -> dict[str, str]:
-        """What the customer sends beside the body: the baggage marks the order as one of a test."""
-        scenario = f",waybill.scenario={self.name}" if self.scenario else ""
+    def headers(self, *, blind: bool = False) -> dict[str, str]:
+        """What the customer sends beside the body: the baggage marks the order as one of a test.
+
+        Where it is `blind`, no span tells the scenario that is asked for.
+        """
+        scenario = f",waybill.{'drill' if blind else 'scenario'}={self.name}" if self.scenario else ""
         return {"baggage": f"waybill.synthetic=true{scenario}"}
 
 
@@ -89,6 +92,8 @@ class Job:
     """Orders a second; None: as fast as the users get their answers."""
     web_ui_port: int | None = None
     """Where Locust shows its web page, which then decides on users; None: no page."""
+    blind: bool = False
+    """Whether the spans keep the scenarios secret."""
 
 
 @dataclass(frozen=True)
