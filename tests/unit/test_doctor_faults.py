@@ -15,7 +15,7 @@ from waybill.doctor.processes import OF_OURS, Process
 from waybill.jaeger import Span, Trace
 
 DOCUMENT = ROOT / "docs/doctor.md"
-TESTS = (ROOT / "tests/system/test_doctor.py").read_text()
+TESTS = "".join(file.read_text() for file in (ROOT / "tests/system/doctor").glob("test_*.py"))
 HEADINGS = (
     "The service answers",
     "The environment of a process",

@@ -152,6 +152,8 @@ def test_a_body_of_64_kib_is_accepted(house: House) -> None:
 
 def test_a_body_over_64_kib_is_refused(house: House) -> None:
     assert_problem(send(house, json.dumps(ORDER).ljust(64 * 1024 + 1).encode()), 413)
+    # Rather than read on, the gateway closes the connection; the next test shall not begin on it.
+    house.session.close()
 
 
 def test_an_order_in_chunks_is_accepted(house: House) -> None:

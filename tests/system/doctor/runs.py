@@ -1,0 +1,250 @@
+"""How the tests run the doctor, and break what it looks at."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import requests
+
+from tests.house import PATIENCE_SECONDS, House
+from tests.ports import free_port
+from waybill.processes import State, running
+from waybill.supervise import ROOT, state_file
+
+SOON = "--wait=3"
+"""For what never comes."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor said, and its exit status."""
+
+    text: str
+    status: int
+
+    def names(self, fault: str, *words: str) -> None:
+        """Whether it ended with this fault, and said these words of it."""
+        assert self.status == 1, self.text
+        _, _, last = self.text.rpartition("✗ ")
+        assert f"docs/doctor.md, {fault}\n" in last, self.text
+        assert not [word for word in words if word not in last], self.text
+
+    def finds_nothing(self) -> None:
+        assert self.status == 0, self.text
+        assert "No fault found." in self.text
+
+    def notices(self, fault: str, *words: str) -> None:
+        assert f"docs/doctor.md, {fault}\n" in self.text, self.text
+        assert not [word for word in words if word not in self.text], self.text
+
+
+@dataclass(frozen=True)
+class OtherCollector:
+    """A Collector that is not ours: OTLP over HTTP, and over gRPC with TLS. It sends to the house's Jaeger."""
+
+    http: str
+    tls: str
+    certificate: Path
+
+
+def run(*options: str, **environment: str) -> Report:
+    """`python -m waybill doctor`, from a shell that has no settings of its own for exporters or proxies."""
+    clean = {name: value for name, value in os.environ.items() if not re.match("OTEL_|.*_proxy$", name, re.IGNORECASE)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "waybill", "doctor", *options],
+        cwd=ROOT,
+        env=clean | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=4 * PATIENCE_SECONDS,
+        check=False,
+    )
+    return Report(ended.stdout, ended.returncode)
+
+
+def ours(house: House, *options: str, state: bool = True, **environment: str) -> Report:
+    """What the doctor says of the house, with or without knowing its processes."""
+    write_state(house)
+    if not state:
+        state_file(house.folder).unlink()
+    return run(*options, **(environment_of(house) | environment))
+
+
+def yours(service_url: str, *options: str) -> Report:
+    return run(f"--service-url={service_url}", *options)
+
+
+def addresses(house: House) -> tuple[str, str]:
+    return f"--otlp=http://127.0.0.1:{house.settings.collector_port}", f"--jaeger={house.settings.jaeger_url}"
+
+
+def environment_of(house: House) -> dict[str, str]:
+    ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
+    return ports | {"WAYBILL_STATE_DIR": str(house.folder)}
+
+
+def write_state(house: House) -> None:
+    """What `make up` writes down of what it starts."""
+    parts = [running(name, process.pid) for name, process in house.processes.items()]
+    State(supervisor=running("tests", os.getpid()), ready=True, parts=parts).write(state_file(house.folder))
+
+
+@contextmanager
+def restarted(house: House, name: str, **environment: str) -> Iterator[int]:
+    """A part with other settings, and its process; after that as it was."""
+    # Killed, since no order is under way, and to end takes seconds.
+    house.kill(name)
+    house.start(name, **environment)
+    try:
+        yield house.processes[name].pid
+    finally:
+        house.kill(name)
+        house.start(name)
+
+
+@contextmanager
+def away(house: House, name: str) -> Iterator[None]:
+    house.stop(name)
+    try:
+        yield
+    finally:
+        house.start(name)
+
+
+@contextmanager
+def collector_with(house: House, *configs: str, **environment: str) -> Iterator[None]:
+    """Our Collector with more laid over its configuration: files, or lines of YAML."""
+    part = house.parts["collector"]
+    overlays = [each if each.startswith(("yaml:", "/")) else f"yaml:{each}" for each in configs]
+    command = [*part.command, *(word for overlay in overlays for word in ("--config", overlay))]
+    house.parts["collector"] = replace(part, command=command)
+    try:
+        house.stop("collector")
+        house.start("collector", **environment)
+        yield
+    finally:
+        house.parts["collector"] = part
+        house.stop("collector")
+        house.start("collector")
+
+
+@contextmanager
+def dropping(house: House, condition: str) -> Iterator[None]:
+    """Our Collector with a filter that drops spans."""
+    drop = f"processors::filter: {{traces: {{span: [{json.dumps(condition)}]}}}}"
+    with collector_with(house, drop, "service::pipelines::traces/jaeger::processors: [filter]"):
+        yield
+
+
+@contextmanager
+def checkout(house: House, *mistakes: str, **environment: str) -> Iterator[str]:
+    """Somebody else's service, each time under a name of its own; gives a URL of it."""
+    port = free_port()
+    ours = {
+        "NAME": f"checkout-{port}",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{house.settings.collector_port}",
+    }
+    log = house.folder / f"checkout-{port}.log"
+    with process([sys.executable, "-m", "tests.system.checkout", str(port), *mistakes], log, **ours, **environment):
+        wait_until(lambda: listens(port), log.read_text)
+        yield f"http://127.0.0.1:{port}/basket"
+
+
+@contextmanager
+def process(command: list[str], log: Path, **environment: str) -> Iterator[None]:
+    clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, cwd=ROOT, env=clean | environment, stdout=output, stderr=subprocess.STDOUT) as child,
+    ):
+        try:
+            yield
+        finally:
+            child.terminate()
+
+
+@contextmanager
+def web_server(answer: bytes | Mapping[str, bytes]) -> Iterator[str]:
+    """A program that speaks HTTP: one answer to everything, or one for each path and 404 for the others."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answer if isinstance(answer, bytes) else answer.get(self.path)
+            self.send_response(200 if body is not None else 404)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@contextmanager
+def forwarding(port: int) -> Iterator[str]:
+    """A URL of another port that leads to this one."""
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        # Either side may close first.
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        while True:
+            try:
+                client = listener.accept()[0]
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", port))
+            threading.Thread(target=pump, args=(client, server), daemon=True).start()
+            threading.Thread(target=pump, args=(server, client), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def text_at(url: str) -> str:
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(url, timeout=PATIENCE_SECONDS).text
+
+
+def orders_of(house: House) -> int:
+    return int(house.query("order", "SELECT count(*) FROM orders")[0][0])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def port_of(url: str) -> str:
+    return url.rpartition(":")[2]
+
+
+def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what()}"
+        time.sleep(0.05)

@@ -1,0 +1,252 @@
+"""The doctor names the hop at which spans are lost, and what is wrong with a trace that arrives; each made for real."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house import House
+from tests.ports import free_port
+from tests.system.doctor.runs import (
+    SOON,
+    OtherCollector,
+    addresses,
+    away,
+    checkout,
+    collector_with,
+    dropping,
+    forwarding,
+    ours,
+    restarted,
+    run,
+    text_at,
+    wait_until,
+    web_server,
+    yours,
+)
+from waybill import postgres
+from waybill.supervise import ROOT
+
+# The Collector takes OTLP
+
+
+def test_nothing_listens_where_spans_go() -> None:
+    run(f"--otlp=http://127.0.0.1:{free_port()}").names("otlp-closed", "connection refused")
+
+
+def test_grpc_meets_http_and_http_meets_grpc(house: House, other_collector: OtherCollector) -> None:
+    run(f"--otlp={other_collector.http}").names("otlp-speaks-http", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
+    grpc = f"--otlp=http://127.0.0.1:{house.settings.collector_port}"
+    run(grpc, "--protocol=http/protobuf").names("otlp-speaks-grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc")
+    run(f"--otlp={other_collector.http}", "--protocol=http/protobuf", addresses(house)[1]).finds_nothing()
+
+
+def test_a_service_of_ours_sends_grpc_to_the_port_for_http(house: House, other_collector: OtherCollector) -> None:
+    with restarted(house, "payment", OTEL_EXPORTER_OTLP_ENDPOINT=other_collector.http):
+        ours(house).names("otlp-speaks-http", "payment sends it over gRPC")
+
+
+def test_tls_meets_plaintext_and_plaintext_meets_tls(house: House, other_collector: OtherCollector) -> None:
+    plaintext = other_collector.tls.replace("https", "http")
+    run(f"--otlp={plaintext}").names("otlp-wants-tls", f"OTEL_EXPORTER_OTLP_ENDPOINT={other_collector.tls}")
+    run(f"--otlp={plaintext}", "--protocol=http/protobuf").names("otlp-wants-tls")
+    address = f"http://127.0.0.1:{house.settings.collector_port}"
+    run(f"--otlp={address.replace('http', 'https')}").names("otlp-without-tls", f"_ENDPOINT={address}")
+
+
+def test_a_certificate_is_not_trusted(house: House, other_collector: OtherCollector) -> None:
+    report = run(f"--otlp={other_collector.tls}")
+    report.names("otlp-certificate", "self-signed certificate")
+    assert report.text.startswith("✗"), "gRPC says things of its own"
+    trusted = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(other_collector.certificate)}
+    run(f"--otlp={other_collector.tls}", addresses(house)[1], **trusted).finds_nothing()
+
+
+def test_another_program_has_the_collectors_port(house: House) -> None:
+    with web_server(b"hello") as url:
+        run(f"--otlp={url}").names("otlp-other-program", f"(process {os.getpid()})")
+    run(f"--otlp=http://127.0.0.1:{house.settings.valkey_port}").names("otlp-other-program", "valkey-server")
+
+
+def test_the_collector_refuses(house: House) -> None:
+    with collector_with(
+        house, "processors::memory_limiter::limit_mib: 2", "processors::memory_limiter::spike_limit_mib: 1"
+    ):
+        wait_until(lambda: "refus" in house.log("collector").lower(), lambda: house.log("collector"))
+        ours(house).names("otlp-refuses", "data refused due to high memory usage", "limit_mib")
+
+
+# Jaeger has what the Collector took
+
+
+def test_jaeger_is_away(house: House) -> None:
+    with away(house, "jaeger"):
+        assert house.order().status_code == 201
+        metrics = f"http://127.0.0.1:{house.settings.collector_metrics_port}/metrics"
+        queued = re.compile(r'^otelcol_exporter_queue_size{data_type="traces"[^}]*} [1-9]', re.MULTILINE)
+        wait_until(lambda: bool(queued.search(text_at(metrics))), lambda: text_at(metrics))
+        ours(house).names("jaeger-closed", "connection refused", "spans wait in the Collector")
+    ours(house).finds_nothing()
+
+
+def test_what_answers_is_not_jaeger() -> None:
+    with web_server(b"hello") as url:
+        run(f"--jaeger={url}").names("jaeger-other-program", f"(process {os.getpid()})")
+
+
+def test_jaeger_is_too_old() -> None:
+    # No Jaeger of before 2.13 can be had here: this one answers what those do.
+    with web_server({"/api/services": b'{"data": [], "total": 0}'}) as url:
+        run(f"--jaeger={url}").names("jaeger-too-old")
+
+
+def test_the_collector_cannot_reach_jaeger(house: House) -> None:
+    with restarted(house, "collector", JAEGER_OTLP_ENDPOINT=f"127.0.0.1:{free_port()}"):
+        ours(house, SOON).names("collector-cannot-send", "connection refused", "JAEGER_OTLP_ENDPOINT")
+
+
+def test_a_tail_sampler_leaves_the_doctors_order_in(house: House) -> None:
+    overlay = str(ROOT / "collector-sampling.yaml")
+    nothing_by_chance = "yaml:processors::tail_sampling::policies: [{name: scenarios, type: string_attribute, " + (
+        "string_attribute: {key: waybill.scenario, values: [.+], enabled_regex_matching: true}}]"
+    )
+    with collector_with(house, overlay, nothing_by_chance, TAIL_SAMPLING_WAIT="1s"):
+        report = ours(house)
+    report.finds_nothing()
+    report.notices("tail-sampling")
+
+
+# The trace is there
+
+
+def test_an_answer_names_no_trace(house: House) -> None:
+    with restarted(house, "gateway", OTEL_SDK_DISABLED="true"):
+        ours(house, state=False).names("no-trace-id", "OTEL_SDK_DISABLED")
+
+
+def test_an_order_is_not_sampled(house: House) -> None:
+    with restarted(house, "gateway", OTEL_TRACES_SAMPLER="always_off"):
+        ours(house, state=False).names("not-sampled", "The gateway answered 30 times")
+
+
+def test_a_request_is_not_sampled(house: House) -> None:
+    with checkout(house, "says its trace", OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0") as url:
+        yours(url, *addresses(house)).names("sampler-off", "OTEL_TRACES_SAMPLER_ARG=0")
+    with (
+        restarted(house, "gateway", OTEL_TRACES_SAMPLER="always_off"),
+        # Behind something that forwards, as on another host, its processes cannot be found by its port.
+        forwarding(house.settings.gateway_port) as url,
+    ):
+        yours(f"{url}/products", *addresses(house)).names("not-sampled", "The service answered 30 times")
+
+
+def test_no_span_of_an_order_arrives(house: House) -> None:
+    with dropping(house, 'resource.attributes["service.name"] != "waybill-doctor"'):
+        ours(house, SOON).names("trace-missing", "Jaeger has no span of the gateway")
+
+
+@pytest.mark.parametrize("mistake", ["is not instrumented", "exports to an address in its code"])
+def test_no_span_of_a_request_arrives(house: House, mistake: str) -> None:
+    with checkout(house, mistake) as url:
+        yours(url, *addresses(house), SOON).names("trace-missing", "no span of the service", "`traceresponse`")
+
+
+def test_a_service_is_missing_from_the_trace(house: House) -> None:
+    closed = f"http://127.0.0.1:{free_port()}"
+    with restarted(house, "payment", OTEL_EXPORTER_OTLP_ENDPOINT=closed, OTEL_EXPORTER_OTLP_TIMEOUT="1"):
+        report = ours(house, "--wait=15", state=False)
+        report.names("service-missing", "has no span of payment", "spans were lost")
+
+
+def test_context_is_lost_on_the_way_to_a_service(house: House) -> None:
+    ours(house, "--scenario=lost-context").names("context-lost", "payment began a trace of its own", "from order")
+
+
+def test_calls_are_not_traced(house: House) -> None:
+    with restarted(house, "gateway", OTEL_PYTHON_REQUESTS_EXCLUDED_URLS=".*"):
+        report = ours(house, SOON)
+        report.names("calls-not-traced", "order began a trace of its own", "gateway traces none of its calls")
+
+
+def test_a_span_in_the_middle_is_missing(house: House) -> None:
+    with dropping(house, 'name == "charge"'):
+        ours(house, SOON).names("parent-missing", "the parent of `PUT` of order is missing")
+
+
+def test_ids_repeat(house: House) -> None:
+    with checkout(house, "seeds random", "takes no context", "says its trace") as url:
+        # An earlier request, which has the ids of the doctor's.
+        text_at(url)
+        yours(url, *addresses(house), SOON).names("ids-repeat", "holds more than one request", "random.seed")
+
+
+@pytest.mark.parametrize(
+    ("service", "seconds", "words"),
+    [
+        ("inventory", -2, ("inventory and order", "begins before")),
+        ("inventory", 20, ("inventory and order", "begins after")),
+        ("gateway", 20, ("gateway and this machine", "begins after")),
+    ],
+)
+def test_clocks_differ(house: House, tmp_path: Path, service: str, seconds: int, words: tuple[str, str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\n"
+        "now, now_ns = time.time, time.time_ns\n"
+        f"time.time, time.time_ns = lambda: now() + {seconds}, lambda: now_ns() + {seconds * 10**9}\n"
+    )
+    with restarted(house, service, PYTHONPATH=str(tmp_path)):
+        ours(house).names("clocks-differ", *words, "timedatectl")
+
+
+def test_statements_are_not_traced(house: House, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer\n"
+        "EngineTracer.__init__ = lambda *_: None\n"
+    )
+    with restarted(house, "payment", PYTHONPATH=str(tmp_path)):
+        ours(house).names("no-database-spans", "payment has no span of its calls to postgresql")
+
+
+def test_sqlalchemy_is_too_new_for_its_instrumentation(house: House, tmp_path: Path) -> None:
+    database = postgres.url("payment", postgres.passwords(house.folder / "data"), house.settings.postgres_port)
+    with checkout(house, DATABASE_URL=database) as url:
+        yours(url, *addresses(house)).finds_nothing()
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--target", str(tmp_path)]
+    subprocess.run([sys.executable, *install, "sqlalchemy>=2.1,<2.2"], check=True, timeout=240)
+    with checkout(house, DATABASE_URL=database, PYTHONPATH=str(tmp_path)) as url:
+        yours(url, *addresses(house)).names("sqlalchemy-ignored", "SQLAlchemy 2.1", "sqlalchemy<2.1")
+
+
+def test_an_app_is_instrumented_twice(house: House) -> None:
+    with checkout(house, "is instrumented twice") as url:
+        yours(url, *addresses(house)).names("instrumented-twice", "GET /basket")
+
+
+def test_health_checks_are_traced(house: House) -> None:
+    with checkout(house) as url:
+        for _ in range(3):
+            text_at(url.replace("/basket", "/healthz"))
+        report = yours(url, *addresses(house))
+    report.finds_nothing()
+    report.notices("health-checks-traced", "3 of the latest 4 traces of checkout-")
+
+
+@pytest.mark.parametrize("habits", [[], ["takes no context"], ["takes no context", "says its trace"]])
+def test_the_trace_of_another_service_is_found_whether_it_joins_or_tells_or_neither(
+    house: House, habits: list[str]
+) -> None:
+    with checkout(house, *habits) as url:
+        report = yours(url, *addresses(house))
+    report.finds_nothing()
+    assert "Jaeger has the request, as `GET /basket` of checkout-" in report.text
+
+
+def test_a_trace_that_is_joined_is_whole_though_no_collector_is_known(house: House) -> None:
+    with checkout(house) as url, forwarding(int(url.rpartition(":")[2].partition("/")[0])) as forwarded:
+        report = yours(f"{forwarded}/basket", addresses(house)[1])
+    report.finds_nothing()
+    assert "takes OTLP" not in report.text
+    assert "is whole: one root, no parent missing, 2 spans" in report.text

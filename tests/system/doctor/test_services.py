@@ -1,0 +1,174 @@
+"""The doctor names what is wrong with services, made for real, and finds nothing where nothing is."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from telemetry.testing import Receiver
+from tests.house import House
+from tests.ports import free_port
+from tests.system.doctor.runs import (
+    addresses,
+    away,
+    checkout,
+    environment_of,
+    orders_of,
+    ours,
+    port_of,
+    restarted,
+    run,
+    wait_until,
+    web_server,
+    write_state,
+    yours,
+)
+from waybill.supervise import ROOT
+
+# Nothing is broken
+
+
+def test_nothing_is_found_on_a_healthy_system(house: House) -> None:
+    report = ours(house)
+    report.finds_nothing()
+    assert "! " not in report.text
+    for hop in ("the gateway answers", "takes OTLP over gRPC", "Jaeger answers", "arrives in Jaeger", "is whole"):
+        assert f"{hop}" in report.text
+
+
+def test_nothing_is_found_while_the_system_is_under_load(house: House) -> None:
+    ports = environment_of(house)
+    load = subprocess.Popen(
+        [sys.executable, "-m", "waybill", "load", "--orders=1000000", "--rate=10"],
+        cwd=ROOT,
+        env=ports,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        orders = orders_of(house)
+        wait_until(lambda: orders_of(house) > orders + 20, lambda: "the load did not begin")
+        ours(house).finds_nothing()
+        yours(f"{house.url('gateway')}/products", *addresses(house)).finds_nothing()
+        assert load.poll() is None, "the load ended too early to count"
+    finally:
+        # To be asked would make it wait for the traces.
+        os.killpg(load.pid, signal.SIGKILL)
+        load.communicate()
+
+
+def test_nothing_is_found_right_after_services_and_collector_started(house: House) -> None:
+    house.stop_together("gateway", "payment", "collector")
+    house.start("gateway", "payment", "collector")
+    ours(house).finds_nothing()
+
+
+def test_nothing_is_found_where_the_collectors_port_is_not_published(house: House) -> None:
+    report = ours(house, state=False, WAYBILL_COLLECTOR_PORT=str(free_port()))
+    report.finds_nothing()
+    report.notices("collector-out-of-reach")
+
+
+def test_what_is_left_out_is_not_looked_at(house: House) -> None:
+    service, collector, jaeger = f"--service-url={house.url('gateway')}/products", *addresses(house)
+    for options in ([service], [collector], [jaeger], [service, jaeger], [collector, jaeger]):
+        run(*options).finds_nothing()
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    report = run("--otlp=127.0.0.1:4317")
+    assert report.status == 2
+    assert "is not a URL such as" in report.text
+
+
+# The service answers
+
+
+def test_nothing_runs() -> None:
+    run(WAYBILL_GATEWAY_PORT=str(free_port()), WAYBILL_STATE_DIR="/tmp/none").names("service-closed", "make up")  # noqa: S108
+    run(f"--service-url=http://127.0.0.1:{free_port()}/").names("service-closed", "connection refused")
+
+
+def test_a_part_has_ended(house: House) -> None:
+    write_state(house)
+    house.kill("fulfilment")
+    try:
+        run(**environment_of(house)).names("part-ended", "fulfilment was started and has ended")
+    finally:
+        house.start("fulfilment")
+
+
+def test_another_program_has_the_gateways_port(house: House) -> None:
+    with web_server(b"hello") as url:
+        ours(house, state=False, WAYBILL_GATEWAY_PORT=port_of(url)).names("other-program", f"(process {os.getpid()})")
+
+
+def test_what_listens_does_not_speak_http(house: House) -> None:
+    url = f"http://127.0.0.1:{house.settings.postgres_port}/"
+    run(f"--service-url={url}").names("other-program", "postgres")
+
+
+def test_the_gateway_is_not_ready(house: House) -> None:
+    with away(house, "payment"):
+        ours(house).names("not-ready", "payment is unavailable")
+
+
+def test_an_order_fails(house: House) -> None:
+    with away(house, "acquirer"):
+        ours(house).names("order-failed", "HTTP 503", "the acquirer does not answer")
+
+
+# The environment of a process
+
+
+def test_the_sdk_is_disabled(house: House) -> None:
+    with restarted(house, "payment", OTEL_SDK_DISABLED="true") as pid:
+        ours(house).names("sdk-disabled", "payment makes no spans", f"process {pid}")
+
+
+def test_a_sampler_is_off(house: House) -> None:
+    with restarted(house, "gateway", OTEL_TRACES_SAMPLER_ARG="0"):
+        ours(house).names("sampler-off", "gateway samples no trace", "OTEL_TRACES_SAMPLER_ARG=0")
+    with restarted(house, "inventory", OTEL_TRACES_SAMPLER="always_off"):
+        ours(house).names("sampler-off", "inventory samples no trace", "OTEL_TRACES_SAMPLER=always_off")
+
+
+def test_a_sampler_behind_the_gateway_that_follows_it_is_no_fault(house: House) -> None:
+    with restarted(house, "inventory", OTEL_TRACES_SAMPLER_ARG="0"):
+        ours(house).finds_nothing()
+
+
+def test_a_share_is_sampled(house: House) -> None:
+    with restarted(house, "gateway", OTEL_TRACES_SAMPLER_ARG="0.5"):
+        report = ours(house)
+    report.finds_nothing()
+    report.notices("sampled-in-part", "gateway samples one in 2 of its traces", "OTEL_TRACES_SAMPLER_ARG=0.5")
+
+
+def test_a_service_sends_to_another_collector(house: House) -> None:
+    with Receiver() as elsewhere, restarted(house, "payment", OTEL_EXPORTER_OTLP_ENDPOINT=elsewhere.endpoint):
+        right = f"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{house.settings.collector_port}"
+        ours(house).names("exports-elsewhere", f"payment sends its spans to {elsewhere.endpoint}", right)
+
+
+def test_a_service_sends_to_a_closed_port(house: House) -> None:
+    closed = f"http://127.0.0.1:{free_port()}"
+    with restarted(house, "fulfilment", OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=closed):
+        ours(house).names("otlp-closed", closed, "where fulfilment sends spans")
+
+
+def test_a_service_sends_tls_to_a_collector_that_takes_plaintext(house: House) -> None:
+    address = f"https://127.0.0.1:{house.settings.collector_port}"
+    with restarted(house, "payment", OTEL_EXPORTER_OTLP_ENDPOINT=address):
+        ours(house).names("otlp-without-tls", "payment sends TLS", address.replace("https", "http"))
+
+
+def test_a_proxy_is_in_the_way(house: House) -> None:
+    proxy = f"http://doctor:secret@127.0.0.1:{free_port()}"
+    with checkout(house, http_proxy=proxy) as url:
+        report = yours(url, *addresses(house))
+        report.names("proxy-in-the-way", "http_proxy=http://127.0.0.1:", "no_proxy=127.0.0.1")
+        assert "secret" not in report.text
+    with checkout(house, http_proxy=proxy, no_proxy="127.0.0.1") as url:
+        yours(url, *addresses(house)).finds_nothing()
