@@ -9,6 +9,7 @@ COMMANDS = {
     "down": "waybill.up:down",
     "status": "waybill.status:status",
     "load": "waybill.load:load",
+    "drill": "waybill.drill:drill",
     "ledger": "waybill.ledger:ledger",
     "trace": "waybill.trace:trace",
     "doctor": "waybill.doctor:doctor",

@@ -16,8 +16,6 @@ import requests
 
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUS_ERROR = 2
-MOST_TRACES = 1500
-"""The longest list that the search of the web UI offers."""
 WARNINGS = "@jaeger@warnings"
 
 # Jaeger warns of clocks when a span does not lie within its parent. That of a consumer never does: it begins after
@@ -208,7 +206,7 @@ class Jaeger:
             "operation": operation,
             "start": round(start * 1e6),
             "end": round(end * 1e6),
-            "limit": MOST_TRACES,
+            "limit": 100,
         }
         return f"{self.url}/search?{urlencode(query)}"
 

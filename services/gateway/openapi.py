@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from chassis.app import VERSION, Health, Readiness
 from chassis.problems import ProblemDocument
-from chassis.scenarios import SCENARIO, SYNTHETIC
+from chassis.scenarios import DRILL, SCENARIO, SYNTHETIC
 from services.gateway import pages
 from services.gateway.api import IDEMPOTENCY_KEY, Index, OrderRequest, PaidOrder, PlacedOrder, Scenarios
 from services.gateway.clients import Products
@@ -94,7 +94,8 @@ PARAMETERS: Json = {
         "in": "header",
         "name": "baggage",
         "description": f"`{SCENARIO}=<name>` asks for a fault, one of `GET /scenarios`. "
-        f"`{SYNTHETIC}=true` marks what no customer asked for. All else in it is ignored.",
+        f"`{DRILL}=<name>` asks for it too, and no span tells it. `{SYNTHETIC}=true` marks what no customer asked "
+        "for. All else in it is ignored.",
         "schema": {"type": "string"},
         "example": f"{SCENARIO}=n-plus-one",
     },

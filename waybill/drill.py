@@ -1,0 +1,205 @@
+"""`python -m waybill drill`: a fault among many orders, to be found with Jaeger alone.
+
+The load asks for the fault with the baggage `waybill.drill`, which is on no span: `chassis/scenarios.py`.
+"""
+
+import random
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import click
+import requests
+from rich.console import Console
+from rich.table import Table
+
+from waybill import waterfall
+from waybill.jaeger import Jaeger, JaegerError
+from waybill.load import run, skus_in_stock, wait_for_traces
+from waybill.orders import Job, Order
+from waybill.settings import settings
+from waybill.supervise import ROOT
+from waybill.walkthroughs import FINDINGS, Finding, lesson, page, search, symptom
+
+ORDERS = 30
+FAULTY = range(3, 6)
+REFUSED = {"declined": 2, "out-of-stock": 2}
+"""Refusals are business as usual: they are in every drill, and never what is looked for."""
+TOLD_BY_NO_TRACE = frozenset({*REFUSED, "cold-cache"})
+"""The cache forgets after a minute, so that orders without a fault show a cold one as well."""
+USERS = 4
+SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be found, and among how much: the same for the same seed, on every machine."""
+
+    seed: int
+    scenario: str
+    faulty: int
+    """How many of the orders have the fault."""
+    causes: tuple[str, ...]
+    """Among which to choose, in this order."""
+
+    @property
+    def finding(self) -> Finding:
+        """The right answer."""
+        return FINDINGS[self.scenario]
+
+    @property
+    def mix(self) -> dict[str, int]:
+        """How many orders of each kind."""
+        others = {self.scenario: self.faulty, **REFUSED}
+        return {"completed": ORDERS - sum(others.values()), **others}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What somebody found."""
+
+    service: str
+    span: str
+    cause: str
+
+
+@click.command()
+@click.option("--seed", type=click.IntRange(min=0), metavar="NUMBER", help="Repeat a drill; by default a new one.")
+def drill(seed: int | None) -> None:
+    """Place orders of which some have a fault, ask which span tells it and why, and grade the answer.
+
+    At each question, `hint` gets one of three hints. The exit status is 0 where all of the answer is right.
+    """
+    plan = plan_of(random.randrange(SEEDS) if seed is None else seed)  # noqa: S311
+    jaeger = Jaeger(settings().jaeger_url)
+    console = Console(highlight=False)
+    try:
+        link = jaeger.link if jaeger.has_web_ui() else settings().trace_url
+        orders = place(plan)
+        example = find_example(jaeger, plan, orders)
+        console.print(f"\nDrill {plan.seed}. `make drill SEED={plan.seed}` repeats it.", style="bold")
+        show_where_to_look(console, jaeger, orders)
+    except JaegerError as error:
+        raise click.ClickException(str(error)) from error
+    right = grade(console, plan.finding, ask(console, plan))
+    console.print(f"\n{lesson(plan.scenario)}\n")
+    console.print(f"The scenario is {plan.scenario}; one of its traces: {link(example)}", soft_wrap=True)
+    console.print(f"The walkthrough: {page(plan.scenario).relative_to(ROOT)}", soft_wrap=True)
+    sys.exit(0 if right else 1)
+
+
+def plan_of(seed: int) -> Plan:
+    """The drill of this number."""
+    dice = random.Random(seed)  # noqa: S311
+    scenario = dice.choice(sorted(FINDINGS.keys() - TOLD_BY_NO_TRACE))
+    causes = sorted({finding.cause for finding in FINDINGS.values()})
+    dice.shuffle(causes)
+    return Plan(seed, scenario, dice.choice(FAULTY), tuple(causes))
+
+
+def place(plan: Plan) -> list[Order]:
+    """Place the orders of a drill. Raises click.ClickException where nothing runs, or without faults."""
+    url = settings().gateway_url
+    skus = skus_in_stock(url)
+    with requests.Session() as session:
+        # A proxy from the environment could not reach our loopback address.
+        session.trust_env = False
+        if not session.get(f"{url}/scenarios", timeout=(2, 10)).json()["enabled"]:
+            raise click.ClickException("The services run without WAYBILL_SCENARIOS=on: nothing can be broken in them.")
+    orders, interrupted = run(Job(url=url, mix=plan.mix, skus=skus, orders=ORDERS, users=USERS, blind=True))
+    if interrupted:
+        raise click.Abort
+    return orders
+
+
+def find_example(jaeger: Jaeger, plan: Plan, orders: Sequence[Order]) -> str:
+    """The id of a trace that shows the fault, once it has arrived. Raises click.ClickException where none has."""
+    problems = wait_for_traces(jaeger, orders)
+    for order in orders:
+        if order.kind == plan.scenario and order.trace_id and order.trace_id not in problems:
+            return order.trace_id
+    raise click.ClickException(
+        "Jaeger has no whole trace of an order with the fault. Were they sampled out? `make down`, then `make up` "
+        "without SAMPLING. `make doctor` finds other reasons."
+    )
+
+
+def show_where_to_look(console: Console, jaeger: Jaeger, orders: Sequence[Order]) -> None:
+    """Print the address of Jaeger's search; of a Jaeger without a web UI, what it would list. Raises JaegerError."""
+    console.print(f"{len(orders)} orders were placed, and something is wrong with some of them.")
+    console.print("A card that is declined, or tea that is sold out, is business as usual.\n")
+    if jaeger.has_web_ui():
+        start, end = min(order.started for order in orders), max(order.started + order.seconds for order in orders)
+        console.print(jaeger.search_link("gateway", "POST /orders", start, end), soft_wrap=True)
+        return
+    console.print(traces_of(jaeger, orders))
+    console.print(f"\n`make trace ID=...` shows one, and so does {settings().trace_url('...')}", soft_wrap=True)
+
+
+def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:
+    """What a search says of each trace, the longest first. Raises JaegerError."""
+    table = Table(
+        "trace", "HTTP", "lasted", "spans", "errors", "services", box=None, pad_edge=False, header_style="dim"
+    )
+    found = [(order, trace) for order in orders if order.trace_id and (trace := jaeger.trace(order.trace_id))]
+    for order, trace in sorted(found, key=lambda pair: pair[1].start - pair[1].end):
+        lasted, errors = waterfall.duration(trace.end - trace.start), sum(span.error for span in trace.spans)
+        counts = (len(trace.spans), errors, len(trace.services))
+        table.add_row(trace.trace_id, str(order.status), lasted, *map(str, counts))
+    return table
+
+
+def ask(console: Console, plan: Plan) -> Answer:
+    """Put the three questions. Raises click.Abort at Ctrl-C, and where no answer comes."""
+    hints = hints_of(plan)
+    console.print("\nWhich span tells what is wrong? `hint` gets a hint.")
+    services = sorted({finding.service for finding in FINDINGS.values()} | {"gateway", "order-relay"})
+    service = _ask(f"Service ({', '.join(services)})", hints, services)
+    span = _ask("Name of the span", hints)
+    console.print("What is the cause?")
+    for number, cause in enumerate(plan.causes, 1):
+        console.print(f"  {number:2}  {cause}")
+    chosen = _ask("Number of the cause", hints, [str(number + 1) for number in range(len(plan.causes))])
+    return Answer(service, span, plan.causes[int(chosen) - 1])
+
+
+def hints_of(plan: Plan) -> Iterator[str]:
+    """Three hints, each narrower than the one before."""
+    yield symptom(plan.scenario)
+    yield f"The span is one of {plan.finding.service}'s."
+    fields = ", ".join(f"{name} {value}" for name, value in search(plan.scenario).items())
+    yield f"Search for {fields}."
+
+
+def grade(console: Console, right: Finding, answer: Answer) -> bool:
+    """Print which parts of an answer are right; returns whether all are."""
+    verdicts = [
+        _verdict("service", answer.service, [right.service]),
+        _verdict("span", answer.span, right.spans),
+        _verdict("cause", answer.cause, [right.cause]),
+    ]
+    console.print()
+    for good, text in verdicts:
+        console.print(text, style="green" if good else "red", soft_wrap=True, markup=False)
+    return all(good for good, _ in verdicts)
+
+
+def _verdict(part: str, said: str, right: Collection[str]) -> tuple[bool, str]:
+    good = _plain(said) in map(_plain, right)
+    correction = "" if good else f". It is {' or '.join(right)}"
+    return good, f"{'✓' if good else '✗'} {part}: {waterfall.printable(said)}{correction}"
+
+
+def _ask(question: str, hints: Iterator[str], choices: Collection[str] = ()) -> str:
+    while True:
+        answer: str = click.prompt(question).strip()
+        if _plain(answer) == "hint":
+            click.echo(next(hints, "There is no further hint."))
+        elif choices and _plain(answer) not in choices:
+            click.echo(f"Please answer with one of these: {', '.join(choices)}, hint.")
+        else:
+            return answer
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

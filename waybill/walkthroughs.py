@@ -1,0 +1,70 @@
+"""What `docs/walkthroughs/` teaches: which span tells each scenario, and the page that leads to it.
+
+The pages are the truth of what to say; tests/system/test_walkthroughs.py holds them against real runs.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from waybill.supervise import ROOT
+
+FOLDER = ROOT / "docs/walkthroughs"
+
+SLOW_STATEMENT = "A statement takes long in the database."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is to be found in the trace of a scenario."""
+
+    service: str
+    spans: tuple[str, ...]
+    """The names that are right; the first is that of the span which the page marks."""
+    cause: str
+
+
+FINDINGS = {
+    "slow-acquirer": Finding("payment", ("POST",), "A third party takes long to answer."),
+    "acquirer-errors-then-recovers": Finding(
+        "payment", ("POST",), "A third party answers with errors; a later attempt goes through."
+    ),
+    "acquirer-times-out": Finding("payment", ("POST",), "A third party does not answer at all."),
+    "declined": Finding("order", ("process_order",), "The customer's card is declined."),
+    "out-of-stock": Finding("order", ("process_order",), "What the customer wants is sold out."),
+    "n-plus-one": Finding("inventory", ("SELECT products",), "Rows are read one by one, where one statement would do."),
+    "cold-cache": Finding("inventory", ("SELECT products",), "The cache does not know what it is asked for."),
+    "slow-query": Finding("inventory", ("UPDATE products",), SLOW_STATEMENT),
+    "pool-exhaustion": Finding(
+        "inventory", ("wait for connection", "long_transaction"), "Somebody else has the connections to the database."
+    ),
+    "poison-message": Finding("fulfilment", ("process orders",), "A message cannot be read, and is delivered again."),
+    "lost-context": Finding("order", ("PUT",), "A call goes out without its trace headers."),
+    "slow-consumer": Finding("fulfilment", ("INSERT shipments",), SLOW_STATEMENT),
+}
+
+
+def page(scenario: str) -> Path:
+    """The walkthrough of a scenario."""
+    return FOLDER / f"{scenario}.md"
+
+
+def symptom(scenario: str) -> str:
+    """What somebody notices who has seen no trace."""
+    return _paragraph(page(scenario).read_text(), "What a customer sees")
+
+
+def lesson(scenario: str) -> str:
+    """How the span is told from those that only wait for it."""
+    return _paragraph(page(scenario).read_text(), "What it says")
+
+
+def search(scenario: str) -> dict[str, str]:
+    """What to fill in at Jaeger's search, by the names of its fields."""
+    (block,) = re.findall(r"^```search\n(.*?)^```$", page(scenario).read_text(), re.MULTILINE | re.DOTALL)
+    return dict(re.split(r" {2,}", line, maxsplit=1) for line in block.splitlines())
+
+
+def _paragraph(text: str, heading: str) -> str:
+    """The first paragraph under a heading, as plain text."""
+    return text.partition(f"\n## {heading}\n\n")[2].partition("\n\n")[0].replace("`", "")
