@@ -41,7 +41,7 @@ doctor: .venv/tool ## follow one order hop by hop: name the first broken one, an
 
 test: .venv/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on .venv/bin/python -m waybill binaries >/dev/null
-	.venv/bin/pytest --numprocesses 6 tests --ignore tests/docker --ignore tests/faults
+	.venv/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults
 
 test-docker: .venv/dev ## the compose stack, brought up, used and taken down
 	.venv/bin/pytest tests/docker

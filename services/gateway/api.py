@@ -64,7 +64,9 @@ class PlacedOrder(BaseModel):
 class PaidOrder(PlacedOrder):
     """An order as it stands, refused ones too, and its payment."""
 
-    payment: PaymentStatus | None = Field(description="Null where there is none, or payment does not answer.")
+    payment: PaymentStatus | None = Field(
+        description="Looked up beside the order. Null where there is none, or payment does not answer."
+    )
 
 
 class Scenario(BaseModel):

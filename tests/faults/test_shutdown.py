@@ -7,7 +7,6 @@ import itertools
 import re
 import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,7 +16,7 @@ import pytest
 import requests
 
 from telemetry.testing import Receiver, Span, settled
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from waybill.supervise import log_file
 
 OURS = tuple(name for name in SERVICES if name != "acquirer")
@@ -278,13 +277,6 @@ def orders_seen(receiver: Receiver) -> set[str]:
 def check_it_works(house: House) -> None:
     house.wait_ready("gateway")
     assert house.order().status_code == 201
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.05)
 
 
 def whole_log(house: House, name: str) -> str:

@@ -1,8 +1,7 @@
 """What the Collector has accepted it stores in the end, whatever dies meanwhile; what it cannot, it refuses."""
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import grpc  # type: ignore[import-untyped]
@@ -14,7 +13,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.otlp import Backend, one_span, pair, send_spans, span_of
 from waybill.jaeger import Jaeger
 from waybill.supervise import ROOT
@@ -171,10 +170,3 @@ def page_at(port: int, headers: Mapping[str, str] | None = None) -> str:
     with requests.Session() as session:
         session.trust_env = False
         return session.get(f"http://127.0.0.1:{port}/metrics", headers=headers, timeout=PATIENCE_SECONDS).text
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.05)

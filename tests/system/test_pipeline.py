@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
 
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from waybill import binaries
 from waybill.jaeger import Jaeger, Trace
 from waybill.supervise import ROOT, log_file
@@ -176,10 +176,3 @@ def raw(jaeger: Jaeger, trace_id: str) -> str:
 def restart(house: House, *names: str, **environment: str) -> None:
     house.stop_together(*names)
     house.start(*names, **environment)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.05)

@@ -1,7 +1,6 @@
 """What the Collector lets through: every secret in every place is sent to the real one, and looked for behind it."""
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -15,7 +14,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberData
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.otlp import Backend, one_span, pair, send, send_spans, span_of, value_of
 
 # A text, and what of it must be stored nowhere.
@@ -346,10 +345,3 @@ def shown(house: House) -> str:
     with requests.Session() as session:
         session.trust_env = False
         return session.get(f"http://127.0.0.1:{house.settings.metrics_port}/metrics", timeout=PATIENCE_SECONDS).text
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.05)

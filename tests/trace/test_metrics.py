@@ -1,6 +1,5 @@
 """What the services count and measure: how business goes, and requests; and what a stranger cannot make of them."""
 
-import time
 import uuid
 from collections.abc import Callable
 
@@ -8,7 +7,7 @@ import pytest
 import requests
 
 from telemetry.testing import Receiver, attributes_of
-from tests.house import PATIENCE_SECONDS, House
+from tests.house import PATIENCE_SECONDS, House, wait_until
 from tests.trace.measured import NOWHERE, Measured, points
 
 OUTCOMES = {"completed": 2, "declined": 1, "out_of_stock": 1, "rejected": 1}
@@ -117,10 +116,3 @@ def test_exemplars_hold_a_trace_and_nothing_else(house: House, receiver: Receive
     for _, metric in receiver.metrics:
         for point in points(metric):
             assert not any(each.filtered_attributes for each in getattr(point, "exemplars", ()))
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.05)

@@ -178,7 +178,7 @@ def archive_with(name: str, script: str) -> bytes:
 
 def start_find(releases: str) -> subprocess.Popen[str]:
     """`find("jaeger")` in a process of its own."""
-    script = f"from waybill.binaries import find; print(find('jaeger', releases={releases!r}))"
+    script = f"from waybill.binaries import find; print(find('jaeger', releases={releases!r}, timeout=60))"
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
