@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 # Before gRPC is imported: its handlers of fork may end a child that has not yet become PostgreSQL.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+# A shell ignores SIGINT in what it starts in the background, and so do all that start there; here it is to arrive.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARE_A_HOUSE = ("tests/trace/", "tests/system/api/", "tests/browser/")
 """Folders of tests with one house for all of their files."""
