@@ -40,8 +40,8 @@ def render(trace: Trace) -> RenderableType:
             duration(span.duration),
             bar(trace, span, "red" if span.error else colour),
         )
-        for note in notes(trace, span):
-            table.add_row("", Padding(note, (0, 0, 0, len(indent) + 2)), "", "")
+        for note, when in notes(trace, span):
+            table.add_row("", Padding(note, (0, 0, 0, len(indent) + 2)), Text(when, "dim"), "")
     return Group(headline(trace), table)
 
 
@@ -54,23 +54,24 @@ def headline(trace: Trace) -> Text:
     return Text(f"Trace {trace.trace_id}\n{spans}, {services}, {took}, began {started:%Y-%m-%d %H:%M:%S} UTC", "bold")
 
 
-def notes(trace: Trace, span: Span) -> Iterator[Text]:
-    """What is worth knowing of a span beside its time: errors, events, links, and what looks wrong."""
+def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
+    """What is worth knowing of a span beside its time, and when it was: errors, events, links, and what looks wrong."""
     if span.error:
-        yield Text(printable(error_text(span)), ERROR)
+        yield Text(printable(error_text(span)), ERROR), ""
     for event in span.events:
         kind = event.attributes.get("exception.type")
         text = f"{event.name} {kind}" if kind else event.name
-        yield Text(f"◆ {printable(text)} at {duration(event.time - trace.start)}", "dim")
+        yield Text(f"◆ {printable(text)}", "dim"), f"at {duration(event.time - trace.start)}"
     for link in span.links:
         target = trace.by_id.get(link.span_id)
-        yield Text(f"→ linked to {printable(target.name) if target else 'trace ' + link.trace_id}", "dim")
+        yield Text(f"→ linked to {printable(target.name) if target else 'trace ' + link.trace_id}", "dim"), ""
     parent = trace.by_id.get(span.parent_span_id or "")
     if parent and span.start < parent.start:
-        yield Text(f"! begins {duration(parent.start - span.start)} before its parent: clocks differ", "yellow")
+        early = duration(parent.start - span.start)
+        yield Text(f"! begins {early} before its parent: clocks differ", "yellow"), ""
     if span.parent_span_id and not parent:
-        yield Text(f"! its parent {span.parent_span_id} is missing", "yellow")
-    yield from (Text(f"! {printable(warning)}", "yellow") for warning in span.warnings)
+        yield Text(f"! its parent {span.parent_span_id} is missing", "yellow"), ""
+    yield from ((Text(f"! {printable(warning)}", "yellow"), "") for warning in span.warnings)
 
 
 def error_text(span: Span) -> str:

@@ -76,8 +76,8 @@ def test_events_are_shown_with_their_moment() -> None:
     completed = Event("order_completed", NOON + 7 * MILLISECOND, {})
     exception = Event("exception", NOON + 8 * MILLISECOND, {"exception.type": "ReadTimeout"})
     _, first, second = lines(span(1, None, "process_order", 0, 9, events=(completed, exception)))
-    assert first.strip() == "◆ order_completed at 7.00 ms"
-    assert second.strip() == "◆ exception ReadTimeout at 8.00 ms"
+    assert " ".join(first.split()) == "◆ order_completed at 7.00 ms"
+    assert " ".join(second.split()) == "◆ exception ReadTimeout at 8.00 ms"
 
 
 def test_a_link_names_its_span_or_the_other_trace() -> None:
