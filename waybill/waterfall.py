@@ -59,7 +59,7 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
     if span.error:
         yield Text(printable(error_text(span)), ERROR), ""
     for event in span.events:
-        kind = event.attributes.get("exception.type")
+        kind = unqualified(event.attributes.get("exception.type"))
         text = f"{event.name} {kind}" if kind else event.name
         yield Text(f"◆ {printable(text)}", "dim"), f"at {duration(event.time - trace.start)}"
     for link in span.links:
@@ -76,8 +76,13 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
 
 def error_text(span: Span) -> str:
     """The kind of error and its description, as far as the span tells."""
-    kind = span.attributes.get("error.type")
-    return ": ".join(str(part) for part in (kind, span.error_message) if part) or "error"
+    kind = unqualified(span.attributes.get("error.type"))
+    return ": ".join(part for part in (kind, span.error_message) if part) or "error"
+
+
+def unqualified(kind: object) -> str:
+    """The last part of a class's name: with its module it takes three lines."""
+    return str(kind or "").rpartition(".")[2]
 
 
 def bar(trace: Trace, span: Span, colour: str) -> Bar:

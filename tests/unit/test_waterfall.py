@@ -74,7 +74,7 @@ def test_an_error_is_marked_without_colours_too_and_tells_its_type() -> None:
 
 def test_events_are_shown_with_their_moment() -> None:
     completed = Event("order_completed", NOON + 7 * MILLISECOND, {})
-    exception = Event("exception", NOON + 8 * MILLISECOND, {"exception.type": "ReadTimeout"})
+    exception = Event("exception", NOON + 8 * MILLISECOND, {"exception.type": "requests.exceptions.ReadTimeout"})
     _, first, second = lines(span(1, None, "process_order", 0, 9, events=(completed, exception)))
     assert " ".join(first.split()) == "◆ order_completed at 7.00 ms"
     assert " ".join(second.split()) == "◆ exception ReadTimeout at 8.00 ms"
