@@ -1,10 +1,12 @@
 """HTTP calls out: kept-alive connections, the request's deadline on every call, and the trust boundary."""
 
+import time
 from collections.abc import Collection, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
 
 import requests
+import urllib3
 from pydantic import BaseModel, ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 from tenacity.stop import stop_base
@@ -18,6 +20,9 @@ CONNECTIONS = 16
 
 ATTEMPTS = 3
 FIRST_WAIT_SECONDS = 0.1
+CHUNK_BYTES = 64 * 1024
+MAX_BYTES = 1024 * 1024
+"""Of an answer."""
 PASSING = frozenset((429, 502, 503, 504))
 """Answers that say: not now."""
 
@@ -28,11 +33,26 @@ class PassingError(Exception):
     """The service answered that it cannot answer now."""
 
 
+class TooLarge(requests.RequestException):
+    """The answer is longer than we read."""
+
+
 class Client:
     """The way to one other service. Trace context and deadline go with the call only where it is ours."""
 
-    def __init__(self, name: str, base_url: str, *, ours: bool = True, attempt_seconds: float | None = None) -> None:
-        """`name` is what errors call the service; no single attempt takes longer than `attempt_seconds`."""
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        *,
+        ours: bool = True,
+        attempt_seconds: float | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """`name` is what errors call the service; no single attempt takes longer than `attempt_seconds`.
+
+        No answer is longer than `max_bytes`.
+        """
         self.name = name
         self.base_url = base_url.rstrip("/")
         self.ours = ours
@@ -42,7 +62,9 @@ class Client:
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # No proxies and no .netrc from the environment: looking for them costs more than the call.
         self.session.trust_env = False
-        adapter = _Adapter(name, trusted=[base_url] if ours else [], pool_maxsize=CONNECTIONS)
+        # As it is: what is packed may be small, and huge once unpacked.
+        self.session.headers["Accept-Encoding"] = "identity"
+        adapter = _Adapter(name, max_bytes, trusted=[base_url] if ours else [], pool_maxsize=CONNECTIONS)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
 
@@ -77,7 +99,7 @@ class Client:
             raise Unavailable(self.name) from error
         finally:
             telemetry.resend_count.set(0)
-        if not response.ok:
+        if not 200 <= response.status_code < 300:
             problem = _problem(response)
             if problem and problem.kind in pass_on:
                 raise problem
@@ -134,11 +156,37 @@ def _problem(response: requests.Response) -> Problem | None:
 
 
 class _Adapter(telemetry.StrictAdapter):
-    """The transport of a client, which loses the trace headers where the scenario says so."""
+    """The transport of a client: it bounds each answer, and loses the trace headers where the scenario says so."""
 
-    def __init__(self, service: str, **options: Any) -> None:
+    def __init__(self, service: str, max_bytes: int, **options: Any) -> None:
         self.service = service
+        self.max_bytes = max_bytes
         super().__init__(**options)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        """Send a request and read its answer, and begin no read after the timeout: requests gives each a new one."""
+        ends = time.monotonic() + options["timeout"]
+        response = super().send(request, *args, **options)
+        try:
+            # What `response.content` is; there is no public way to set it.
+            response._content = self._read(response, ends)
+        except urllib3.exceptions.HTTPError as error:
+            slow = isinstance(error, urllib3.exceptions.ReadTimeoutError)
+            raise (requests.ReadTimeout if slow else requests.ConnectionError)(error, request=request) from error
+        finally:
+            # The connection is kept where all was read, and closed where not.
+            response.close()
+        return response
+
+    def _read(self, response: requests.Response, ends: float) -> bytes:
+        body = bytearray()
+        while chunk := response.raw.read1(CHUNK_BYTES):
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise TooLarge(request=response.request)
+            if time.monotonic() > ends:
+                raise requests.ReadTimeout(request=response.request)
+        return bytes(body)
 
     def trusts(self, url: str) -> bool:
         """Whether the call carries trace context."""

@@ -3,7 +3,6 @@
 Whatever is in a span was written by others: it is bounded here, and escaped by the templates.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ from functools import cached_property
 from typing import Annotated, Any
 
 import requests
-import urllib3
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from chassis.client import Client
+from chassis.client import Client, TooLarge
 
 SECONDS = 2.0
 MAX_BYTES = 8 * 1024 * 1024
@@ -199,7 +197,7 @@ class Traces:
 
     def __init__(self, url: str, public_url: str) -> None:
         """`public_url` is where a browser finds what is at `url` for us."""
-        self._client = Client("Jaeger", url, ours=False)
+        self._client = Client("Jaeger", url, ours=False, max_bytes=MAX_BYTES)
         self._public_url = public_url.rstrip("/")
         self._has_web_ui: bool | None = None
 
@@ -226,31 +224,17 @@ class Traces:
 
     def _get(self, path: str) -> tuple[int, bytes]:
         """Status and body, read for so long and up to such a size."""
-        ends = time.monotonic() + SECONDS
-        body = bytearray()
+        url = self._client.base_url + path
         try:
-            with suppress_instrumentation(), self._open(path) as response:
-                while chunk := response.raw.read1(64 * 1024):
-                    body += chunk
-                    if len(body) > MAX_BYTES:
-                        raise Unreadable(f"The trace is larger than {MAX_BYTES // 1024 // 1024} MiB.")
-                    if time.monotonic() > ends:
-                        raise Unreadable("Jaeger answers too slowly.")
-                return response.status_code, bytes(body)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+            with suppress_instrumentation():
+                response = self._client.session.get(url, params=RAW, timeout=SECONDS, allow_redirects=False)
+        except TooLarge as error:
+            raise Unreadable(f"The trace is larger than {MAX_BYTES // 1024 // 1024} MiB.") from error
+        except requests.ReadTimeout as error:
+            raise Unreadable("Jaeger answers too slowly.") from error
+        except requests.RequestException as error:
             raise Unreadable("Jaeger does not answer. Is it running?") from error
-
-    def _open(self, path: str) -> requests.Response:
-        # As it is: what is packed may be small, and huge once unpacked.
-        headers = {"Accept-Encoding": "identity"}
-        return self._client.session.get(
-            self._client.base_url + path,
-            params=RAW,
-            headers=headers,
-            timeout=SECONDS,
-            stream=True,
-            allow_redirects=False,
-        )
+        return response.status_code, response.content
 
 
 def shorten(text: str) -> str:
