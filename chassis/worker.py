@@ -25,36 +25,55 @@ class Loop:
     idle_seconds: float
 
 
+class Heartbeat:
+    """A file for a liveness probe, touched each time that every loop has made a step since the last time."""
+
+    def __init__(self, file: Path, loops: int) -> None:
+        self.file = file
+        self._loops = loops
+        self._stepped: set[Loop] = set()
+        self._lock = threading.Lock()
+
+    def beat(self, loop: Loop) -> None:
+        """Say that a loop has made a step. Raises OSError where the file cannot be touched."""
+        with self._lock:
+            self._stepped.add(loop)
+            if len(self._stepped) == self._loops:
+                self.file.touch()
+                self._stepped.clear()
+
+
 def run(name: str, *loops: Loop) -> None:
     """Run loops side by side until SIGTERM or SIGINT, then let each end the step that it is in.
 
-    A step that raises is logged and tried again: the parts that it needs come and go. After every step without an
-    error the file HEARTBEAT_FILE is touched, for a liveness probe.
+    A step that raises is logged and tried again: the parts that it needs come and go. While every loop makes steps
+    without an error, the file HEARTBEAT_FILE is touched again and again, for a liveness probe.
     """
     # What is loaded stays. To look through it takes a third of a second at the end alone.
     gc.freeze()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    heartbeat = Path(os.environ.get("HEARTBEAT_FILE", Path(tempfile.gettempdir()) / f"{name}.alive"))
+    file = Path(os.environ.get("HEARTBEAT_FILE", Path(tempfile.gettempdir()) / f"{name}.alive"))
+    heartbeat = Heartbeat(file, len(loops))
     log.info("%s runs", name)
     threads = [threading.Thread(target=_repeat, args=(name, loop, stop, heartbeat)) for loop in loops]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    heartbeat.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
     telemetry.shutdown()
 
 
-def _repeat(name: str, loop: Loop, stop: threading.Event, heartbeat: Path) -> None:
+def _repeat(name: str, loop: Loop, stop: threading.Event, heartbeat: Heartbeat) -> None:
     while not stop.is_set():
         try:
             worked = loop.step()
+            heartbeat.beat(loop)
         except Exception as error:
             log.exception("%s failed: %s", name, type(error).__name__)
             stop.wait(AFTER_AN_ERROR_SECONDS)
         else:
-            heartbeat.touch()
             if not worked:
                 stop.wait(loop.idle_seconds)

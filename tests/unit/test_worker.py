@@ -1,0 +1,79 @@
+"""The heartbeat of a process of loops, which a liveness probe looks at; with a real process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.house import PATIENCE_SECONDS, wait_until
+
+HEARTBEAT = "beats/worker.alive"
+# Its folder says what it does: a second loop that stands still while there is a file `halt`.
+WORKER = """
+from pathlib import Path
+from threading import Event
+from chassis import worker
+
+def step():
+    with Path("steps").open("a") as steps:
+        steps.write(".")
+    return False
+
+def halt():
+    while Path("halt").exists():
+        Path("halted").touch()
+        Event().wait(0.01)
+    return False
+
+worker.run("worker", worker.Loop(step, 0.01), worker.Loop(halt, 0.01))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where the process runs, with no folder for its heartbeat yet."""
+    environment = os.environ | {"HEARTBEAT_FILE": HEARTBEAT, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", WORKER], cwd=tmp_path, env=environment)
+    try:
+        yield tmp_path
+    finally:
+        (tmp_path / "halt").unlink(missing_ok=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+    assert not (tmp_path / HEARTBEAT).exists()
+
+
+def test_the_heart_beats_only_while_every_loop_makes_steps(folder: Path) -> None:
+    heartbeat = folder / HEARTBEAT
+    heartbeat.parent.mkdir()
+    wait_until(heartbeat.exists, "the heart beats")
+    (folder / "halt").touch()
+    wait_until((folder / "halted").exists, "one loop stands still")
+    # A step that was made before may still count.
+    more_steps(folder)
+    heartbeat.unlink(missing_ok=True)
+    more_steps(folder)
+    assert not heartbeat.exists()
+    (folder / "halt").unlink()
+    wait_until(heartbeat.exists, "the heart beats again")
+
+
+def test_a_heartbeat_that_cannot_be_written_ends_no_loop(folder: Path) -> None:
+    wait_until(lambda: steps(folder) >= 2, "a step after the first that could not be told of")
+    (folder / HEARTBEAT).parent.mkdir()
+    wait_until((folder / HEARTBEAT).exists, "the heart beats")
+
+
+def more_steps(folder: Path) -> None:
+    """Wait until the loop that does not stand still has made two more steps."""
+    before = steps(folder)
+    wait_until(lambda: steps(folder) >= before + 2, "two more steps")
+
+
+def steps(folder: Path) -> int:
+    file = folder / "steps"
+    return file.stat().st_size if file.exists() else 0
