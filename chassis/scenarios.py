@@ -69,7 +69,9 @@ def keep_baggage(header: str) -> str:
     """
     if not enabled():
         return ""
-    members = baggage.get_all(W3CBaggagePropagator().extract({"baggage": header}, Context()))
+    sent = baggage.get_all(W3CBaggagePropagator().extract({"baggage": header}, Context()))
+    # Behind a semicolon come properties, which say nothing to us.
+    members = {key: str(value).partition(";")[0].strip() for key, value in sent.items()}
     asked = {key: members[key] for key in (SCENARIO, DRILL) if key in members}
     kept = [f"{key}={name if name in SCENARIOS else UNKNOWN}" for key, name in asked.items()]
     if members.get(SYNTHETIC) == "true":
