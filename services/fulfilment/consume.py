@@ -94,6 +94,8 @@ class Consumer:
         """A message that somebody got and did not acknowledge, now ours, and how often it was delivered."""
         if time.monotonic() < self.next_claim:
             return []
+        # Each claim counts as a delivery. While the database is away there is none, and no message is to blame.
+        database.ping(self.engine)
         answer: Any = self.stream.xautoclaim(STREAM, GROUP, self.name, self.redeliver_after_ms, count=1)
         messages = [(message_id, fields) for message_id, fields in answer[1] if fields]
         if not messages:

@@ -51,6 +51,8 @@ class Order(Base):
     """The trace in which the order was accepted, W3C Trace Context; None where tracing is switched off."""
     leased_until: Mapped[datetime]
     """Until then somebody works on it; later, a pending order may be taken up again."""
+    resume_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """Until then the relay leaves a pending order alone; the customer may send it again at any time."""
     items: Mapped[list[dict[str, Any]] | None]
     """What was ordered, with names and prices; None until it is reserved."""
     amount: Mapped[int | None] = mapped_column(BigInteger)
@@ -59,7 +61,7 @@ class Order(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     # What the relay looks for, once a second.
-    __table_args__ = (Index("orders_pending", "leased_until", postgresql_where=text("status = 'pending'")),)
+    __table_args__ = (Index("orders_pending", "resume_at", postgresql_where=text("status = 'pending'")),)
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:

@@ -84,6 +84,9 @@ def publish(engine: Engine, stream: redis.Redis) -> bool:
     # A poll belongs to no order: as spans, its statements would be traces of their own, ten in a second.
     with suppress_instrumentation(), engine.begin() as db:
         messages = db.execute(unsent).all()
+        if messages:
+            # While the stream is away, each try to send would be an error in the trace of the same order.
+            stream.ping()
         for message in messages:
             _send(stream, message.payload, message.context)
         _mark_sent(db, [message.id for message in messages])
@@ -137,11 +140,16 @@ def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
 
 
 def _put_off(engine: Engine, order: Order) -> None:
-    """Try again after as long as the order is old, an hour at most: what fails for ever is tried ever more rarely."""
+    """Try again after as long as the order is old, an hour at most: what fails for ever is tried ever more rarely.
+
+    The lease ends at once: the customer need not wait for us.
+    """
     age = func.least(func.now() - Order.created_at, timedelta(hours=1))
-    pending = update(Order).where(Order.id == order.id, Order.status == Status.PENDING)
+    ours = update(Order).where(
+        Order.id == order.id, Order.status == Status.PENDING, Order.leased_until == order.leased_until
+    )
     with suppress_instrumentation(), engine.begin() as db:
-        db.execute(pending.values(leased_until=func.now() + age))
+        db.execute(ours.values(leased_until=func.now(), resume_at=func.now() + age))
 
 
 def _lease_abandoned(shop: Shop, after: timedelta) -> Order | None:
@@ -150,9 +158,10 @@ def _lease_abandoned(shop: Shop, after: timedelta) -> Order | None:
         .where(
             Order.status == Status.PENDING,
             Order.leased_until < func.now(),
+            Order.resume_at < func.now(),
             Order.created_at < func.now() - after,
         )
-        .order_by(Order.leased_until)
+        .order_by(Order.resume_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     )

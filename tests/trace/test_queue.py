@@ -1,12 +1,19 @@
 """What follows an order through the queue: relay, stream, consumer."""
 
+import json
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
+import requests
+
+from services.fulfilment.consume import MAX_DELIVERIES
 from telemetry.testing import Span
-from tests.house import PATIENCE_SECONDS, House
+from tests.house import PATIENCE_SECONDS, House, wait_until
+from tests.trace.measured import NOWHERE
 from tests.trace.traces import Traces, assert_is, only, trace_id_of
+from waybill.supervise import log_file
 
 WORKERS = ("order-relay", "fulfilment")
 ROWS = 300
@@ -103,6 +110,54 @@ def test_a_pending_order_is_resumed_in_a_new_trace_with_a_link_to_the_first(
     assert_is(spans + again, "resumed_order")
 
 
+def test_a_failed_attempt_to_resume_is_not_in_the_way_of_the_customer(
+    house: House, without: Callable[[str], None], restart: Callable[..., None]
+) -> None:
+    without("acquirer")
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    placed = house.order(headers=key)
+    assert placed.status_code == 503
+    # An old order: the relay waits as long as it is old before it tries again.
+    house.query("order", "UPDATE orders SET created_at = now() - interval '2 hours' WHERE id = %s", order_id(placed))
+    restart("order-relay", RECOVER_AFTER="0.2")
+    put_off = "SELECT 1 FROM orders WHERE id = %s AND resume_at > now() + interval '30 minutes'"
+    wait_until(lambda: house.query("order", put_off, order_id(placed)), "the relay has put the order off")
+    house.start("acquirer")
+    again = house.order(headers=key)
+    assert (again.status_code, again.json()["status"]) == (200, "completed")
+
+
+def test_while_the_stream_is_away_no_try_to_send_is_in_a_trace(
+    house: House, traces: Traces, restart: Callable[..., None]
+) -> None:
+    failures = logged(house, "order-relay", "order-relay failed: ConnectionError")
+    restart("order-relay", VALKEY_URL=NOWHERE)
+    response = house.order()
+    wait_until(lambda: failures() >= 3, "the relay has tried several times")
+    restart("order-relay")
+    spans = traces.whole(response, "process orders")
+    assert [span.status for span in spans if span.name == "send orders"] == ["UNSET"]
+
+
+def test_a_message_outlasts_any_outage_of_the_database(house: House, traces: Traces) -> None:
+    tries = [logged(house, "fulfilment", text) for text in ("fulfilment failed", "delivery ")]
+    order = str(uuid.uuid4())
+    house.stop("postgres")
+    try:
+        with house.valkey() as valkey:
+            dead = valkey.xlen("orders.dead")
+            valkey.xadd("orders", {"payload": json.dumps({"order_id": order, "quantities": {"TEA-ASSAM": 1}})})
+        wait_until(lambda: sum(count() for count in tries) > MAX_DELIVERIES + 1, "more tries than deliveries")
+    finally:
+        house.start("postgres")
+    shipped = "SELECT 1 FROM shipments WHERE order_id = %s"
+    wait_until(lambda: house.query("fulfilment", shipped, order), "the order is shipped")
+    with house.valkey() as valkey:
+        assert valkey.xlen("orders.dead") == dead
+    # Every part has found the database again.
+    traces.settle()
+
+
 def test_two_relays_send_each_message_once(house: House, traces: Traces) -> None:
     heartbeat = house.folder / "second-relay.alive"
     relay = house.parts["order-relay"]
@@ -137,6 +192,18 @@ def test_two_relays_send_each_message_once(house: House, traces: Traces) -> None
     sent = [span for span in traces.receiver.spans[before:] if span.name == "send orders" and not span.parent_span_id]
     assert len(sent) == ROWS
     assert len({span.resource["service.instance.id"] for span in sent}) == 2, "one relay sent them all"
+
+
+def order_id(response: requests.Response) -> str:
+    """The order that is kept, although it could not be processed."""
+    return str(response.json()["order_id"])
+
+
+def logged(house: House, name: str, text: str) -> Callable[[], int]:
+    """Tells how often a part has logged a text from now on."""
+    log = log_file(house.folder, name)
+    before = log.read_text().count(text)
+    return lambda: log.read_text().count(text) - before
 
 
 def linked(span: Span) -> list[tuple[str, str]]:
