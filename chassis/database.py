@@ -46,7 +46,7 @@ def connect(name: str, url: str, patience: float) -> Engine:
     )
     telemetry.instrument_engine(engine)
     if scenarios.enabled():
-        event.listen(engine, "before_cursor_execute", _slow_down)
+        event.listen(engine, "do_execute", _slow_down)
     return engine
 
 
@@ -87,9 +87,7 @@ def ping(engine: Engine) -> None:
         connection.execute(text("SELECT 1"))
 
 
-def _slow_down(
-    _connection: object, cursor: Any, statement: str, _parameters: object, context: Any, _many: bool
-) -> None:
-    """The database sleeps first, as part of the statement and of its span."""
+def _slow_down(cursor: Any, statement: str, _parameters: object, context: Any) -> None:
+    """The database sleeps first, as part of the statement, of its span and of what is caught from it."""
     if seconds := scenarios.delay_of(*telemetry.operation_and_table(statement, context)):
         cursor.execute("SELECT pg_sleep(%s)", [seconds])

@@ -50,4 +50,4 @@ def _hold_connection(pool: telemetry.WaitTracingPool, taken: threading.Event) ->
     """A transaction that takes its time, in a trace of its own: the one that the wait's link leads to."""
     with tracer.start_as_current_span("long_transaction", context=Context()), closing(pool.connect()) as connection:
         taken.set()
-        connection.cursor().execute(f"SELECT pg_sleep({HELD_SECONDS})")
+        connection.cursor().execute("SELECT pg_sleep(%s)", [HELD_SECONDS])

@@ -4,11 +4,12 @@ import json
 import re
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from telemetry.testing import Span
-from tests.house import House
+from tests.house import House, wait_until
 from tests.trace.traces import CONTEXT_HEADERS, Traces, assert_is, only, trace_id_of
 
 FORGED_TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -167,6 +168,18 @@ def test_what_a_database_says_of_a_row_is_in_no_span(house: House, traces: Trace
     assert_is(spans, "database_error")
     assert "planted" not in raw(spans)
     assert "planted" not in response.text + house.log("order")
+
+
+def test_a_connection_that_breaks_under_a_statement_is_an_error_of_the_statement(house: House, traces: Traces) -> None:
+    house.warm_cache()
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(house.order, headers={"baggage": "waybill.scenario=slow-query"})
+        wait_until(lambda: house.query("inventory", cut), "the statement that sleeps is cut off")
+    spans = traces.whole(slow.result())
+    assert only(spans, service="inventory", name="UPDATE products").status == "ERROR"
+    server = only(spans, service="inventory", name="PUT /reservations/<uuid:order_id>")
+    assert server.attributes["http.response.status_code"] == 503
 
 
 def raw(spans: list[Span]) -> str:
