@@ -11,7 +11,9 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Link, Span, SpanKind
 
-tracer = trace.get_tracer(__name__)
+from telemetry.conventions import SCHEMA_URL
+
+tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
 
 SYSTEM = "redis"
 FIELDS = ("traceparent", "tracestate", "baggage")

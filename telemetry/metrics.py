@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
+from telemetry.conventions import SCHEMA_URL
 from telemetry.errors import type_name
 
 log = logging.getLogger(__name__)
@@ -37,4 +38,5 @@ def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, de
             log.warning("%s cannot be read: %s", name, type_name(error))
             return []
 
-    metrics.get_meter(__name__).create_observable_gauge(name, [callback], unit, description)
+    meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+    meter.create_observable_gauge(name, [callback], unit, description)

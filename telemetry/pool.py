@@ -13,7 +13,10 @@ from opentelemetry.trace import Link, SpanContext
 from sqlalchemy import Engine
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-tracer = trace.get_tracer(__name__)
+from telemetry.conventions import SCHEMA_URL
+
+tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
 
 MOST_HOLDERS = 5
 SHORTEST_WAIT_NS = 1_000_000
@@ -50,50 +53,56 @@ class WaitTracingPool(QueuePool):
         super()._do_return_conn(record)
 
     def _wait(self) -> ConnectionPoolEntry:
-        holders = list(self._holders.copy().values())[:MOST_HOLDERS]
+        # A link leads nowhere from a holder without a trace.
+        holders = [holder for holder in self._holders.copy().values() if holder.span.is_valid][:MOST_HOLDERS]
         started = time.time_ns()
         try:
             connection = super()._do_get()
         except Exception as error:
-            _show_wait(self.logging_name, started, holders, error)
+            _show_wait(self, started, holders, error)
             raise
         # A connection that came back just now made nobody wait.
         if time.time_ns() - started >= SHORTEST_WAIT_NS:
-            _show_wait(self.logging_name, started, holders)
+            _show_wait(self, started, holders)
         return connection
 
 
 def count_connections(engine: Engine) -> None:
-    """Report how many connections of an engine's pool are in use, and how many idle, each time that metrics are sent.
+    """Report how many connections of an engine's pool are in use, how many idle, and how many there may be at most.
 
     https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
     """
 
-    def read(_options: CallbackOptions) -> Iterable[Observation]:
-        # Asked for each time: SQLAlchemy makes a new pool when one is disposed of.
-        pool = engine.pool
-        if isinstance(pool, QueuePool):
-            name = {"db.client.connection.pool.name": pool.logging_name or "default"}
-            yield Observation(pool.checkedout(), name | {"db.client.connection.state": "used"})
-            yield Observation(pool.checkedin(), name | {"db.client.connection.state": "idle"})
+    # The pool is asked for each time: SQLAlchemy makes a new one when one is disposed of.
+    def count(_options: CallbackOptions) -> Iterable[Observation]:
+        if isinstance(pool := engine.pool, QueuePool):
+            yield Observation(pool.checkedout(), _name(pool) | {"db.client.connection.state": "used"})
+            yield Observation(pool.checkedin(), _name(pool) | {"db.client.connection.state": "idle"})
 
-    metrics.get_meter(__name__).create_observable_up_down_counter(
-        "db.client.connection.count", [read], "{connection}", "Connections of a pool, by their state."
-    )
+    def most(_options: CallbackOptions) -> Iterable[Observation]:
+        if isinstance(pool := engine.pool, QueuePool) and pool._max_overflow >= 0:
+            yield Observation(pool.size() + pool._max_overflow, _name(pool))
+
+    report = meter.create_observable_up_down_counter
+    report("db.client.connection.count", [count], "{connection}", "Connections of a pool, by their state.")
+    report("db.client.connection.max", [most], "{connection}", "How many connections a pool may have.")
 
 
-def _show_wait(name: str | None, started: int, holders: list[Holder], error: Exception | None = None) -> None:
+def _name(pool: QueuePool) -> dict[str, str]:
+    return {"db.client.connection.pool.name": pool.logging_name or "default"}
+
+
+def _show_wait(pool: QueuePool, started: int, holders: list[Holder], error: Exception | None = None) -> None:
     """Make the span afterwards: only then it is known that there was a wait."""
     if not is_instrumentation_enabled():
         return
-    traced = [holder.span for holder in holders if holder.span.is_valid]
     span = tracer.start_span(
         "wait for connection",
         start_time=started,
-        links=[Link(context) for context in traced],
+        links=[Link(holder.span) for holder in holders],
         attributes={
-            "db.client.connection.pool.name": name or "default",
-            "pool.holders.trace_ids": [trace.format_trace_id(context.trace_id) for context in traced],
+            **_name(pool),
+            "pool.holders.trace_ids": [trace.format_trace_id(holder.span.trace_id) for holder in holders],
             "pool.holders.routes": [holder.route for holder in holders],
         },
     )

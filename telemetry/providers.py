@@ -24,10 +24,12 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from wrapt import wrap_function_wrapper
 
 from telemetry import logs, metrics
+from telemetry.conventions import SCHEMA_URL, opt_in_to_stable_names
 from telemetry.errors import QuietErrors
-from telemetry.instrument import count_resends, name_redis_pipeline, name_redis_span
+from telemetry.instrument import correct_client_span, name_redis_pipeline, name_redis_span
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +79,7 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     sampled. Raises ValueError where the sampler, its argument or an interval is not one that exists: the SDK would
     sample everything and say so in a log line.
     """
-    # The instrumentations still emit the names from before the conventions became stable, unless told.
-    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+    opt_in_to_stable_names()
     os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
     _check_sampler()
     spans_every = _milliseconds("OTEL_BSP_SCHEDULE_DELAY", SPANS_EVERY_MS)
@@ -103,8 +104,10 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
 
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
     set_global_response_propagator(TraceResponsePropagator())
-    RequestsInstrumentor().instrument(request_hook=count_resends)
-    RedisInstrumentor().instrument(request_hook=name_redis_span, response_hook=name_redis_pipeline)
+    RequestsInstrumentor().instrument(request_hook=correct_client_span)
+    # Inside the instrumentation, which calls no hook before a pipeline, and none after one that fails.
+    wrap_function_wrapper("redis.client", "Pipeline.execute", name_redis_pipeline)
+    RedisInstrumentor().instrument(request_hook=name_redis_span)
 
 
 def shutdown(seconds: float = 3.0) -> None:
@@ -136,14 +139,15 @@ def _resource(service: str, version: str, namespace: str) -> Resource:
         {
             "service.name": service,
             "service.version": version,
-            "service.namespace": namespace,
+            **({"service.namespace": namespace} if namespace else {}),
             "service.instance.id": str(uuid.uuid4()),
             "deployment.environment.name": "development",
             # Jaeger takes a span that ends after its parent, as one behind a queue does, for the sign of a wrong
             # clock, unless both come from one host.
             "host.name": socket.gethostname(),
             **OTELResourceDetector().detect().attributes,
-        }
+        },
+        SCHEMA_URL,
     )
 
 
@@ -157,7 +161,7 @@ def _milliseconds(variable: str, default: int) -> int:
 
 def _check_sampler() -> None:
     # With its default of 1.0 this samples as the SDK's default does; but then its argument is one variable to set.
-    sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio"
+    sampler = (os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio").lower()
     argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
     os.environ |= {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
     if sampler.removeprefix("parentbased_") not in SAMPLERS:

@@ -58,8 +58,9 @@ class Span:
     """A span as it arrived. Ids are lower-case hex, times are nanoseconds since the Unix epoch.
 
     `kind` is INTERNAL, SERVER, CLIENT, PRODUCER or CONSUMER; `status` is UNSET, OK or ERROR; `service` is
-    `service.name` of the resource; `scope` names the instrumentation. Of `flags` the Python exporter sends bit 8
-    (it knows where the parent is) and bit 9 (the parent is remote), and not the W3C trace flags.
+    `service.name` of the resource; `scope` names the instrumentation, and `schema_url` the version of the
+    conventions that it follows. Of `flags` the Python exporter sends bit 8 (it knows where the parent is) and bit 9
+    (the parent is remote), and not the W3C trace flags.
     """
 
     trace_id: str
@@ -79,6 +80,7 @@ class Span:
     end_ns: int
     trace_state: str
     flags: int
+    schema_url: str = ""
 
 
 def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, Any]:
@@ -329,6 +331,7 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
                     end_ns=span.end_time_unix_nano,
                     trace_state=span.trace_state,
                     flags=span.flags,
+                    schema_url=of_scope.schema_url,
                 )
 
 

@@ -25,7 +25,7 @@ from tests.documents import (
 )
 from tests.house import PATIENCE_SECONDS, House
 from tests.trace.measured import points
-from tests.trace.traces import Traces, trace_id_of
+from tests.trace.traces import Traces, refused_by_the_database, trace_id_of
 
 MADE_BY_LIBRARIES = "Attributes that the libraries set"
 MADE_BY_US = "Attributes that we set"
@@ -42,6 +42,8 @@ def spans(house: House, receiver: Receiver) -> list[Span]:
     poisoned = house.order(headers=scenario("poison-message"))
     exhausted = house.order(headers=scenario("pool-exhaustion"))
     completed = house.order()
+    with refused_by_the_database(house, "tok_refused"):
+        house.order(token="tok_refused")
     responses = [
         poisoned,
         exhausted,

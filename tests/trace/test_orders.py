@@ -10,7 +10,7 @@ import pytest
 
 from telemetry.testing import Span
 from tests.house import House, wait_until
-from tests.trace.traces import CONTEXT_HEADERS, Traces, assert_is, only, trace_id_of
+from tests.trace.traces import CONTEXT_HEADERS, Traces, assert_is, only, refused_by_the_database, trace_id_of
 
 FORGED_TRACE = "0af7651916cd43dd8448eb211c80319c"
 FORGED_SPAN = "b7ad6b7169203331"
@@ -156,13 +156,8 @@ def test_what_a_customer_sends_is_in_no_span(house: House, traces: Traces) -> No
 
 
 def test_what_a_database_says_of_a_row_is_in_no_span(house: House, traces: Traces) -> None:
-    # PostgreSQL's error quotes the row.
-    refusal = "ALTER TABLE orders ADD CONSTRAINT refusal CHECK (payment_token <> 'planted-token') NOT VALID"
-    house.query("order", refusal)
-    try:
+    with refused_by_the_database(house, "planted-token"):
         response = house.order(token="planted-token", headers={"Idempotency-Key": f"planted-key-{uuid.uuid4()}"})
-    finally:
-        house.query("order", "ALTER TABLE orders DROP CONSTRAINT refusal")
     assert response.status_code == 503
     spans = traces.whole(response)
     assert_is(spans, "database_error")

@@ -3,7 +3,8 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import flask
 import pytest
@@ -73,7 +74,7 @@ def test_a_request_that_holds_a_connection_is_named_by_its_route(
     engine = make_engine(pool_size=1, max_overflow=0)
     app = flask.Flask(__name__)
     app.add_url_rule("/reports/<int:year>", view_func=lambda: "", endpoint="report", methods=["POST"])
-    with app.test_request_context("/reports/2026", method="POST"):
+    with app.test_request_context("/reports/2026", method="POST"), pool.tracer.start_as_current_span("report"):
         held = engine.connect()
     waits_until(held.close, engine)
     assert (only_wait(exporter).attributes or {})["pool.holders.routes"] == ("POST /reports/<int:year>",)
@@ -102,6 +103,20 @@ def test_who_gave_a_connection_back_is_not_named(make_engine: MakeEngine, export
     waits_until(held[0].close, engine)
     held[1].close()
     assert (only_wait(exporter).attributes or {})["pool.holders.routes"] == ("now", "now")
+
+
+def test_a_holder_without_a_trace_is_not_named(make_engine: MakeEngine, exporter: InMemorySpanExporter) -> None:
+    engine = make_engine(pool_size=7, max_overflow=0)
+    held = [engine.connect() for _ in range(6)]
+    with pool.tracer.start_as_current_span("traced"):
+        held.append(engine.connect())
+    waits_until(held[0].close, engine)
+    for connection in held:
+        connection.close()
+    wait = only_wait(exporter)
+    attributes = wait.attributes or {}
+    assert [len(wait.links), attributes["pool.holders.routes"]] == [1, ("traced",)]
+    assert len(cast(Sequence[str], attributes["pool.holders.trace_ids"])) == 1
 
 
 @pytest.mark.parametrize("overflow", [0, 1, -1])

@@ -1,6 +1,7 @@
 """Traces of the house: each got whole, shown as text, and the rules that hold for every one of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
@@ -84,6 +85,16 @@ def assert_is(spans: Sequence[Span], file: str) -> None:
     assert_tree(render(spans, SHOWN, ids), Path(__file__).parent / f"{file}.tree")
 
 
+@contextmanager
+def refused_by_the_database(house: House, token: str) -> Iterator[None]:
+    """Have PostgreSQL refuse every order that is paid with this token; its error quotes the row."""
+    house.query("order", f"ALTER TABLE orders ADD CONSTRAINT refusal CHECK (payment_token <> '{token}') NOT VALID")
+    try:
+        yield
+    finally:
+        house.query("order", "ALTER TABLE orders DROP CONSTRAINT refusal")
+
+
 def child_of(spans: Iterable[Span], parent: Span) -> list[Span]:
     """The children of a span."""
     return [span for span in spans if span.parent_span_id == parent.span_id]
@@ -134,5 +145,6 @@ def assert_conventional(span: Span) -> None:
     if "db.system.name" in names:
         assert span.kind == "CLIENT"
         assert span.attributes["db.system.name"] in ("postgresql", "redis")
+        assert "db.namespace" in names
         words = span.attributes["db.operation.name"].split()
         assert len(words) == 1 or (words[0] in ("MULTI", "PIPELINE") and "db.operation.batch.size" in names)

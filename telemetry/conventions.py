@@ -1,0 +1,21 @@
+"""Which semantic conventions the telemetry follows, and the instrumentations with it."""
+
+import os
+
+from opentelemetry.semconv.schemas import Schemas
+
+SCHEMA_URL = Schemas.V1_44_0.value
+"""The version of the conventions that the pinned packages know: who reads the telemetry may translate it to another.
+
+https://opentelemetry.io/docs/specs/otel/schemas/
+"""
+
+
+def opt_in_to_stable_names() -> None:
+    """Have the instrumentations use the stable conventions: unless told, they emit the names from before those.
+
+    What OTEL_SEMCONV_STABILITY_OPT_IN asks for stays, such as the names of before as well, with `http/dup`.
+    """
+    asked = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").replace(" ", "").split(",")
+    missing = [name for name in ("http", "database") if not {name, f"{name}/dup"} & set(asked)]
+    os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = ",".join(filter(None, asked + missing))
