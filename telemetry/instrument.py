@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -180,14 +181,22 @@ def operation_and_table(statement: str, context: Any) -> tuple[str, str]:
 
     It is what SQLAlchemy knows: SQL is not parsed here.
     """
-    compiled = context.compiled
-    if compiled and (context.isinsert or context.isupdate or context.isdelete):
-        verb = "INSERT" if context.isinsert else "UPDATE" if context.isupdate else "DELETE"
-        return verb, compiled.compile_state.dml_table.name
-    first = FIRST_WORD.match(statement)
-    selected: Any = getattr(compiled, "statement", None)
-    tables = selected.get_final_froms() if hasattr(selected, "get_final_froms") else []
-    return first[1].upper() if first else "", getattr(tables[0], "name", "") if len(tables) == 1 else ""
+    return _of_compiled(context.compiled) if context.compiled else (_first_word(statement), "")
+
+
+# As many as SQLAlchemy keeps of an engine. To ask a SELECT for its tables takes as long as to execute it.
+@lru_cache(maxsize=500)
+def _of_compiled(compiled: Any) -> tuple[str, str]:
+    for verb in ("INSERT", "UPDATE", "DELETE"):
+        if getattr(compiled, f"is{verb.lower()}", False):
+            return verb, compiled.compile_state.dml_table.name
+    tables = compiled.statement.get_final_froms() if hasattr(compiled.statement, "get_final_froms") else []
+    return _first_word(str(compiled)), getattr(tables[0], "name", "") if len(tables) == 1 else ""
+
+
+def _first_word(statement: str) -> str:
+    word = FIRST_WORD.match(statement)
+    return word[1].upper() if word else ""
 
 
 def _name_database_error(context: ExceptionContext) -> None:
