@@ -5,7 +5,8 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-DECLINED_TOKEN = "tok_declined"  # noqa: S105
+# The token of a card, for tests: no password of ours.
+DECLINED_TOKEN = "tok_declined"  # noqa: S105  # nosec B105
 KEPT = 100_000
 """Authorizations kept; older ones are forgotten, so that the process does not grow for ever."""
 
