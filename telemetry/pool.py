@@ -53,7 +53,7 @@ class WaitTracingPool(QueuePool):
         super()._do_return_conn(record)
 
     def _wait(self) -> ConnectionPoolEntry:
-        # A link leads nowhere from a holder without a trace.
+        # Who has no trace is nobody to look at.
         holders = [holder for holder in self._holders.copy().values() if holder.span.is_valid][:MOST_HOLDERS]
         started = time.time_ns()
         try:
