@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import os
+import sys
 import traceback
 from typing import Any
 
@@ -25,6 +26,21 @@ class JsonLines(logging.Formatter):
             line["exception.type"] = type(record.exc_info[1]).__name__
             line["exception.stacktrace"] = "".join(traceback.format_tb(record.exc_info[2]))
         return json.dumps(line)
+
+
+class NothingOfTheCaller(logging.Filter):
+    """Of a request that gunicorn cannot handle, the log has the type of the error.
+
+    gunicorn would write the caller's address, and repeat the header, the line or the URI that was sent.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged: always, after an error with other words."""
+        error = sys.exc_info()[1]
+        if error is not None and record.levelno >= logging.WARNING:
+            what = "Invalid request" if str(record.msg).startswith("Invalid request") else "gunicorn failed"
+            record.msg, record.args = f"{what}: {type(error).__name__}", ()
+        return True
 
 
 def refuse(sock: Any, status: int, reason: str, _message: str) -> None:
@@ -76,11 +92,13 @@ def post_fork(_server: Any, worker: Any) -> None:
     gc.disable()
 
 
-def post_worker_init(_worker: Any) -> None:
+def post_worker_init(worker: Any) -> None:
     """Begin to collect garbage now that the app is there, and leave out what it is made of: that stays.
 
     Looking through it while it loads takes a quarter of the time to start, and at the end as long again.
     """
+    # On the logger: the handlers are the app's.
+    worker.log.error_log.addFilter(NothingOfTheCaller())
     gc.freeze()
     gc.enable()
 

@@ -11,6 +11,16 @@ from tests.house import PATIENCE_SECONDS, House
 from tests.trace.measured import NOWHERE
 from tests.trace.traces import Traces, only, trace_id_of
 
+NO_REQUESTS = {
+    "header without a colon": "GET / HTTP/1.1\r\nAuthorization word-of-the-caller",
+    "name of a header": "GET / HTTP/1.1\r\nword of-the-caller: 1",
+    "length": "GET / HTTP/1.1\r\nContent-Length: word-of-the-caller",
+    "coding": "GET / HTTP/1.1\r\nTransfer-Encoding: word-of-the-caller",
+    "line without a version": "GET /word-of-the-caller",
+    "version": "GET / word-of-the-caller",
+    "long line": f"GET /{'word-of-the-caller' * 500} HTTP/1.1",
+}
+
 
 @pytest.fixture
 def silence() -> Iterator[str]:
@@ -58,6 +68,27 @@ def test_no_record_and_no_metric_has_a_token(house: House, traces: Traces, recei
     assert receiver.metrics
     for service, message in [*receiver.logs, *receiver.metrics]:
         assert "tok_" not in str(message), service
+
+
+@pytest.mark.parametrize("text", NO_REQUESTS.values(), ids=NO_REQUESTS)
+def test_what_is_no_request_is_logged_without_its_words_and_without_the_address(
+    house: House, receiver: Receiver, text: str
+) -> None:
+    def refusals() -> list[LogRecord]:
+        records = (record for service, record in receiver.logs if service == "gateway")
+        return [record for record in records if record.body.string_value.startswith("Invalid request")]
+
+    file = house.folder / "logs/gateway.log"
+    said, before = len(file.read_text()), len(refusals())
+    with socket.create_connection(("127.0.0.1", house.settings.gateway_port), PATIENCE_SECONDS) as caller:
+        caller.sendall(f"{text}\r\n\r\n".encode())
+        assert caller.recv(100).startswith(b"HTTP/1.1 ")
+    receiver.wait_for(lambda: len(refusals()) > before, PATIENCE_SECONDS, "the log record of the refusal")
+    printed = file.read_text()[said:]
+    for logged in (printed, str(refusals()[before:])):
+        assert "Invalid request: " in logged
+        assert "of-the-caller" not in logged
+        assert "127.0.0.1" not in logged
 
 
 def test_a_collector_that_never_answers_costs_no_order_its_time(
