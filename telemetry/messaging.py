@@ -1,19 +1,27 @@
-"""Spans of a queue that no instrumentation knows: a stream on Redis or Valkey.
+"""Spans and a metric of a queue that no instrumentation knows: a stream on Redis or Valkey.
 
-Names and attributes: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+Names and attributes: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/ and messaging-metrics/
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import context, propagate, trace
+from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Link, Span, SpanKind
 
 from telemetry.conventions import SCHEMA_URL
+from telemetry.errors import type_name
 
 tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+process_duration = metrics.get_meter(__name__, schema_url=SCHEMA_URL).create_histogram(
+    "messaging.process.duration",
+    unit="s",
+    description="Duration of processing operation.",
+    explicit_bucket_boundaries_advisory=[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10],
+)
 
 SYSTEM = "redis"
 FIELDS = ("traceparent", "tracestate", "baggage")
@@ -32,7 +40,7 @@ def sending(destination: str, origin: Context, server: tuple[str, int]) -> Itera
         tracer.start_as_current_span(
             f"send {destination}",
             kind=SpanKind.PRODUCER,
-            attributes=_attributes("send", destination, server),
+            attributes={**_attributes("send", destination, server), "messaging.operation.type": "send"},
         ) as span,
         suppress_instrumentation(),
     ):
@@ -51,27 +59,38 @@ def processing(
     *,
     join_trace: bool = True,
 ) -> Iterator[Span]:
-    """A CONSUMER span around the processing of one message, linked to the span that sent it.
+    """A CONSUMER span around the processing of one message, linked to the span that sent it; and how long it took.
 
     With `join_trace` it is the sender's child as well, so that a message is part of the trace that caused it. The
     conventions allow this for messages that are processed one by one. Without, it begins a trace of its own.
     """
     sender = propagate.extract({name: fields[name] for name in FIELDS if name in fields})
     sent_in = trace.get_current_span(sender).get_span_context()
+    attributes = {**_attributes("process", destination, server), "messaging.consumer.group.name": group}
     with (
         _within(sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender)),
         tracer.start_as_current_span(
             f"process {destination}",
             kind=SpanKind.CONSUMER,
-            attributes={
-                **_attributes("process", destination, server),
-                "messaging.message.id": message_id,
-                "messaging.consumer.group.name": group,
-            },
+            attributes={**attributes, "messaging.operation.type": "process", "messaging.message.id": message_id},
             links=[Link(sent_in)] if sent_in.is_valid else [],
         ) as span,
+        _measured(attributes),
     ):
         yield span
+
+
+@contextmanager
+def _measured(attributes: dict[str, str | int]) -> Iterator[None]:
+    started = time.monotonic()
+    failure: dict[str, str | int] = {}
+    try:
+        yield
+    except Exception as error:
+        failure = {"error.type": type_name(error)}
+        raise
+    finally:
+        process_duration.record(time.monotonic() - started, attributes | failure)
 
 
 @contextmanager
@@ -88,7 +107,6 @@ def _attributes(operation: str, destination: str, server: tuple[str, int]) -> di
     return {
         "messaging.system": SYSTEM,
         "messaging.operation.name": operation,
-        "messaging.operation.type": operation,
         "messaging.destination.name": destination,
         "server.address": server[0],
         "server.port": server[1],

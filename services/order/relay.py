@@ -34,6 +34,7 @@ log = logging.getLogger(NAME)
 tracer = trace.get_tracer(NAME)
 
 STREAM = "orders"
+DEAD_LETTERS = "orders.dead"
 BATCH = 50
 POLL_SECONDS = 0.1
 RESUME_SECONDS = 1.0
@@ -48,18 +49,19 @@ def main() -> None:
     stream = cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline)
     shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)), settings.lease)
     after = timedelta(seconds=settings.recover_after)
-    telemetry.gauge(
-        "waybill.outbox.lag",
-        lambda: outbox_lag(engine),
-        unit="s",
-        description="How long the oldest message of the outbox has waited to be sent.",
-    )
     # Told by the relay and not by fulfilment, which may be the one that is away.
     telemetry.gauge(
         "waybill.consumer.lag",
-        lambda: consumer_lag(stream),
+        # fulfilment deletes those that are done.
+        lambda: length(stream, STREAM),
         unit="{message}",
         description="Messages of the stream that fulfilment has not done: not read yet, or not acknowledged.",
+    )
+    telemetry.gauge(
+        "waybill.dead_letters",
+        lambda: length(stream, DEAD_LETTERS),
+        unit="{message}",
+        description="Messages that fulfilment has put aside.",
     )
     worker.run(
         "order-relay",
@@ -93,16 +95,9 @@ def publish(engine: Engine, stream: redis.Redis) -> bool:
     return bool(messages)
 
 
-def outbox_lag(engine: Engine) -> list[Observation]:
-    """The age of the oldest message that was not sent, in seconds; 0 where all were."""
-    age = func.extract("epoch", func.now() - func.min(OutboxMessage.created_at))
-    with engine.begin() as db:
-        return [Observation(float(db.scalar(select(age).where(OutboxMessage.sent_at.is_(None))) or 0))]
-
-
-def consumer_lag(stream: redis.Redis) -> list[Observation]:
-    """How many messages the stream holds; fulfilment deletes those that are done."""
-    return [Observation(cast(int, stream.xlen(STREAM)))]
+def length(server: redis.Redis, stream: str) -> list[Observation]:
+    """How many messages a stream holds."""
+    return [Observation(cast(int, server.xlen(stream)))]
 
 
 def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Prometheus beside the rest: what it is asked, exemplars, Jaeger's Monitor tab; and that nothing depends on it."""
 
 import math
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from tests.system.test_up_and_down import environment, waybill  # noqa: F401
 from waybill.jaeger import Jaeger
 from waybill.parts import all_parts
 
-QUERIES = blocks(ROOT / "docs/metrics.md", "promql")
+DOCUMENTS = [ROOT / "docs/metrics.md", *sorted((ROOT / "docs/walkthroughs").glob("*.md"))]
+# With `bool`, a comparison has an answer also where it does not hold.
+QUERIES = [re.sub(r" ([<>]=?) (?=[\d.])", r" \1 bool ", each) for file in DOCUMENTS for each in blocks(file, "promql")]
 REQUESTS = "http_server_request_duration_seconds_bucket"
 SPANS = "traces_span_metrics_duration_milliseconds_bucket"
 OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
@@ -37,6 +40,7 @@ def house() -> Iterator[House]:
         assert house.order().status_code == 503
         house.start("acquirer")
         assert [house.order().status_code, house.order("TEA-SOLD-OUT").status_code] == [201, 409]
+        assert house.order(token="tok_declined").status_code == 402
         wait_for(lambda: query(house, 'otel_sdk_exporter_span_exported_total{error_type!=""}'), "payment's lost spans")
         house.stop("payment")
         house.start("payment")

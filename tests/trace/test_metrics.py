@@ -8,7 +8,7 @@ import requests
 
 from telemetry.testing import Receiver, attributes_of
 from tests.house import PATIENCE_SECONDS, House, wait_until
-from tests.trace.measured import NOWHERE, Measured, points
+from tests.trace.measured import Measured, points
 
 OUTCOMES = {"completed": 2, "declined": 1, "out_of_stock": 1, "rejected": 1}
 """What is placed in the first test."""
@@ -83,14 +83,14 @@ def test_stock_is_what_is_left(house: House, measured: Measured) -> None:
     measured.wait_for_gauge("waybill.stock", lambda value: value == left, {"product.sku": "TEA-LAPSANG"})
 
 
-def test_the_outbox_lags_while_the_queue_is_away(
-    house: House, measured: Measured, restart: Callable[..., None]
+def test_the_outbox_lags_while_the_relay_is_away(
+    house: House, measured: Measured, without: Callable[[str], None]
 ) -> None:
     measured.wait_for_gauge("waybill.outbox.lag", lambda seconds: seconds == 0)
-    restart("order-relay", VALKEY_URL=NOWHERE)
+    without("order-relay")
     assert house.order().status_code == 201
     measured.wait_for_gauge("waybill.outbox.lag", lambda seconds: seconds > 0)
-    restart("order-relay")
+    house.start("order-relay")
     measured.wait_for_gauge("waybill.outbox.lag", lambda seconds: seconds == 0)
 
 
@@ -103,6 +103,37 @@ def test_the_consumer_lags_while_fulfilment_is_away(
     measured.wait_for_gauge("waybill.consumer.lag", lambda messages: messages == 2)
     house.start("fulfilment")
     measured.wait_for_gauge("waybill.consumer.lag", lambda messages: messages == 0)
+
+
+def test_a_message_that_is_put_aside_is_told_of_until_it_is_taken_away(house: House, measured: Measured) -> None:
+    with house.valkey() as valkey:
+
+        def put_aside() -> int:
+            return int(valkey.xlen("orders.dead"))
+
+        assert house.order(headers={"baggage": "waybill.scenario=poison-message"}).status_code == 201
+        measured.wait_for_gauge("waybill.dead_letters", lambda messages: messages == put_aside() > 0)
+        valkey.delete("orders.dead")
+        measured.wait_for_gauge("waybill.dead_letters", lambda messages: messages == put_aside())
+
+
+def test_each_delivery_is_measured_in_seconds_with_the_error_that_ended_it(house: House, measured: Measured) -> None:
+    name, unreadable = "messaging.process.duration", {"error.type": "pydantic_core._pydantic_core.ValidationError"}
+
+    def failures() -> int:
+        last = {(p.start_time_unix_nano, str(p.attributes)): p.count for p in measured.of(name, unreadable)}
+        return sum(last.values())
+
+    # All that the process before had measured arrives with its end.
+    house.stop("fulfilment")
+    failed = failures()
+    house.start("fulfilment")
+    assert house.order(headers={"baggage": "waybill.scenario=poison-message"}).status_code == 201
+    measured.receiver.wait_for(lambda: failures() >= failed + 5, PATIENCE_SECONDS, "five deliveries that failed")
+    took = measured.total(name)
+    assert house.order(headers={"baggage": "waybill.scenario=slow-consumer"}).status_code == 201
+    # The shipment takes a second and a half: in milliseconds, it would be a thousand.
+    assert measured.wait_for_total(name, {}, at_least=took + 1.5) < took + 100
 
 
 def test_exemplars_hold_a_trace_and_nothing_else(house: House, receiver: Receiver, measured: Measured) -> None:
