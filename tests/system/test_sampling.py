@@ -11,12 +11,14 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+import requests
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from telemetry.testing import Receiver, settled
 from tests.house import DATABASES, SERVICES, House
 from tests.otlp import Backend, one_span, send_spans, span_of
 from tests.system.test_collector import calls, own, wait_until
+from waybill.parts import answers
 from waybill.supervise import ROOT
 
 OURS = tuple(name for name in SERVICES if name != "acquirer")
@@ -29,6 +31,7 @@ MANY = 1000
 """How many traces the Collector has room for."""
 QUICK_NS = 100_000_000
 ORDERS = 30
+REQUESTS = 300
 
 Trace = list[ResourceSpans]
 
@@ -87,7 +90,7 @@ def test_tail_sampling_keeps_what_matters_and_a_tenth_of_the_rest_and_nothing_in
     )
     house.start("collector")
     traces = [
-        (kind, copy_of(recorded[kind], quick=kind in REST)) for kind in (*KEPT, *REST) for _ in range(OF_EACH_KIND)
+        (kind, copy_of(recorded[kind], quick=kind != "slow")) for kind in (*KEPT, *REST) for _ in range(OF_EACH_KIND)
     ]
     sent = [of for _, trace in traces for of in trace]
     late = [of for of in sent if service_of(of) == "fulfilment"]
@@ -122,6 +125,24 @@ def test_a_collector_that_ends_decides_on_what_it_has(tail: tuple[House, Backend
     assert len(arrived[span_of(trace[0]).trace_id]) == len(trace)
 
 
+def test_a_collector_that_is_started_anew_does_not_know_what_was_decided_before(
+    tail: tuple[House, Backend], recorded: dict[str, Trace]
+) -> None:
+    house, backend = tail
+    house.start("collector")
+    traces = [copy_of(recorded["error"], quick=True) for _ in range(OF_EACH_KIND)]
+    send_by_service(house, [of for trace in traces for of in trace])
+    assert len(by_trace(after_restart(house, backend))) == OF_EACH_KIND
+    # The end of each, which has no error of its own.
+    late = [one_span() for _ in traces]
+    for of, trace in zip(late, traces, strict=True):
+        span_of(of).trace_id = span_of(trace[0]).trace_id
+    send_spans(house, late)
+    arrived = {span_of(of).span_id for of in after_restart(house, backend)}
+    # A tenth, as of any others. That more than half are: once in 10^22 runs.
+    assert len(arrived & {span_of(of).span_id for of in late}) <= OF_EACH_KIND // 2
+
+
 def test_head_sampling_takes_whole_traces_across_every_service_and_the_queue() -> None:
     with Receiver() as receiver, House(exporting_to(receiver, OTEL_TRACES_SAMPLER_ARG="0.5")) as house:
         house.start(*DATABASES)
@@ -142,6 +163,21 @@ def test_head_sampling_takes_whole_traces_across_every_service_and_the_queue() -
     assert len(receiver.spans) == sum(map(len, sampled))
 
 
+def test_head_sampling_takes_the_share_that_it_was_given() -> None:
+    with Receiver() as receiver, House(exporting_to(receiver, OTEL_TRACES_SAMPLER_ARG="0.1")) as house:
+        # By itself: what is asked for needs nobody else.
+        alone = replace(house.parts["gateway"], ready=lambda: answers(f"{house.url('gateway')}/healthz"))
+        house.parts["gateway"] = alone
+        house.start("gateway")
+        responses = [house.session.get(f"{house.url('gateway')}/scenarios", timeout=30) for _ in range(REQUESTS)]
+        assert {response.status_code for response in responses} == {200}
+        house.stop("gateway")
+        sampled = {response.headers["traceresponse"].split("-")[1] for response in responses if is_sampled(response)}
+        assert sampled == {span.trace_id for span in receiver.spans}
+    # A tenth is 30 of 300. Fewer than 5 or more than 60: once in ten million runs.
+    assert 5 <= len(sampled) <= 60
+
+
 def test_with_a_share_of_nothing_no_span_leaves_and_answers_name_a_trace_all_the_same() -> None:
     with Receiver() as receiver, House(exporting_to(receiver, OTEL_TRACES_SAMPLER_ARG="0")) as house:
         house.start(*DATABASES)
@@ -154,7 +190,7 @@ def test_with_a_share_of_nothing_no_span_leaves_and_answers_name_a_trace_all_the
     trace_id = answer.json()["trace_id"]
     # But the header says that nobody records it.
     assert answer.headers["traceresponse"].split("-")[1] == trace_id
-    assert not int(answer.headers["traceresponse"].split("-")[3], 16) & 1
+    assert not is_sampled(answer)
 
 
 def test_a_share_in_percent_stops_the_start() -> None:
@@ -172,6 +208,11 @@ def test_a_sampling_that_does_not_exist_stops_make(target: str, tmp_path: Path) 
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "WAYBILL_SAMPLING=head: Input should be 'off' or 'tail'" in ended.stderr
+
+
+def is_sampled(response: requests.Response) -> bool:
+    """Whether the trace is recorded, as the answer says."""
+    return bool(int(response.headers["traceresponse"].split("-")[3], 16) & 1)
 
 
 def exporting_to(receiver: Receiver, **environment: str) -> dict[str, str]:
