@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import grpc  # type: ignore[import-untyped]
@@ -57,10 +58,25 @@ def test_what_was_accepted_outlives_a_jaeger_that_is_away_and_a_collector_that_i
     assert stored(house) == accepted >= sum(len(trace.spans) for trace in traces if trace)
 
 
+def test_what_was_accepted_outlives_a_kill_in_the_midst_of_sending(house: House) -> None:
+    with Backend() as backend:
+        house.start("collector", JAEGER_OTLP_ENDPOINT=backend.address)
+        with ThreadPoolExecutor(2) as senders:
+            sending = [senders.submit(send_until_it_fails, house) for _ in range(2)]
+            wait_until(backend.received, "spans come through")
+            house.kill("collector")
+        accepted = set().union(*(each.result() for each in sending))
+        before = {span_of(of).span_id for of in backend.received()}
+        assert accepted - before, "nothing was on its way"
+        house.start("collector", JAEGER_OTLP_ENDPOINT=backend.address)
+        assert backend.wait_for(accepted).keys() == accepted
+
+
 def test_it_never_gives_up() -> None:
-    config = yaml.safe_load((ROOT / "collector-config.yaml").read_text())
+    usual, tail = (yaml.safe_load((ROOT / f"collector-{name}.yaml").read_text()) for name in ("config", "sampling"))
     # 0 is for ever, and the default is five minutes.
-    assert config["exporters"]["otlp_grpc"]["retry_on_failure"]["max_elapsed_time"] == 0
+    assert usual["exporters"]["otlp_grpc"]["retry_on_failure"]["max_elapsed_time"] == 0
+    assert "otlp_grpc" not in tail["exporters"]
 
 
 def test_a_full_queue_refuses_what_it_cannot_keep_and_says_so(house: House) -> None:
@@ -126,6 +142,18 @@ def test_a_service_with_names_without_end_makes_a_bounded_number_of_series(house
     # What is over the limit is counted all the same, as one.
     wait_until(lambda: sum(sample.value for sample in calls(house, "scanned")) == SERIES + 200, "all are counted")
     assert len(calls(house, "scanned")) == SERIES + 1
+
+
+def send_until_it_fails(house: House) -> set[bytes]:
+    """Send requests of some spans, one after the other, and return the ids of those that were answered."""
+    accepted: set[bytes] = set()
+    while True:
+        spans = [one_span() for _ in range(20)]
+        try:
+            send_spans(house, spans)
+        except grpc.RpcError:
+            return accepted
+        accepted |= {span_of(of).span_id for of in spans}
 
 
 def of_service(service: str, *, name: str = "GET /orders/<uuid:order_id>", instance: str = "worker") -> ResourceSpans:

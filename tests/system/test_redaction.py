@@ -333,6 +333,20 @@ def test_no_secret_gets_through_in_a_metric(house: House) -> None:
     assert HIDDEN not in page
 
 
+def test_no_secret_gets_through_in_what_is_counted_of_spans(house: House) -> None:
+    of = one_span("GET /pay?voucher=summer0019")
+    of.resource.attributes.append(pair("service.name", "till"))
+    send_spans(house, [of])
+
+    def counted() -> list[str]:
+        lines = [line for line in shown(house).splitlines() if 'service_name="till"' in line]
+        return [line for line in lines if line.startswith("traces_span_metrics_calls")]
+
+    wait_until(counted, "the span is counted")
+    assert 'span_name="GET /pay' in counted()[0]
+    assert "summer0019" not in shown(house)
+
+
 def records_of(line: dict[str, Any]) -> Iterator[Any]:
     """The bodies of the log records in a line of the file."""
     for resource in line["resourceLogs"]:
