@@ -14,8 +14,9 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.ports import free_port
+from tests.system.test_collector import own
 from waybill.jaeger import Jaeger, Trace
 from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import doubts, good, losses, verdict
@@ -152,6 +153,35 @@ def test_spans_that_the_collector_refuses_are_lost_between_the_services_and_it(h
     assert loss == ledger.ended > FEW * OF_PAYMENT
     assert where.endswith("and the Collector")
     assert "it refused them" in verdict(ledger)
+
+
+def test_a_collector_without_memory_refuses_all_and_the_ledger_says_so(house: House) -> None:
+    little = "yaml:processors::memory_limiter: {check_interval: 100ms, limit_mib: 3, spike_limit_mib: 1}"
+    with changed(house, "collector", little):
+        before = watch(house.settings, patience=0)
+        place_orders(house)
+        refused = [f"otelcol_receiver_refused_{items}" for items in ("spans", "metric_points", "log_records")]
+        wait_until(lambda: all(own(house, name) for name in refused), "spans, metrics and logs are refused")
+        # For longer than until the services send what they count again.
+        ledger = watch(house.settings, before, patience=4)
+    assert "The Collector refuses what the services count as well" in verdict(ledger)
+    assert ledger.accepted == 0
+    assert not good(ledger)
+
+
+def test_spans_that_a_processor_drops_are_lost_in_the_collector(house: House, jaeger: Jaeger) -> None:
+    payment = """'resource.attributes["service.name"] == "payment"'"""
+    without = [
+        f"yaml:processors::filter: {{traces: {{span: [{payment}]}}}}",
+        "yaml:service::pipelines::traces/jaeger::processors: [filter]",
+    ]
+    with changed(house, "collector", *without):
+        before = begin_ledger(house)
+        trace_ids = place_orders(house)
+        ledger = watch(house.settings, before, PATIENCE_SECONDS)
+    assert spans_of("payment", jaeger, trace_ids) == 0
+    assert the_loss(ledger) == (FEW * OF_PAYMENT, "in the Collector")
+    assert "a processor drops spans" in verdict(ledger)
 
 
 def test_what_waits_while_jaeger_is_away_is_not_lost_not_even_by_a_killed_collector(
