@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import psutil
 import pytest
 import requests
 
@@ -41,10 +42,31 @@ def jaeger(house: House) -> Jaeger:
     return Jaeger(house.settings.jaeger_url)
 
 
-def test_the_collector_accepts_its_configuration() -> None:
-    validate = [binaries.find("otelcol"), "validate", "--config", ROOT / "collector-config.yaml"]
+@pytest.mark.parametrize("overlays", [[], ["collector-sampling.yaml"]], ids=["alone", "with tail sampling"])
+def test_the_collector_accepts_its_configuration(overlays: list[str]) -> None:
+    files = ["collector-config.yaml", *overlays]
+    validate = [binaries.find("otelcol"), "validate", *(f"--config={ROOT / file}" for file in files)]
     checked = subprocess.run(validate, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_every_part_listens_on_loopback_alone(house: House) -> None:
+    addresses: dict[str, set[str]] = {}
+    for name, process in house.processes.items():
+        master = psutil.Process(process.pid)
+        sockets = [socket for each in (master, *master.children(True)) for socket in each.net_connections("inet")]
+        addresses[name] = {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    with_a_port = {name for name in house.processes if house.parts[name].ports}
+    assert {name for name, found in addresses.items() if found} == with_a_port
+    assert set().union(*addresses.values()) <= {"127.0.0.1", "::1"}, addresses
+
+
+def test_a_log_record_goes_by_the_collector_into_a_file(house: House) -> None:
+    order = house.order().json()
+    file = house.folder / "logs/services.jsonl"
+    wait_until(lambda: file.exists() and f'"traceId":"{order["trace_id"]}"' in file.read_text(), "the record is there")
+    [line] = [line for line in file.read_text().splitlines() if order["trace_id"] in line]
+    assert f"order {order['id']} is completed" in line
 
 
 def test_each_of_200_orders_is_one_whole_trace(house: House, jaeger: Jaeger) -> None:
