@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import click
 import requests
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from waybill import waterfall
@@ -25,8 +26,10 @@ ORDERS = 30
 FAULTY = range(3, 6)
 REFUSED = {"declined": 2, "out-of-stock": 2}
 """Refusals are business as usual: they are in every drill, and never what is looked for."""
-TOLD_BY_NO_TRACE = frozenset({*REFUSED, "cold-cache"})
-"""The cache forgets after a minute, so that orders without a fault show a cold one as well."""
+NEVER_LOOKED_FOR = frozenset({*REFUSED, "cold-cache"})
+"""Refusals, and a cold cache: it forgets after a minute, so that orders without a fault show one as well."""
+OTHERS = {"gateway", "order-relay"}
+"""Services that no fault is found in, to choose from all the same."""
 USERS = 4
 SEEDS = 10_000
 
@@ -68,7 +71,8 @@ class Answer:
 def drill(seed: int | None) -> None:
     """Place orders of which some have a fault, ask which span tells it and why, and grade the answer.
 
-    At each question, `hint` gets one of three hints. The exit status is 0 where all of the answer is right.
+    At each question, `hint` gets the next of three hints, each narrower. The exit status is 0 where all of the answer
+    is right.
     """
     plan = plan_of(random.randrange(SEEDS) if seed is None else seed)  # noqa: S311
     jaeger = Jaeger(settings().jaeger_url)
@@ -82,7 +86,9 @@ def drill(seed: int | None) -> None:
     except JaegerError as error:
         raise click.ClickException(str(error)) from error
     right = grade(console, plan.finding, ask(console, plan))
-    console.print(f"\n{lesson(plan.scenario)}\n")
+    console.print()
+    console.print(Markdown(lesson(plan.scenario)))
+    console.print()
     console.print(f"The scenario is {plan.scenario}; one of its traces: {link(example)}", soft_wrap=True)
     console.print(f"The walkthrough: {page(plan.scenario).relative_to(ROOT)}", soft_wrap=True)
     sys.exit(0 if right else 1)
@@ -91,7 +97,7 @@ def drill(seed: int | None) -> None:
 def plan_of(seed: int) -> Plan:
     """The drill of this number."""
     dice = random.Random(seed)  # noqa: S311
-    scenario = dice.choice(sorted(FINDINGS.keys() - TOLD_BY_NO_TRACE))
+    scenario = dice.choice(sorted(FINDINGS.keys() - NEVER_LOOKED_FOR))
     causes = sorted({finding.cause for finding in FINDINGS.values()})
     dice.shuffle(causes)
     return Plan(seed, scenario, dice.choice(FAULTY), tuple(causes))
@@ -153,7 +159,7 @@ def ask(console: Console, plan: Plan) -> Answer:
     """Put the three questions. Raises click.Abort at Ctrl-C, and where no answer comes."""
     hints = hints_of(plan)
     console.print("\nWhich span tells what is wrong? `hint` gets a hint.")
-    services = sorted({finding.service for finding in FINDINGS.values()} | {"gateway", "order-relay"})
+    services = sorted({service for finding in FINDINGS.values() for service in finding.services} | OTHERS)
     service = _ask(f"Service ({', '.join(services)})", hints, services)
     span = _ask("Name of the span", hints)
     console.print("What is the cause?")
@@ -166,16 +172,18 @@ def ask(console: Console, plan: Plan) -> Answer:
 def hints_of(plan: Plan) -> Iterator[str]:
     """Three hints, each narrower than the one before."""
     yield symptom(plan.scenario)
-    yield f"The span is one of {plan.finding.service}'s."
+    whose = " or ".join(f"{service}'s" for service in plan.finding.services)
+    yield f"The span is one of {whose}."
     fields = ", ".join(f"{name} {value}" for name, value in search(plan.scenario).items())
     yield f"Search for {fields}."
 
 
 def grade(console: Console, right: Finding, answer: Answer) -> bool:
-    """Print which parts of an answer are right; returns whether all are."""
+    """Print which parts of an answer are right; returns whether all are. The span is to be one of the service named."""
+    of_service = [span for service, span in right.spans if service == _plain(answer.service)]
     verdicts = [
-        _verdict("service", answer.service, [right.service]),
-        _verdict("span", answer.span, right.spans),
+        _verdict("service", answer.service, right.services),
+        _verdict("span", answer.span, of_service or [span for _, span in right.spans]),
         _verdict("cause", answer.cause, [right.cause]),
     ]
     console.print()

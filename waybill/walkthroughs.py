@@ -11,6 +11,8 @@ from waybill.supervise import ROOT
 
 FOLDER = ROOT / "docs/walkthroughs"
 
+LESSON = ("What it says", "The line of code", "The fix")
+"""The headings of a page that a drill shows when it has been answered."""
 SLOW_STATEMENT = "A statement takes long in the database."
 
 
@@ -18,29 +20,38 @@ SLOW_STATEMENT = "A statement takes long in the database."
 class Finding:
     """What is to be found in the trace of a scenario."""
 
-    service: str
-    spans: tuple[str, ...]
-    """The names that are right; the first is that of the span which the page marks."""
+    spans: tuple[tuple[str, str], ...]
+    """Service and name of each span that is right; the first is that which the page marks."""
     cause: str
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Whose spans these are, each service once."""
+        return tuple(dict.fromkeys(service for service, _ in self.spans))
 
 
 FINDINGS = {
-    "slow-acquirer": Finding("payment", ("POST",), "A third party takes long to answer."),
+    "slow-acquirer": Finding((("payment", "POST"),), "A third party takes long to answer."),
     "acquirer-errors-then-recovers": Finding(
-        "payment", ("POST",), "A third party answers with errors; a later attempt goes through."
+        (("payment", "POST"),), "A third party answers with errors; a later attempt goes through."
     ),
-    "acquirer-times-out": Finding("payment", ("POST",), "A third party does not answer at all."),
-    "declined": Finding("order", ("process_order",), "The customer's card is declined."),
-    "out-of-stock": Finding("order", ("process_order",), "What the customer wants is sold out."),
-    "n-plus-one": Finding("inventory", ("SELECT products",), "Rows are read one by one, where one statement would do."),
-    "cold-cache": Finding("inventory", ("SELECT products",), "The cache does not know what it is asked for."),
-    "slow-query": Finding("inventory", ("UPDATE products",), SLOW_STATEMENT),
+    "acquirer-times-out": Finding((("payment", "POST"),), "A third party does not answer at all."),
+    "declined": Finding((("order", "process_order"),), "The customer's card is declined."),
+    "out-of-stock": Finding((("order", "process_order"),), "What the customer wants is sold out."),
+    "n-plus-one": Finding(
+        (("inventory", "SELECT products"),), "Rows are read one by one, where one statement would do."
+    ),
+    "cold-cache": Finding((("inventory", "SELECT products"),), "The cache does not know what it is asked for."),
+    "slow-query": Finding((("inventory", "UPDATE products"),), SLOW_STATEMENT),
     "pool-exhaustion": Finding(
-        "inventory", ("wait for connection", "long_transaction"), "Somebody else has the connections to the database."
+        (("inventory", "wait for connection"), ("inventory", "long_transaction")),
+        "Somebody else has the connections to the database.",
     ),
-    "poison-message": Finding("fulfilment", ("process orders",), "A message cannot be read, and is delivered again."),
-    "lost-context": Finding("order", ("PUT",), "A call goes out without its trace headers."),
-    "slow-consumer": Finding("fulfilment", ("INSERT shipments",), SLOW_STATEMENT),
+    "poison-message": Finding((("fulfilment", "process orders"),), "A message cannot be read, and is delivered again."),
+    "lost-context": Finding(
+        (("order", "PUT"), ("payment", "PUT /payments/<uuid:order_id>")), "A call goes out without its trace headers."
+    ),
+    "slow-consumer": Finding((("fulfilment", "INSERT shipments"),), SLOW_STATEMENT),
 }
 
 
@@ -51,12 +62,13 @@ def page(scenario: str) -> Path:
 
 def symptom(scenario: str) -> str:
     """What somebody notices who has seen no trace."""
-    return _paragraph(page(scenario).read_text(), "What a customer sees")
+    return _section(scenario, "What a customer sees").partition("\n\n")[0].replace("`", "")
 
 
 def lesson(scenario: str) -> str:
-    """How the span is told from those that only wait for it."""
-    return _paragraph(page(scenario).read_text(), "What it says")
+    """How the span is told from those that only wait for it, its line of code and the fix: Markdown without links."""
+    sections = [f"## {heading}\n\n{_section(scenario, heading)}" for heading in LESSON]
+    return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", "\n\n".join(sections))
 
 
 def search(scenario: str) -> dict[str, str]:
@@ -65,6 +77,6 @@ def search(scenario: str) -> dict[str, str]:
     return dict(re.split(r" {2,}", line, maxsplit=1) for line in block.splitlines())
 
 
-def _paragraph(text: str, heading: str) -> str:
-    """The first paragraph under a heading, as plain text."""
-    return text.partition(f"\n## {heading}\n\n")[2].partition("\n\n")[0].replace("`", "")
+def _section(scenario: str, heading: str) -> str:
+    """What stands under a heading."""
+    return page(scenario).read_text().partition(f"\n## {heading}\n\n")[2].partition("\n## ")[0].strip()

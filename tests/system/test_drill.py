@@ -39,6 +39,10 @@ def test_the_right_answer_ends_well_and_no_span_tells_the_fault(house: House) ->
     assert status == 0
     assert f"Drill {plan.seed}. `make drill SEED={plan.seed}` repeats it." in output
     assert "docs/walkthroughs/slow-query.md" in output
+    # What the page says, its line of code and its fix.
+    assert "end at UPDATE products" in output
+    assert "taken = set(db.scalars(TAKE, _sorted(quantities)))" in output
+    assert "CREATE INDEX CONCURRENTLY" in output
 
     spans = spans_since(house, began)
     assert len({span.trace_id for span in spans}) == ORDERS
@@ -114,7 +118,7 @@ def drill_with(scenario: str) -> Plan:
 
 def right(plan: Plan) -> tuple[str, str, str]:
     """What to type at the three questions."""
-    return plan.finding.service, plan.finding.spans[0], str(plan.causes.index(plan.finding.cause) + 1)
+    return *plan.finding.spans[0], str(plan.causes.index(plan.finding.cause) + 1)
 
 
 def start(house: House, plan: Plan) -> subprocess.Popen[str]:

@@ -1,6 +1,6 @@
 """What the pages of docs/walkthroughs/ say of an answer and of a search, held against real runs.
 
-UPDATE_TREES=1 writes the answers: `make walkthroughs`.
+UPDATE_TREES=1 writes the answers: `make trees`.
 """
 
 import json
@@ -62,8 +62,7 @@ def test_the_answer_is_as_shown_and_the_search_finds_its_trace(
         wait_for_trace_that_begins_in(jaeger, fields, began)
         return
     trace = found(jaeger, response.json()["trace_id"], fields)
-    finding = FINDINGS[scenario]
-    assert any(span.service == finding.service and span.name == finding.spans[0] for span in trace.spans)
+    assert FINDINGS[scenario].spans[0] in {(span.service, span.name) for span in trace.spans}
     assert not [span for span in undisturbed.spans if matches(span, fields)]
 
 
@@ -90,7 +89,7 @@ def assert_answer(scenario: str, response: requests.Response, seconds: float) ->
         page(scenario).write_text(text.replace(f"```answer\n{shown}```", f"```answer\n{answer}```"))
         warnings.warn(f"UPDATE_TREES=1: wrote {page(scenario)}", stacklevel=1)
         shown = answer
-    assert timeless(shown) == timeless(answer), "out of date: `make walkthroughs`"
+    assert timeless(shown) == timeless(answer), "out of date: `make trees`"
     (claimed,) = (float(line[2]) for line in FIRST_LINE.finditer(shown))
     assert seconds > claimed - NOT_MUCH, f"{page(scenario)} says that it takes {claimed} s"
 

@@ -18,7 +18,6 @@ SHOWN = (
     "error.type",
     "waybill.delivery_count",
     "pool.holders.routes",
-    "slow",
 )
 LAST_OF_EACH_SERVICE = (
     "POST /orders",

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,7 +32,7 @@ def test_each_scenario_has_a_page_a_finding_and_a_row_in_the_index() -> None:
     assert FINDINGS.keys() == SCENARIOS.keys()
     index = rows(FOLDER / "README.md", "The pages")
     assert [row[0] for row in index] == [f"[{name}]({name}.md)" for name in SCENARIOS]
-    assert [row[2] for row in index] == [f"{found.service} `{found.spans[0]}`" for found in FINDINGS.values()]
+    assert [row[2] for row in index] == ["{} `{}`".format(*found.spans[0]) for found in FINDINGS.values()]
 
 
 def test_the_list_of_scenarios_leads_to_the_pages() -> None:
@@ -56,14 +58,12 @@ def test_a_page_shows_the_tested_tree_and_marks_the_span_that_tells(scenario: st
         page(scenario).write_text(page(scenario).read_text().replace(shown, marked_as_before(shown, tree)))
         warnings.warn(f"UPDATE_TREES=1: wrote {page(scenario)}", stacklevel=1)
         (shown,) = blocks(page(scenario), "tree")
-    assert shown.replace(MARK, "") == tree, "out of date: `make walkthroughs`"
+    assert shown.replace(MARK, "") == tree, "out of date: `make trees`"
 
     finding = FINDINGS[scenario]
     pointed_out = [line.split(maxsplit=2) for line in shown.splitlines() if line.endswith(MARK)]
     assert pointed_out, "no span is marked with <--"
-    assert {(service, re.split(" {2,}", rest)[0]) for service, _, rest in pointed_out} == {
-        (finding.service, finding.spans[0])
-    }
+    assert {(service, re.split(" {2,}", rest)[0]) for service, _, rest in pointed_out} == {finding.spans[0]}
 
 
 @each_scenario
@@ -75,12 +75,39 @@ def test_the_code_that_a_page_quotes_stands_in_the_file_that_it_names(scenario: 
         assert any(code[start : start + len(lines)] == lines for start in range(len(code))), f"{path} has not: {lines}"
 
 
+@each_scenario
+def test_a_fix_can_be_applied_and_leaves_no_name_undefined(scenario: str) -> None:
+    fixed: dict[str, str] = {}
+    for path, before, after in changes_of(page(scenario).read_text()):
+        code = fixed.get(path, (ROOT / path).read_text())
+        assert code.count(before) == 1, f"{path} has not once:\n{before}"
+        fixed[path] = code.replace(before, after)
+    for path, code in fixed.items():
+        command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "--stdin-filename", path, "-"]
+        checked = subprocess.run(command, input=code, capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def quotes_of(text: str) -> Iterator[tuple[str, list[str]]]:
     """Each piece of code, or what a difference starts from, with the file that was linked last before it."""
-    for block in re.finditer(r"^```(py|diff)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        path = re.findall(r"\]\(\.\./\.\./(\S+\.py)\)", text[: block.start()])[-1]
-        lines = block[2].splitlines()
-        yield path, [line[1:] for line in lines if line[0] != "+"] if block[1] == "diff" else lines
+    for block in re.finditer(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield linked_before(block.start(), text), block[1].splitlines()
+    for path, before, _ in changes_of(text):
+        yield path, before.splitlines()
+
+
+def changes_of(text: str) -> Iterator[tuple[str, str, str]]:
+    """What each part of a difference starts from and makes of it, with the file; `@@` stands between two parts."""
+    for block in re.finditer(r"^```diff\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for part in block[1].split("@@\n"):
+            lines = part.splitlines(keepends=True)
+            before, after = ("".join(line[1:] for line in lines if line[0] != sign) for sign in "+-")
+            yield linked_before(block.start(), text), before, after
+
+
+def linked_before(position: int, text: str) -> str:
+    """The file that was linked last before a place in a page."""
+    return re.findall(r"\]\(\.\./\.\./(\S+\.py)\)", text[:position])[-1]
 
 
 def marked_as_before(shown: str, tree: str) -> str:
