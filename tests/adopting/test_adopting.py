@@ -3,6 +3,11 @@
 A step's folder has the files that it changes; the others are those of the steps before.
 """
 
+import os
+import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,11 +17,14 @@ import requests
 
 from telemetry.testing import Receiver, Span, assert_tree, render
 from tests.documents import blocks
-from tests.house import PATIENCE_SECONDS, House
+from tests.house import PATIENCE_SECONDS, House, wait_until
+from tests.ports import free_port
 from tests.small_services import ROOT, ended, served, session, start
-from waybill import postgres
+from waybill import binaries, postgres
+from waybill.parts import answers
 
 HERE = Path(__file__).parent
+GUIDE = ROOT / "docs/adopting.md"
 SHOWN = ("order.id", "order.outcome", "http.response.status_code", "error.type")
 
 Order = Callable[[str], requests.Response]
@@ -58,8 +66,11 @@ def step(number: int, receiver: Receiver, databases: House, **environment: str) 
 @pytest.mark.parametrize("number", range(3))
 def test_an_order_and_what_the_bank_does(number: int, receiver: Receiver, databases: House) -> None:
     with step(number, receiver, databases) as order:
-        assert order("tok_visa").status_code == 201
+        response = order("tok_visa")
+    assert response.status_code == 201
     assert_is(receiver.spans, f"step{number}/order")
+    if number == 2:
+        assert_is(trace_of(response, receiver), "step2/ours")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +129,33 @@ def test_a_trace_is_sampled_whole_or_not_at_all(receiver: Receiver, databases: H
         responses = [order("tok_visa") for _ in range(8)]
     whole = len((HERE / "step7/ended.tree").read_text().splitlines())
     assert {len(trace_of(response, receiver)) for response in responses} <= {0, whole}
+
+
+def test_the_collector_of_the_page_starts_as_it_says_and_passes_spans_on(
+    receiver: Receiver, databases: House, tmp_path: Path
+) -> None:
+    (line,) = (text for text in blocks(GUIDE, "sh") if "collector-config.yaml" in text)
+    words = shlex.split(line)
+    given = dict(word.split("=") for word in words if re.match("[A-Z_]+=", word))
+    # Its Jaeger is our receiver, and its ports are free ones.
+    ports = {name: f"127.0.0.1:{free_port()}" for name in ("OTLP_GRPC_ENDPOINT", "HEALTH_ENDPOINT", "METRICS_ENDPOINT")}
+    where = {"JAEGER_OTLP_ENDPOINT": receiver.endpoint.removeprefix("http://"), "SELF_METRICS_PORT": str(free_port())}
+    assert where.keys() - {"SELF_METRICS_PORT"} <= given.keys()
+    shutil.copy(ROOT / "collector-config.yaml", tmp_path)
+    command = [binaries.find("otelcol"), *words[len(given) + 1 :]]
+    collector = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **given, **ports, **where})
+    try:
+        endpoint = f"http://{ports['OTLP_GRPC_ENDPOINT']}"
+        wait_until(lambda: collector.poll() is not None or answers(f"http://{ports['HEALTH_ENDPOINT']}/"), "Collector")
+        with step(8, receiver, databases, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as order:
+            response = order("tok_visa")
+        receiver.wait_for_trace(response.headers["traceresponse"].split("-")[1], "XDEL", timeout=PATIENCE_SECONDS)
+    finally:
+        collector.terminate()
+        assert ended(collector) == 0
+    assert_is(trace_of(response, receiver), "step7/ended")
+    assert (tmp_path / given["STORAGE_DIRECTORY"]).is_dir()
+    assert (tmp_path / given["LOGS_FILE"]).exists()
 
 
 def trace_of(response: requests.Response, receiver: Receiver) -> list[Span]:

@@ -1,5 +1,7 @@
 """OpenTelemetry as its own pages set it up: what the services of this gallery begin with, broken or not."""
 
+from typing import Any
+
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.redis import RedisInstrumentor
@@ -8,10 +10,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
-def configure() -> None:
-    """Set up tracing, and have calls out and commands to Valkey traced; OTEL_SERVICE_NAME has the service's name."""
+def configure(**of_requests: Any) -> None:
+    """Set up tracing, and have calls out and commands to Valkey traced; OTEL_SERVICE_NAME has the service's name.
+
+    The options are those of the instrumentation of requests.
+    """
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    RequestsInstrumentor().instrument()
+    RequestsInstrumentor().instrument(**of_requests)
     RedisInstrumentor().instrument()

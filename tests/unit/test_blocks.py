@@ -31,6 +31,20 @@ def test_blocks_show_what_the_files_have(file: Path) -> None:
         assert text == expected, "run again with UPDATE_TREES=1 and review"
 
 
+@pytest.mark.parametrize("file", ALL, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_tree_is_that_of_a_file(file: Path) -> None:
+    # Those of the walkthroughs have marks beside: tests/unit/test_walkthroughs.py compares them.
+    assert file.parent == ROOT / "docs/walkthroughs" or "```tree\n" not in file.read_text()
+
+
+def test_every_step_of_the_guide_shows_the_tree_before_and_after() -> None:
+    _, *steps = re.split(r"^## (?=\d)", GUIDES["tests/adopting"].read_text().partition("\n## Test it")[0], flags=re.M)
+    assert len(steps) == 8
+    for step in steps:
+        shown = [block["paths"].split() for block in BLOCK.finditer(step) if block["paths"].endswith(".tree")]
+        assert any(len(paths) == 2 for paths in shown) or len(shown) >= 2, step.splitlines()[0]
+
+
 @pytest.mark.parametrize("folder", GUIDES)
 def test_every_tree_is_shown(folder: str) -> None:
     named = {path for block in BLOCK.finditer(GUIDES[folder].read_text()) for path in block["paths"].split()}

@@ -1,6 +1,7 @@
 """The documentation, held against the code that it speaks of."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -32,12 +33,16 @@ from tests.documents import (
 )
 
 README = ROOT / "README.md"
+GLOSSARY = ROOT / "docs/glossary.md"
 TELEMETRY_README = ROOT / "telemetry/README.md"
 TREES = sorted((ROOT / "tests/trace").glob("*.tree"))
 SOURCES = [file for folder in ("telemetry", "chassis", "services") for file in sorted((ROOT / folder).rglob("*.py"))]
 TOP_FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
 NOT_READ = {"OTEL_PROPAGATORS", "OTEL_TRACES_EXPORTER"}
 """Variables of OpenTelemetry, named because we do not obey them."""
+
+THE_READERS = {"handle", "payload", "queue", "stream", "url"}
+"""What the snippets of telemetry/README.md take from the reader's own code."""
 
 each_document = pytest.mark.parametrize("file", ALL, ids=lambda file: str(file.relative_to(ROOT)))
 
@@ -90,13 +95,41 @@ def test_folders_are_those_that_there_are() -> None:
     assert described == tracked - {"requirements/"}
 
 
-def test_the_tree_that_the_readme_shows_is_the_tested_one() -> None:
-    assert blocks(README, "tree") == [(ROOT / "tests/trace/completed_order.tree").read_text()]
-
-
 def test_every_scenario_is_described_in_its_own_words() -> None:
     described = {quoted(row[0])[0]: row[1] for row in rows(ROOT / "docs/scenarios.md", "The scenarios")}
     assert described == scenarios.SCENARIOS
+
+
+def test_the_glossary_has_words_that_the_pages_use_in_their_order() -> None:
+    words = [row[0] for row in rows(GLOSSARY, "Glossary")]
+    assert words == sorted(words, key=str.lower)
+    pages = "\n".join(prose(file).lower() for file in ALL if file != GLOSSARY)
+    assert not [word for word in words if not re.search(rf"\b{word.lower()}s?\b", pages)]
+
+
+def test_all_that_stands_in_a_tree_is_explained() -> None:
+    text = (ROOT / "docs/adopting.md").read_text().partition("\n## How to read a tree\n")[2].partition("\n## ")[0]
+    notation = re.compile(r"\bERROR\b|->|=|\[exception\]|\([a-z ]+\)|<order.id>")
+    for tree in (ROOT / "tests").rglob("*.tree"):
+        for line in filter(None, tree.read_text().splitlines()):
+            _, kind, rest = line.split(maxsplit=2)
+            assert not [mark for mark in (kind, *notation.findall(rest)) if mark not in text], line
+
+
+def test_the_versions_that_are_named_are_those_that_we_use() -> None:
+    pinned = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {row[0]: row[1] for row in rows(ROOT / "docs/before-you-adopt.md", "Versions")}
+    assert f"opentelemetry-sdk=={named['OpenTelemetry API and SDK']}" in pinned["dependencies"]
+    assert f"opentelemetry-api=={named['OpenTelemetry API and SDK']}" in pinned["dependencies"]
+    instrumentations = [each for each in pinned["dependencies"] if each.startswith("opentelemetry-instrumentation")]
+    assert {each.partition("==")[2] for each in instrumentations} == {named["OpenTelemetry instrumentations"]}
+    assert named["Python"].startswith(pinned["requires-python"].removeprefix(">="))
+    images = dict(re.findall(r"_IMAGE:-(?:\w+/)*([a-z-]+):v?([\d.]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert f"the containers run {images['python']}," in named["Python"]
+    assert named["Jaeger"].startswith(f"{images['jaeger']} in containers")
+    collector = f"`otelcol-contrib` {images['opentelemetry-collector-contrib']}"
+    assert named["Collector"] == collector
+    assert collector.replace("` ", "`, version ") in (ROOT / "docs/adopting.md").read_text()
 
 
 # telemetry/README.md
@@ -135,6 +168,14 @@ def test_python_in_a_document_is_python_and_uses_names_that_exist(file: Path) ->
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "telemetry":
                 assert node.attr in telemetry.__all__
+
+
+def test_a_snippet_of_the_folder_imports_what_it_uses() -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "--output-format", "json", "-"]
+    for block in blocks(TELEMETRY_README, "python"):
+        checked = subprocess.run(command, input=block, capture_output=True, text=True, timeout=60)
+        wrong = [found["message"] for found in json.loads(checked.stdout)]
+        assert not [what for what in wrong if what not in {f"Undefined name `{name}`" for name in THE_READERS}]
 
 
 # docs/telemetry.md
