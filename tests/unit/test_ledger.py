@@ -264,8 +264,8 @@ def test_a_service_that_does_not_report_is_named_and_its_calls_where_it_has_answ
         "Nothing comes from payment: it does not run, or does not reach the Collector"
     ]
     assert snapshot.services is not None
-    called = 'http_client_request_duration_seconds_count{http_response_status_code="200",server_address="payment"} 12\n'
-    called += 'http_client_request_duration_seconds_count{error_type="ConnectionError",server_address="payment"} 9\n'
+    calls = 'http_client_request_duration_seconds_count{server_address="payment.services",%s} %d\n'
+    called = calls % ('http_response_status_code="200"', 12) + calls % ('error_type="ConnectionError"', 9)
     page = Numbers({**snapshot.services.samples, **parse(f"# more\n{called}").samples})
     (doubt,) = doubts(ledger(Snapshot(page, snapshot.collector, snapshot.jaeger), gone=frozenset({"payment"})))
     assert doubt.startswith(
