@@ -6,7 +6,7 @@ COPY requirements/services.txt /requirements.txt
 RUN python -m venv /venv && /venv/bin/pip install --quiet --no-cache-dir --require-hashes -r /requirements.txt
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --system --uid 10000 --no-create-home waybill
+RUN useradd --uid 10000 --no-create-home waybill
 COPY --from=dependencies /venv /venv
 WORKDIR /app
 COPY telemetry telemetry

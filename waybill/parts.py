@@ -196,8 +196,6 @@ def _prometheus(settings: Settings, data: Path) -> Part:
             f"--config.file={configuration}",
             f"--web.listen-address=127.0.0.1:{settings.prometheus_port}",
             f"--storage.tsdb.path={folder / 'data'}",
-            "--storage.tsdb.retention.time=24h",
-            "--storage.tsdb.retention.size=256MB",
             "--enable-feature=exemplar-storage",
         ],
         environment={"GOMEMLIMIT": "100MiB"},

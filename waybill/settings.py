@@ -34,8 +34,8 @@ class Settings(BaseSettings):
     valkey_port: Port = 16379
     collector_port: Port = 4317
     collector_health_port: Port = 13133
-    collector_metrics_port: Port = 8888
-    """What the Collector counts of itself."""
+    collector_metrics_port: Port = 18888
+    """What the Collector counts of itself; at its own default, 8888, many a machine has a Jupyter."""
     metrics_port: Port = 8889
     """The metrics of all services, as the Collector hands them on."""
     jaeger_port: Port = 16686

@@ -3,9 +3,10 @@
 set -euo pipefail
 
 for role in waybill_order waybill_inventory waybill_payment waybill_fulfilment; do
+  # psql reads the password itself: every user of the host sees a command line.
   # The locale says that every machine sorts texts alike, whatever the image's own is.
-  psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
-    --set role="$role" --set password="$(cat "/run/secrets/$role")" <<'SQL'
+  psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres --set role="$role" <<'SQL'
+\set password `cat /run/secrets/:'role'`
 CREATE ROLE :"role" LOGIN PASSWORD :'password' NOSUPERUSER NOCREATEDB NOCREATEROLE;
 CREATE DATABASE :"role" OWNER :"role" TEMPLATE template0
   ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8';

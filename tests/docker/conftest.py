@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ LISTENS = {
     "valkey": [6379],
     "otel-collector": [4317, 8888, 8889],
     "jaeger": [4317, 8890, 16686],
+    "prometheus": [9090],
 }
 """The ports of each part that has any; under Docker, any of them may be asked by who shares a network."""
 
@@ -63,20 +64,20 @@ def outside() -> tuple[str, int]:
 
 
 @pytest.fixture(scope="session")
-def probes(stack: Stack, outside: tuple[str, int]) -> dict[str, Any]:
-    """What probe.py found beside each part, by the name of its service.
+def probe(stack: Stack, outside: tuple[str, int]) -> Callable[[str], dict[str, Any]]:
+    """A call that has probe.py look around beside a part that runs, and returns what it found.
 
     What it reached is a set of names and ports; the world outside is there under the name `outside`.
     """
-    containers = stack.containers()
-    names = {
-        (network["IPAddress"], port): (name, port)
-        for name, ports in LISTENS.items()
-        for network in containers[name]["NetworkSettings"]["Networks"].values()
-        for port in ports
-    } | {outside: ("outside", outside[1])}
 
     def probe(name: str) -> dict[str, Any]:
+        containers = stack.containers()
+        names = {
+            (network["IPAddress"], port): (other, port)
+            for other, container in containers.items()
+            for network in container["NetworkSettings"]["Networks"].values()
+            for port in LISTENS.get(other, [])
+        } | {outside: ("outside", outside[1])}
         beside = f"container:{containers[name]['Id']}"
         user = containers[name]["Config"]["User"]
         others = json.dumps([address for address, (other, _) in names.items() if other != name])
@@ -84,6 +85,13 @@ def probes(stack: Stack, outside: tuple[str, int]) -> dict[str, Any]:
         found = json.loads(docker("run", *options, "waybill:local", "python", "-", others, stdin=PROBE))
         return found | {"reached": {names[host, port] for host, port in found["reached"]}}
 
+    return probe
+
+
+@pytest.fixture(scope="session")
+def probes(stack: Stack, probe: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """What probe.py found beside each part, by the name of its service."""
+    containers = stack.containers()
     with ThreadPoolExecutor(3) as pool:
         return dict(zip(containers, pool.map(probe, containers), strict=True))
 

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from waybill.jaeger import Jaeger, Trace, whole
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "waybill-test"
+PATIENCE_SECONDS = 300
 PORTS = ("gateway", "jaeger", "jaeger_metrics", "collector_metrics", "metrics", "prometheus")
 """What is published, by the names in waybill/settings.py."""
 
@@ -41,12 +44,12 @@ class Stack:
         return inherited | ports | variables
 
     def up(self, *arguments: str, **variables: str) -> None:
-        """Build and start what does not run, and wait until all of it is healthy.
+        """Start what does not run, as a newcomer does, and wait until all of it is healthy.
 
         Raises AssertionError with the state and the last log lines of each part where it does not come to that.
         """
         try:
-            self.compose("up", "--build", "--wait", "--wait-timeout", "300", *arguments, **variables)
+            self.compose("up", "--wait", "--wait-timeout", "300", *arguments, **variables)
         except AssertionError as error:
             states, logs = self.compose("ps", "--all"), self.compose("logs", "--tail", "10")
             raise AssertionError(f"{error}\n{states}\n{logs}") from None
@@ -91,6 +94,14 @@ class Stack:
     def has_trace(self, trace_id: str) -> bool:
         """Whether Jaeger has a span of a trace now."""
         return Jaeger(self.url("jaeger")).trace(trace_id) is not None
+
+
+def wait_until(holds: Callable[[], bool], explain: Callable[[], str]) -> None:
+    """Ask again and again, for as long as a busy machine may take."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.5)
 
 
 def docker(*arguments: str, environment: dict[str, str] | None = None, stdin: str = "") -> str:

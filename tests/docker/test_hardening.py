@@ -1,33 +1,27 @@
 """What a part of the stack can do to its host, and what becomes of it when it crashes."""
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.docker.stack import Stack, docker
+from tests.docker.stack import Stack, docker, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
 
-PATIENCE_SECONDS = 300
-TEMPORARY = {"/tmp"}  # noqa: S108
+IN_MEMORY = {"/tmp", "/dev/shm", "/dev/mqueue"}  # noqa: S108
 WRITABLE = {
     "postgres": {"/var/lib/postgresql", "/run/postgresql"},
     "valkey": {"/data"},
     "otel-collector": {"/var/lib/otelcol"},
+    "prometheus": {"/prometheus"},
 }
-"""Where a part may write beside /tmp."""
+"""Where a part may write beside that."""
 
 
 def test_no_process_is_root_or_has_a_privilege_or_can_gain_one(probes: dict[str, Any]) -> None:
     for name, probe in probes.items():
-        status = probe["status"]
-        assert "0" not in status["Uid"].split(), f"{name} runs as root"
-        capabilities = {set_: status[set_] for set_ in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
-        assert {int(value, base=16) for value in capabilities.values()} == {0}, f"{name}: {capabilities}"
-        assert status["NoNewPrivs"] == "1", name
+        assert_unprivileged(name, probe)
 
 
 def test_every_process_of_a_part_is_the_same_user(stack: Stack) -> None:
@@ -40,9 +34,7 @@ def test_every_process_of_a_part_is_the_same_user(stack: Stack) -> None:
 
 def test_a_part_writes_to_its_volume_and_a_small_temporary_folder_alone(probes: dict[str, Any]) -> None:
     for name, probe in probes.items():
-        assert probe["root"] == "EROFS", f"{name} can write to /"
-        assert set(probe["writable"]) == TEMPORARY | WRITABLE.get(name, set()), name
-        assert {"size=16384k"} <= set(probe["writable"]["/tmp"].split(",")), name  # noqa: S108
+        assert_writes_little(name, probe)
 
 
 def test_what_may_be_written_can_be(stack: Stack) -> None:
@@ -102,9 +94,17 @@ def test_the_configuration_is_what_compose_reads_with_every_profile(stack: Stack
         assert service["cap_drop"] == ["ALL"], name
 
 
-def wait_until(holds: Callable[[], bool], explain: Callable[[], str]) -> None:
-    """Ask again and again, for as long as a busy machine may take."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.5)
+def assert_unprivileged(name: str, probe: dict[str, Any]) -> None:
+    status = probe["status"]
+    assert "0" not in status["Uid"].split(), f"{name} runs as root"
+    capabilities = {set_: status[set_] for set_ in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+    assert {int(value, base=16) for value in capabilities.values()} == {0}, f"{name}: {capabilities}"
+    assert status["NoNewPrivs"] == "1", name
+
+
+def assert_writes_little(name: str, probe: dict[str, Any]) -> None:
+    """Where a part can write: its volume, and what is in memory."""
+    assert probe["root"] == "EROFS", f"{name} can write to /"
+    assert set(probe["writable"]) == IN_MEMORY | WRITABLE.get(name, set()), name
+    assert {"size=16384k"} <= set(probe["writable"]["/tmp"].split(",")), name  # noqa: S108
+    assert {"size=65536k"} <= set(probe["writable"]["/dev/shm"].split(",")), name  # noqa: S108

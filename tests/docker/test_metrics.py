@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from tests.docker.stack import Stack
+from tests.docker.test_hardening import assert_unprivileged, assert_writes_little
+from tests.docker.test_networks import may_reach
 from tests.docker.test_stack import OURS
+from waybill.binaries.build import PROMETHEUS_VERSION
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -52,18 +55,25 @@ def test_jaeger_s_monitor_tab_has_the_calls_of_a_service(measured: Stack) -> Non
     wait_for(points)
 
 
-def test_prometheus_is_hardened_and_bounded_like_the_rest(measured: Stack) -> None:
-    prometheus = measured.containers()["prometheus"]
-    config = prometheus["HostConfig"]
-    assert config["ReadonlyRootfs"]
-    assert config["CapDrop"] == ["ALL"]
+def test_prometheus_is_hardened_and_bounded_like_the_rest(
+    measured: Stack, probe: Callable[[str], dict[str, Any]]
+) -> None:
+    containers = measured.containers()
+    found = probe("prometheus")
+    assert_unprivileged("prometheus", found)
+    assert_writes_little("prometheus", found)
+    assert found["reached"] == may_reach("prometheus", containers)
+    config = containers["prometheus"]["HostConfig"]
     assert config["Memory"]
     assert config["PortBindings"] == {
         "9090/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(measured.ports["prometheus"])}]
     }
-    flags = measured.get("prometheus", "/api/v1/status/flags").json()["data"]
-    assert flags["storage.tsdb.retention.size"] in ("256MB", "256MiB")
-    assert flags["storage.tsdb.retention.time"] == "1d"
+
+
+def test_prometheus_has_its_version_and_keeps_a_day_and_a_size(measured: Stack) -> None:
+    assert measured.get("prometheus", "/api/v1/status/buildinfo").json()["data"]["version"] == PROMETHEUS_VERSION
+    kept = measured.get("prometheus", "/api/v1/status/runtimeinfo").json()["data"]["storageRetention"]
+    assert kept == "1d or 256MiB"
 
 
 def query(stack: Stack, expression: str) -> list[Any]:

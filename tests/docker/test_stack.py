@@ -1,11 +1,14 @@
 """`docker compose up`, for real: orders and their traces, and what the stack promises of itself."""
 
+import re
 import socket
+from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.docker.stack import Stack, docker
+from tests.docker.stack import Stack, docker, wait_until
+from tests.documents import ROOT, blocks
 
 # The first test waits for images to be fetched and built.
 pytestmark = pytest.mark.timeout(1800)
@@ -34,6 +37,26 @@ def test_a_completed_order_is_one_whole_trace_of_six_services_without_a_warning(
     as_shown = stack.get("jaeger", f"/api/v3/traces/{trace_id}")
     assert as_shown.status_code == 200
     assert "@jaeger@warnings" not in as_shown.text
+    page = stack.get("gateway", f"/traces/{trace_id}")
+    assert page.status_code == 200
+    assert trace_id in page.text
+
+
+def test_the_shop_page_and_what_it_loads_are_served(stack: Stack) -> None:
+    page = stack.get("gateway", "/")
+    assert page.status_code == 200
+    assets = re.findall(r'"(/assets/[^"]+)"', page.text)
+    assert assets
+    for asset in assets:
+        assert stack.get("gateway", asset).status_code == 200, asset
+
+
+def test_an_image_that_is_there_already_is_built_anew_where_it_is_not_of_these_files(stack: Stack) -> None:
+    built = docker("image", "inspect", "--format", "{{.Id}}", "waybill:local")
+    docker("tag", stack.containers()["valkey"]["Image"], "waybill:local")
+    stack.up()
+    assert docker("image", "inspect", "--format", "{{.Id}}", "waybill:local") == built
+    assert stack.containers()["gateway"]["Image"] == built.strip()
 
 
 @pytest.mark.parametrize(
@@ -79,13 +102,33 @@ def test_no_other_address_of_this_machine_answers(stack: Stack) -> None:
 
 
 def test_no_password_is_in_an_image_an_environment_a_command_or_a_log(stack: Stack) -> None:
-    each = 'for secret in /run/secrets/*; do cat "$secret"; echo; done'
-    passwords = stack.compose("exec", "postgres", "sh", "-c", each).split()
+    passwords = passwords_of(stack)
     assert len(passwords) == len({"the superuser", "order", "inventory", "payment", "fulfilment"})
     image = docker("image", "inspect", "waybill:local") + docker("image", "history", "--no-trunc", "waybill:local")
     said = docker("inspect", *stack.compose("ps", "--all", "--quiet").split()) + image + stack.compose("logs")
     assert "postgres" in said
     assert [password for password in passwords if password in said] == []
+
+
+def test_no_password_is_on_a_command_line_while_the_databases_are_made(stack: Stack) -> None:
+    # In the place of psql: it says what it was called with.
+    records = 'psql() { echo "$@"; }; export -f psql; bash /docker-entrypoint-initdb.d/create_databases.sh'
+    called = stack.compose("exec", "--env", "POSTGRES_USER=postgres", "postgres", "bash", "-c", records)
+    assert "waybill_order" in called
+    assert [password for password in passwords_of(stack) if password in called] == []
+
+
+def test_the_logs_of_all_services_can_be_copied_out(stack: Stack, tmp_path: Path) -> None:
+    trace_id = stack.place_order().json()["trace_id"]
+    (command,) = [block for block in blocks(ROOT / "docs/docker.md", "sh") if " cp " in block]
+    *arguments, here = command.removeprefix("docker compose").split()
+
+    def logs() -> str:
+        stack.compose(*arguments, str(tmp_path))
+        return (tmp_path / "logs.jsonl").read_text()
+
+    wait_until(lambda: trace_id in logs(), logs)
+    assert here == "."
 
 
 @pytest.mark.parametrize("service", ["order", "order-relay", "inventory", "payment", "fulfilment"])
@@ -108,3 +151,19 @@ def test_a_service_cannot_enter_the_database_of_another(stack: Stack) -> None:
     for other in ("waybill_order", "waybill_inventory", "waybill_fulfilment", "postgres", "template1"):
         with pytest.raises(AssertionError, match="permission denied for database"):
             stack.compose("exec", "payment", "python", "-c", enter, other)
+
+
+def test_a_service_has_as_many_workers_as_it_is_told(stack: Stack) -> None:
+    stack.up("--no-deps", "gateway", WEB_CONCURRENCY="2")
+    try:
+        processes = docker("top", stack.containers()["gateway"]["Id"], "-eo", "pid,args")
+        assert stack.place_order().status_code == 201
+    finally:
+        stack.up()
+    assert processes.count("gunicorn --config") == len(["master", "worker", "worker"])
+
+
+def passwords_of(stack: Stack) -> list[str]:
+    """Those of all roles of the databases."""
+    each = 'for secret in /run/secrets/*; do cat "$secret"; echo; done'
+    return stack.compose("exec", "postgres", "sh", "-c", each).split()

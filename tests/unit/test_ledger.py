@@ -310,7 +310,7 @@ def test_where_jaeger_does_not_answer_what_was_sent_is_in_doubt_and_what_waits_i
 
 @pytest.mark.parametrize(
     ("snapshot", "port"),
-    [(Snapshot(None, collector(0), jaeger(0)), 8889), (Snapshot(parse(""), None, jaeger(0)), 8888)],
+    [(Snapshot(None, collector(0), jaeger(0)), 8889), (Snapshot(parse(""), None, jaeger(0)), 18888)],
 )
 def test_where_the_collector_does_not_answer_that_is_all_there_is_to_say(snapshot: Snapshot, port: int) -> None:
     kept = ledger(snapshot)

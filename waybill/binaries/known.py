@@ -28,8 +28,8 @@ COLLECTOR_COMPONENTS = frozenset(
 )
 # The first with the API and the configuration that we use.
 JAEGER_MINIMUM = (2, 13)
-# The oldest that Waybill was tried with: Debian 12's.
-PROMETHEUS_MINIMUM = (2, 42)
+# The first that reads right, from its file, for how long it keeps metrics.
+PROMETHEUS_MINIMUM = (3, 11)
 # A first start from a cold disk, or under macOS, which looks at a new executable for a while.
 CHECK_SECONDS = 30
 

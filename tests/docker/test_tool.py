@@ -1,0 +1,40 @@
+"""What `make` offers beside it works on the stack as it does without Docker."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docker.stack import ROOT, Stack
+from tests.ports import free_port
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def test_a_load_ends_with_its_ledger(stack: Stack, tmp_path: Path) -> None:
+    done = waybill(stack, tmp_path, "load", "--orders", "10", "--mix", "completed=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ledger = re.search(r"^Ledger: ([\d,]+) spans ended, ([\d,]+) stored in Jaeger: none lost\.$", done.stdout, re.M)
+    assert ledger, done.stdout
+    assert ledger[1] == ledger[2]
+
+
+def test_the_doctor_finds_no_fault(stack: Stack, tmp_path: Path) -> None:
+    done = waybill(stack, tmp_path, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ each of gateway, order, inventory, payment, order-relay, fulfilment has its spans" in done.stdout
+
+
+def waybill(stack: Stack, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of the tool on the stack, as where nothing else runs."""
+    elsewhere = {"WAYBILL_STATE_DIR": str(folder), "WAYBILL_COLLECTOR_PORT": str(free_port())}
+    return subprocess.run(
+        [sys.executable, "-m", "waybill", *arguments],
+        cwd=ROOT,
+        env=stack.environment(**elsewhere),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
