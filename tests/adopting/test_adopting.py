@@ -149,13 +149,15 @@ def test_the_collector_of_the_page_starts_as_it_says_and_passes_spans_on(
         wait_until(lambda: collector.poll() is not None or answers(f"http://{ports['HEALTH_ENDPOINT']}/"), "Collector")
         with step(8, receiver, databases, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as order:
             response = order("tok_visa")
+            # This one is logged.
+            assert order("tok_broken").status_code == 500
         receiver.wait_for_trace(response.headers["traceresponse"].split("-")[1], "XDEL", timeout=PATIENCE_SECONDS)
+        wait_until((tmp_path / given["LOGS_FILE"]).exists, "the log")
     finally:
         collector.terminate()
         assert ended(collector) == 0
     assert_is(trace_of(response, receiver), "step7/ended")
     assert (tmp_path / given["STORAGE_DIRECTORY"]).is_dir()
-    assert (tmp_path / given["LOGS_FILE"]).exists()
 
 
 def trace_of(response: requests.Response, receiver: Receiver) -> list[Span]:
