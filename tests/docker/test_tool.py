@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.stack import ROOT, Stack
+from tests.docker.test_stack import OURS
 from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(1800)
@@ -21,10 +22,10 @@ def test_a_load_ends_with_its_ledger(stack: Stack, tmp_path: Path) -> None:
     assert ledger[1] == ledger[2]
 
 
-def test_the_doctor_finds_no_fault(stack: Stack, tmp_path: Path) -> None:
-    done = waybill(stack, tmp_path, "doctor")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "✓ each of gateway, order, inventory, payment, order-relay, fulfilment has its spans" in done.stdout
+def test_payment_is_called_by_the_name_by_which_the_ledger_knows_it(stack: Stack) -> None:
+    trace = stack.find_trace(stack.place_order().json()["trace_id"], OURS)
+    # As in tests/unit/test_ledger.py.
+    assert "payment.services" in [span.attributes.get("server.address") for span in trace.spans]
 
 
 def waybill(stack: Stack, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
