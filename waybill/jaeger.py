@@ -3,6 +3,7 @@
 The API answers with OTLP in JSON; it is read into plain dataclasses here, so that nothing else knows OTLP.
 """
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -151,6 +152,8 @@ class Jaeger:
         self._session = requests.Session()
         # A proxy from the environment could not reach our loopback address.
         self._session.trust_env = False
+        # The same that requests would find there, for a Jaeger behind HTTPS.
+        self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
 
     def trace(self, trace_id: str) -> Trace | None:
         """The spans that have arrived of one trace; None while there are none."""
@@ -218,7 +221,10 @@ class Jaeger:
         answer = self._json(path, query)
         if answer is None:
             return []
-        return parse_traces(answer.get("result", {}).get("resourceSpans", []))
+        try:
+            return parse_traces(answer.get("result", {}).get("resourceSpans", []))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise JaegerError(f"What answers at {self.url} with traces is not Jaeger: {error!r}.") from error
 
     def _json(self, path: str, query: Mapping[str, str | int] | None = None) -> dict[str, Any] | None:
         """The answer, or None for 404."""

@@ -1,14 +1,20 @@
 """The doctor's list of faults, its documentation and its tests speak of the same; and small things that it decides."""
 
+import os
 import re
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from tests.documents import ROOT, quoted, rows
-from waybill.doctor import doctor, judge, processes, yours
+from waybill.doctor import doctor, judge, pipeline, processes, web, yours
 from waybill.doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found
 from waybill.doctor.otlp import endpoint
 from waybill.doctor.processes import OF_OURS, Process
@@ -69,13 +75,101 @@ def test_a_missing_fact_is_a_mistake_of_ours() -> None:
         ("http://127.0.0.1:4317", "", ("http://127.0.0.1:4317", "grpc")),
         ("http://127.0.0.1:4318", "", ("http://127.0.0.1:4318", "http/protobuf")),
         ("http://127.0.0.1:4318", "grpc", ("http://127.0.0.1:4318", "grpc")),
-        ("https://traces.example/v1/traces", "", ("https://traces.example", "http/protobuf")),
+        ("https://traces.example/v1/traces", "", ("https://traces.example/v1/traces", "http/protobuf")),
+        ("grpc://collector:4317", "", ("https://collector:4317", "grpc")),
         ("collector:4317", "", ("https://collector:4317", "grpc")),
     ],
 )
 def test_an_endpoint_is_read_as_an_exporter_reads_it(url: str, protocol: str, expected: tuple[str, str]) -> None:
     read = endpoint(url, protocol)
     assert (read.url, read.protocol) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "asked", "target"),
+    [
+        ("ENDPOINT", "http://collector:4318", "http://collector:4318/v1/traces", "collector:4318"),
+        ("ENDPOINT", "http://collector:4318/otlp/", "http://collector:4318/otlp/v1/traces", "collector:4318"),
+        ("TRACES_ENDPOINT", "http://collector:4318/mine", "http://collector:4318/mine", "collector:4318"),
+        ("ENDPOINT", "http://collector:4317/ignored", "http://collector:4317", "collector:4317"),
+        ("ENDPOINT", "http://[::1]:4317", "http://[::1]:4317", "[::1]:4317"),
+    ],
+)
+def test_spans_are_sent_to_where_an_exporter_sends_them(name: str, url: str, asked: str, target: str) -> None:
+    read = of_environment(**{f"OTEL_EXPORTER_OTLP_{name}": url}).endpoint()
+    assert read
+    assert (read.asked, read.target) == (asked, target)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "insecure", "tls"),
+    [
+        ("INSECURE", "collector:4317", "True", False),
+        ("TRACES_INSECURE", "collector:4317", "true", False),
+        ("INSECURE", "collector:4317", "1", True),
+        ("INSECURE", "https://collector:4317", "true", True),
+    ],
+)
+def test_without_a_scheme_a_variable_decides_on_tls(name: str, url: str, insecure: str, tls: bool) -> None:
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, f"OTEL_EXPORTER_OTLP_{name}": insecure}
+    read = of_environment(**settings).endpoint()
+    assert read
+    assert read.tls == tls
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a..b:4317"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:port"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector", "OTEL_EXPORTER_OTLP_HEADERS": "key=%C3%A9"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector", "OTEL_EXPORTER_OTLP_CERTIFICATE": str(DOCUMENT)},
+    ],
+)
+def test_what_an_exporter_cannot_use_is_named(settings: dict[str, str]) -> None:
+    variable = list(settings)[-1]
+    with pytest.raises(Broken, match=f"checkout cannot use {variable}="):
+        of_environment(**settings).endpoint()
+
+
+def test_a_socket_of_grpcs_own_is_not_looked_at() -> None:
+    assert of_environment(OTEL_EXPORTER_OTLP_ENDPOINT="unix:///run/collector.sock").endpoint() is None
+
+
+def test_a_relative_file_is_one_of_the_folder_that_the_service_runs_in(tmp_path: Path) -> None:
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector", "OTEL_EXPORTER_OTLP_CERTIFICATE": "ca.pem"}
+    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path, stdin=subprocess.PIPE) as service:
+        with pytest.raises(Broken, match=f"OTEL_EXPORTER_OTLP_CERTIFICATE={tmp_path}/ca.pem: no such file"):
+            Process("checkout", service.pid, settings).endpoint()
+        service.communicate(b"\n")
+
+
+def test_an_answer_that_comes_for_ever_is_cut() -> None:
+    ended = threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not ended.wait(0.02):
+                    self.wfile.write(b": keep\n")
+            ended.set()
+
+    with HTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert web.ask(f"http://127.0.0.1:{server.server_port}/", seconds=0.2).text.startswith(": keep\n")
+        assert ended.wait(10), "the doctor did not leave"
+
+
+@pytest.mark.parametrize("page", ["", "/", "/search", "/search?service=cart", "/trace/0af7651916cd43dd", "/monitor"])
+def test_the_base_of_jaegers_url_is_found_where_a_page_is_pasted(page: str) -> None:
+    assert pipeline.base_of(f"http://127.0.0.1:16686/research{page}") == "http://127.0.0.1:16686/research"
+
+
+def of_environment(**environment: str) -> Process:
+    return Process("checkout", os.getpid(), environment)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import os
 import sys
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
 
 from waybill.doctor.faults import Broken, Finding
+from waybill.doctor.web import check_url
 from waybill.jaeger import JaegerError
 from waybill.settings import settings
 
@@ -17,12 +17,10 @@ SCENARIO = "cold-cache"
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     try:
-        parts = urlsplit(value)
-        wrong = bool(value) and (parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0)
-    except ValueError:
-        wrong = True
-    if wrong:
-        raise click.BadParameter(f"{value!r} is not a URL such as http://127.0.0.1:5000/products.")
+        if value:
+            check_url(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a URL such as http://127.0.0.1:5000/products.") from error
     return value
 
 
@@ -35,6 +33,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> st
     type=click.Choice(["grpc", "http/protobuf"]),
     help="How your service sends; by default http/protobuf where the port is 4318, else grpc.",
 )
+@click.option("--expect", metavar="NAME,NAME", default="", help="Services that your request must reach.")
 @click.option(
     "--scenario",
     type=click.Choice([SCENARIO, "lost-context"]),
@@ -50,7 +49,9 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> st
     show_default=True,
     help="How long spans may be on their way.",
 )
-def doctor(service_url: str, otlp: str, jaeger: str, protocol: str | None, scenario: str, wait: float) -> None:
+def doctor(
+    service_url: str, otlp: str, jaeger: str, protocol: str | None, expect: str, scenario: str, wait: float
+) -> None:
     """Find out where spans get lost: name the first broken hop, its likely cause and the fix.
 
     Without options it looks at what `make up` or Docker has started. With --service-url, --otlp or --jaeger it looks
@@ -58,10 +59,13 @@ def doctor(service_url: str, otlp: str, jaeger: str, protocol: str | None, scena
     """
     # For a handshake that fails, gRPC has words of its own; it reads this as it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from waybill.doctor import ours, yours
+    from waybill.doctor import ours, pipeline, yours
 
+    expected = {name.strip() for name in expect.split(",")} - {""}
+    if expected and not (service_url and jaeger):
+        raise click.UsageError("--expect needs --service-url and --jaeger.")
     if service_url or otlp or jaeger:
-        addresses = yours.Addresses(service_url, otlp, jaeger.rstrip("/"), protocol or "")
+        addresses = yours.Addresses(service_url, otlp, pipeline.base_of(jaeger), protocol or "", expected)
         findings = yours.follow(addresses, wait)
     else:
         findings = ours.follow(settings(), scenario, wait)

@@ -29,7 +29,19 @@ FAULTS = (
         "service-closed",
         "Nothing listens at {where}.",
         "The service is not started yet, or it listens elsewhere: {detail}.",
-        "Start it (`make up`), or say where it is: WAYBILL_GATEWAY_PORT for ours, --service-url for yours.",
+        "Start it (`make up`, `docker compose up`), or say where it is: WAYBILL_GATEWAY_PORT for ours, --service-url.",
+    ),
+    Fault(
+        "service-silent",
+        "{where} accepts connections and does not answer: {detail}. It is {holder}.",
+        "It hangs, is overloaded or stopped; or it does not speak HTTP.",
+        "Look at its log and its load, then start it anew.",
+    ),
+    Fault(
+        "https-fails",
+        "TLS with {where} fails: {detail}.",
+        "The certificate's authority is not known here, it has run out or has another name; or the port is for http://.",
+        "REQUESTS_CA_BUNDLE=/path/to/the/authority.pem, or another URL.",
     ),
     Fault(
         "other-program",
@@ -41,15 +53,21 @@ FAULTS = (
         "not-ready",
         "The gateway answers at {where}, and is not ready: {states}.",
         "What it needs is not started, or cannot be reached from it.",
-        "Look at the logs of those, in {logs}; `make down` and `make up` starts everything anew.",
+        "Look at the logs of those, {logs}; then {anew} starts everything anew.",
     ),
     Fault(
         "order-failed",
         "The order failed: {detail}.",
         "A part that an order needs fails. That is no fault of the tracing.",
-        "Look at the logs of the services, in {logs}.",
+        "Look at the logs of the services, {logs}.",
     ),
     # What the environment of a process says.
+    Fault(
+        "setting-unusable",
+        "{who} cannot use {variable}={value}: {detail}.",
+        "It is in the environment of {whose}. A relative path begins in the folder that this was started in.",
+        "Correct it.",
+    ),
     Fault(
         "sdk-disabled",
         "{who} makes no spans.",
@@ -75,6 +93,12 @@ FAULTS = (
         "Start it with no_proxy={host}.",
     ),
     # The Collector takes OTLP.
+    Fault(
+        "collector-away",
+        "The Collector does not answer at {where}, where it shows its metrics: {detail}.",
+        "It is not started, or has ended. No `make up` runs here, so it is one in a container.",
+        "`docker compose ps --all` and `docker compose logs otel-collector` tell why; `docker compose up` starts it.",
+    ),
     Fault(
         "otlp-closed",
         "Nothing listens at {endpoint}, where {who} sends spans: {detail}.",
@@ -102,7 +126,7 @@ FAULTS = (
     Fault(
         "otlp-without-tls",
         "{endpoint} expects plaintext, and {who} sends TLS.",
-        "The endpoint begins with https://, or with no scheme at all.",
+        "The endpoint begins with https://, or has no scheme and OTEL_EXPORTER_OTLP_INSECURE is not true.",
         "OTEL_EXPORTER_OTLP_ENDPOINT={instead}",
     ),
     Fault(
@@ -112,35 +136,36 @@ FAULTS = (
         "OTEL_EXPORTER_OTLP_CERTIFICATE=/path/to/the/authority.pem",
     ),
     Fault(
+        "otlp-silent",
+        "{endpoint} accepts connections and does not answer {who}: {detail}. It is {holder}.",
+        "It hangs, is overloaded or stopped.",
+        "Look at its log and its load, then start it anew.",
+    ),
+    Fault(
         "otlp-other-program",
         "What listens at {endpoint} does not take OTLP: it is {holder}.",
-        "The port is that of another program.",
+        "It is another program, or the path is wrong: to OTEL_EXPORTER_OTLP_ENDPOINT alone /v1/traces is appended.",
         "Correct OTEL_EXPORTER_OTLP_ENDPOINT, or end that program and start the Collector.",
     ),
     Fault(
         "otlp-refuses",
         "The Collector at {endpoint} refuses spans: {detail}.",
-        "Its memory limiter, a quota or its authentication.",
+        "Its memory limiter, a quota, or its authentication, which reads OTEL_EXPORTER_OTLP_HEADERS.",
         "Give it more memory or less to do (`limit_mib` in `collector-config.yaml`), or the key that it asks for.",
     ),
     # Jaeger has what the Collector took.
     Fault(
         "jaeger-closed",
         "Jaeger does not answer at {where}: {detail}.{waiting}",
-        "It is not started, or listens elsewhere.",
-        "Start it (`make up`), or say where it is: WAYBILL_JAEGER_PORT for ours, --jaeger for yours.",
+        "It is not started, hangs, or listens elsewhere.",
+        "Start it (`make up`, `docker compose up`), or say where it is: WAYBILL_JAEGER_PORT for ours, --jaeger.",
     ),
     Fault(
         "jaeger-other-program",
         "What answers at {where} is not Jaeger: it is {holder}.",
-        "The port is that of another program, or of another port of Jaeger than its API's, 16686.",
+        "It is another program, a port of Jaeger's that is not 16686, a Jaeger too old to have /api/v3 (before 2.13), "
+        "or the base path is missing from the URL.",
         "Say where Jaeger is: WAYBILL_JAEGER_PORT for ours, --jaeger for yours.",
-    ),
-    Fault(
-        "jaeger-too-old",
-        "The Jaeger at {where} has no API v3.",
-        "It is a Jaeger of before 2.13.",
-        "Use Jaeger 2.13 or newer.",
     ),
     Fault(
         "collector-cannot-send",
@@ -169,8 +194,8 @@ FAULTS = (
     ),
     Fault(
         "service-missing",
-        "The trace {trace_id} has no span of {service}, {wait} s after the order.",
-        "{service} is not running, sends its spans elsewhere, or lost them. {detail}",
+        "The trace {trace_id} has no span of {service}, {wait} s after the request.",
+        "{service} is not running or was not called, sends its spans elsewhere, or lost them. {detail}",
         "Look at its environment (OTEL_SDK_DISABLED, OTEL_EXPORTER_OTLP_ENDPOINT) and at its log.",
     ),
     Fault(
@@ -207,7 +232,7 @@ FAULTS = (
         "no-database-spans",
         "{service} has no span of its calls to {system} in the trace {trace_id}.",
         "The engine or client is not instrumented, or was made before it was.",
-        "`telemetry.instrument_engine(engine)` right after `create_engine`; SQLAlchemy must be below 2.1.",
+        "`telemetry.instrument_engine(engine)` right after `create_engine`.",
     ),
     Fault(
         "sqlalchemy-ignored",
@@ -226,9 +251,15 @@ FAULTS = (
 NOTICES = (
     Fault(
         "collector-out-of-reach",
-        "The Collector's port {endpoint} is closed from here: its hop is judged by the trace alone.",
-        "In containers it is not published.",
+        "The Collector runs, and cannot be sent a span from here: its hop is judged by the trace alone.",
+        "In a container, its port for spans is not published.",
         "Nothing to do.",
+    ),
+    Fault(
+        "exports-to-another-address",
+        "{who} sends its spans to {endpoint}, not to {collector}: the doctor's own span goes there too.",
+        "{variable}={endpoint} is in the environment of process {pid}.",
+        "Nothing to do where both are of the same Collector: what arrives in Jaeger tells.",
     ),
     Fault(
         "sampled-in-part",

@@ -1,6 +1,7 @@
 """Whether a trace says what happened: in one piece, in the right order, each thing once."""
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -29,7 +30,8 @@ def check(trace: Trace, moments: Moments) -> Iterator[str]:
     """What must hold for any trace of one request. Raises Broken for the first thing that does not."""
     _check_ids(trace)
     _check_parents(trace)
-    yield f"trace {trace.trace_id} is whole: one root, no parent missing, {len(trace.spans)} spans"
+    services = _enumeration(trace.services - {SERVICE})
+    yield f"trace {trace.trace_id} is whole: one root, no parent missing, {len(trace.spans)} spans, of {services}"
     _check_clocks(trace, moments)
     yield f"the clocks of {_enumeration({*trace.services - {SERVICE}, THIS_MACHINE})} agree"
     _check_repetition(trace)
@@ -162,7 +164,14 @@ def _same_operation(outer: Span, inner: Span) -> bool:
 
 def _same_request(call: Span, root: Span) -> bool:
     began_within = call.start - CLOCK_TOLERANCE <= root.start <= call.end + CLOCK_TOLERANCE
-    return began_within and path_of(root) == (urlsplit(first(call, URL)).path or "/")
+    return began_within and path_of(root) == _path(first(call, URL))
+
+
+def _path(url: str) -> str:
+    # An attribute may hold anything.
+    with suppress(ValueError):
+        return urlsplit(url).path or "/"
+    return "/"
 
 
 def _instance(span: Span) -> tuple[str, str]:

@@ -1,18 +1,18 @@
 """Whether an endpoint takes OTLP as a service sends it, and if not, what stands in the way."""
 
 import os
+import re
 import secrets
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import grpc  # type: ignore[import-untyped]
-import requests
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -23,37 +23,43 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from waybill.doctor import web
 from waybill.doctor.faults import Broken
+from waybill.doctor.web import ANSWER_SECONDS, Unanswered, reason
 from waybill.ports import holder
 
 SERVICE = "waybill-doctor"
 HTTP_PORT = 4318
 """The conventional port for OTLP over HTTP: https://opentelemetry.io/docs/specs/otlp/#otlphttp-default-port"""
-# Long, since the machine may be busy: who takes no OTLP mostly says so at once.
-ANSWER_SECONDS = 10
 LOOK_SECONDS = 3
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy", "no_grpc_proxy", "no_proxy")
+TRACES_PATH = "/v1/traces"
+# A gateway in front of the Collector may say this, and not in protobuf.
+REFUSALS = (401, 403, 429, 503)
 
 Protocol = Literal["grpc", "http/protobuf"]
 
 
 class Undelivered(Exception):
-    """An export that was not taken; `by_collector` says that who refused it does speak OTLP."""
+    """An export that was not taken: refused by who speaks OTLP or guards it, not answered at all, or something else."""
 
-    def __init__(self, detail: str, *, by_collector: bool = False) -> None:
+    def __init__(self, detail: str, how: Literal["refused", "guarded", "silent", "other"] = "other") -> None:
         super().__init__(detail)
-        self.by_collector = by_collector
+        self.how = how
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how spans are sent. The URL has a scheme, a host and a port, and no path."""
+    """Where and how spans are sent. The URL has a scheme and a host."""
 
     url: str
     protocol: Protocol = "grpc"
     certificate: str = ""
     """The file with the authorities that are trusted; "" for those that everyone trusts."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    exact: bool = False
+    """Whether HTTP takes the path as it is, and appends nothing."""
 
     @property
     def host(self) -> str:
@@ -76,27 +82,46 @@ class Endpoint:
         """Host and port, to compare: the names of loopback are one."""
         return ("127.0.0.1" if self.host in LOOPBACK else self.host, self.port)
 
+    @property
+    def target(self) -> str:
+        """Host and port, as gRPC wants them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def with_scheme(self, scheme: str) -> "Endpoint":
         """The same place, with or without TLS."""
-        return replace(self, url=f"{scheme}://{urlsplit(self.url).netloc}")
+        return replace(self, url=f"{scheme}://{self.url.partition('://')[2]}")
+
+    @property
+    def asked(self) -> str:
+        """Where an exporter of this protocol sends to."""
+        if self.protocol == "grpc":
+            return self.url.removesuffix(urlsplit(self.url).path)
+        return self.url if self.exact else f"{self.url.rstrip('/')}{TRACES_PATH}"
 
 
-def endpoint(url: str, protocol: str = "", certificate: str = "") -> Endpoint:
-    """Read an endpoint as a user writes it. Where no protocol is named, the conventional port tells it.
+def endpoint(url: str, protocol: str = "", *, insecure: bool = False, exact: bool | None = None) -> Endpoint:
+    """Read an endpoint as a user writes it. Raises ValueError for what is none.
 
-    One without a scheme means TLS, as it does to the exporters of the SDK.
+    Where no protocol is named, the conventional port tells it. Without a scheme it means TLS unless `insecure`, as to
+    the exporters of the SDK. Whether /v1/traces is appended the path tells, unless `exact` does.
     """
-    parts = urlsplit(url if "://" in url else f"https://{url}")
+    scheme, _, rest = url.rpartition("://")
+    if scheme.lower() not in ("http", "https"):
+        scheme = "http" if insecure else "https"
+    url = f"{scheme.lower()}://{rest}"
+    web.check_url(url)
+    parts = urlsplit(url)
+    complete = parts.path.endswith(TRACES_PATH)
     if not protocol:
-        protocol = "http/protobuf" if parts.port == HTTP_PORT or parts.path.endswith("/v1/traces") else "grpc"
-    return Endpoint(f"{parts.scheme}://{parts.netloc}", "grpc" if protocol == "grpc" else "http/protobuf", certificate)
+        protocol = "http/protobuf" if parts.port == HTTP_PORT or complete else "grpc"
+    return Endpoint(url, "grpc" if protocol == "grpc" else "http/protobuf", exact=complete if exact is None else exact)
 
 
 def deliver(to: Endpoint, spans: ExportTraceServiceRequest, *, by_proxy: bool = False) -> None:
     """Export once; past any proxy of the environment, or as the environment has it. Raises Undelivered."""
     answer = _by_grpc(to, spans, by_proxy) if to.protocol == "grpc" else _by_http(to, spans, by_proxy)
     if answer.partial_success.rejected_spans:
-        raise Undelivered(answer.partial_success.error_message or "it took a part", by_collector=True)
+        raise Undelivered(answer.partial_success.error_message or "it took a part", "refused")
 
 
 def check(to: Endpoint, who: str, spans: ExportTraceServiceRequest | None = None) -> str:
@@ -105,7 +130,7 @@ def check(to: Endpoint, who: str, spans: ExportTraceServiceRequest | None = None
         deliver(to, spans or ExportTraceServiceRequest())
     except Undelivered as error:
         raise _diagnosis(to, who, error) from error
-    return f"{to.url} takes OTLP over {'gRPC' if to.protocol == 'grpc' else 'HTTP'}{' with TLS' if to.tls else ''}"
+    return f"{to.asked} takes OTLP over {'gRPC' if to.protocol == 'grpc' else 'HTTP'}{' with TLS' if to.tls else ''}"
 
 
 def check_past_proxy(to: Endpoint, who: str, pid: int, environment: Mapping[str, str]) -> None:
@@ -155,9 +180,10 @@ def new_ids() -> tuple[str, str]:
     return secrets.token_hex(16), secrets.token_hex(8)
 
 
-def holder_at(host: str, port: int) -> str:
-    """Who has a port, where that can be known."""
-    return holder(port) if host in LOOPBACK else f"a program on {host}"
+def holder_of(url: str) -> str:
+    """Who has the port of a URL, where that can be known."""
+    at = Endpoint(url)
+    return holder(at.port) if at.host in LOOPBACK else f"a program on {at.host}"
 
 
 def _attributes(values: Mapping[str, str]) -> list[KeyValue]:
@@ -170,20 +196,21 @@ def _by_grpc(to: Endpoint, spans: ExportTraceServiceRequest, by_proxy: bool) -> 
     with _channel(to, options) as channel:
         try:
             stub = TraceServiceStub(channel)  # type: ignore[no-untyped-call]
-            answer: ExportTraceServiceResponse = stub.Export(spans, timeout=ANSWER_SECONDS)
+            answer: ExportTraceServiceResponse = stub.Export(spans, timeout=ANSWER_SECONDS, metadata=to.headers)
         except grpc.RpcError as error:
             detail = f"{error.code().name}: {error.details()}"
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise Undelivered(f"nothing within {ANSWER_SECONDS} s", "silent") from error
             spoke = _connects(channel) and error.code() is not grpc.StatusCode.UNIMPLEMENTED
-            raise Undelivered(detail, by_collector=spoke) from error
+            raise Undelivered(detail, "refused" if spoke else "other") from error
     return answer
 
 
 def _channel(to: Endpoint, options: list[tuple[str, int]]) -> grpc.Channel:
-    target = f"{to.host}:{to.port}"
     if not to.tls:
-        return grpc.insecure_channel(target, options)
+        return grpc.insecure_channel(to.target, options)
     authorities = Path(to.certificate).read_bytes() if to.certificate else None
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authorities), options)
+    return grpc.secure_channel(to.target, grpc.ssl_channel_credentials(authorities), options)
 
 
 def _connects(channel: grpc.Channel) -> bool:
@@ -196,24 +223,19 @@ def _connects(channel: grpc.Channel) -> bool:
 
 
 def _by_http(to: Endpoint, spans: ExportTraceServiceRequest, by_proxy: bool) -> ExportTraceServiceResponse:
-    with requests.Session() as session:
-        session.trust_env = by_proxy
-        try:
-            answer = session.post(
-                f"{to.url}/v1/traces",
-                data=spans.SerializeToString(),
-                headers={"Content-Type": "application/x-protobuf"},
-                timeout=ANSWER_SECONDS,
-                verify=to.certificate or True,
-            )
-        except requests.RequestException as error:
-            raise Undelivered(type(error).__name__) from error
-    protobuf = answer.headers.get("Content-Type", "").startswith("application/x-protobuf")
-    if answer.status_code != 200 or not protobuf:
-        # Who answers in protobuf understood the question.
-        raise Undelivered(f"HTTP {answer.status_code}", by_collector=protobuf)
+    headers = {**dict(to.headers), "Content-Type": "application/x-protobuf"}
+    body = spans.SerializeToString()
     try:
-        read: ExportTraceServiceResponse = ExportTraceServiceResponse.FromString(answer.content)
+        answer = web.ask(to.asked, "POST", headers=headers, data=body, certificate=to.certificate, by_proxy=by_proxy)
+    except Unanswered as error:
+        raise Undelivered(str(error), "silent" if error.how == "silent" else "other") from error
+    protobuf = answer.headers.get("Content-Type", "").startswith("application/x-protobuf")
+    if answer.status != 200 or not protobuf:
+        # Who answers in protobuf understood the question.
+        guarded = answer.status in REFUSALS
+        raise Undelivered(f"HTTP {answer.status}", "refused" if protobuf else "guarded" if guarded else "other")
+    try:
+        read: ExportTraceServiceResponse = ExportTraceServiceResponse.FromString(answer.body)
     except DecodeError as error:
         raise Undelivered("an answer that is not OTLP") from error
     return read
@@ -225,21 +247,27 @@ def _diagnosis(to: Endpoint, who: str, error: Undelivered) -> Broken:
         socket.create_connection((to.host, to.port), LOOK_SECONDS).close()
     except OSError as refused:
         return Broken("otlp-closed", endpoint=to.url, who=who, detail=reason(refused))
-    if error.by_collector:
-        return Broken("otlp-refuses", endpoint=to.url, detail=error)
-    tls = _handshake(to, verify=False) is None
-    if tls != to.tls:
-        other = to.with_scheme("https" if tls else "http")
+    if error.how in ("refused", "guarded"):
+        return Broken("otlp-refuses", endpoint=to.asked, detail=error)
+    handshake = _handshake(to, verify=False)
+    mute = error.how == "silent" and isinstance(handshake, TimeoutError)
+    tls = handshake is None
+    other = to.with_scheme("https" if tls else "http")
+    if tls != to.tls and (not mute or _takes(other)):
         return Broken("otlp-wants-tls" if tls else "otlp-without-tls", endpoint=to.url, who=who, instead=other.url)
     if tls and (distrust := _handshake(to, verify=True)):
-        return Broken("otlp-certificate", endpoint=to.url, who=who, detail=distrust)
-    if _takes(replace(to, protocol="http/protobuf" if to.protocol == "grpc" else "grpc")):
+        return Broken("otlp-certificate", endpoint=to.url, who=who, detail=reason(distrust))
+    other = replace(
+        to, protocol="http/protobuf" if to.protocol == "grpc" else "grpc", exact=to.url.endswith(TRACES_PATH)
+    )
+    if not mute and _takes(other):
         name = "otlp-speaks-http" if to.protocol == "grpc" else "otlp-speaks-grpc"
         return Broken(name, endpoint=to.url, who=who)
-    return Broken("otlp-other-program", endpoint=to.url, holder=holder_at(to.host, to.port))
+    name = "otlp-silent" if error.how == "silent" else "otlp-other-program"
+    return Broken(name, endpoint=to.asked, who=who, detail=error, holder=holder_of(to.url))
 
 
-def _handshake(to: Endpoint, *, verify: bool) -> str | None:
+def _handshake(to: Endpoint, *, verify: bool) -> OSError | None:
     """Why a TLS handshake fails; None where it does not."""
     context = ssl.create_default_context(cafile=to.certificate or None)
     if not verify:
@@ -251,28 +279,20 @@ def _handshake(to: Endpoint, *, verify: bool) -> str | None:
             context.wrap_socket(plain, server_hostname=to.host),
         ):
             return None
-    except ssl.SSLCertVerificationError as error:
-        return error.verify_message
     except OSError as error:
-        return reason(error)
+        return error
 
 
 def _takes(to: Endpoint) -> bool:
     try:
         deliver(to, ExportTraceServiceRequest())
     except Undelivered as error:
-        return error.by_collector
+        return error.how == "refused"
     return True
 
 
-def reason(error: OSError) -> str:
-    """What the system says of a connection that failed, in words."""
-    return (error.strerror or str(error) or type(error).__name__).lower()
-
-
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return url if parts.username is None else url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
+    return re.sub("^(.*://)?.*@", r"\1", url)
 
 
 @contextmanager

@@ -7,14 +7,13 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-import requests
-
-from waybill.doctor import judge, otlp, pipeline, processes
+from waybill.doctor import judge, otlp, pipeline, processes, web
 from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.otlp import Endpoint
 from waybill.doctor.pipeline import Collector
 from waybill.doctor.processes import OF_OURS, Process
 from waybill.doctor.visit import TRIES, Visit, ask, times
+from waybill.doctor.web import Unanswered
 from waybill.jaeger import Jaeger, Trace
 from waybill.load import skus_in_stock
 from waybill.orders import KINDS, SHIPPED
@@ -43,26 +42,29 @@ def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Fin
     if state:
         _check_parts(state, folder)
         yield "every part that was started runs"
-    visit = _visit_gateway(settings, logs)
+    visit = _visit_gateway(settings, state, logs)
     yield f"the gateway answers at {settings.gateway_url}, and has what it needs"
     address = Endpoint(f"http://127.0.0.1:{settings.collector_port}")
-    within_reach = state is not None or bool(processes.listeners(address.port))
-    if within_reach:
+    collector = Collector(f"http://127.0.0.1:{settings.collector_metrics_port}/metrics", log_file(folder, "collector"))
+    if state:
         yield otlp.check(address, "the gateway", visit.span())
     else:
-        yield found("collector-out-of-reach", endpoint=address.url)
+        # What has its usual port here may be anybody's.
+        collector.check()
+        yield found("collector-out-of-reach")
     services = _services(state)
     for process in services:
         yield from processes.check(process, address)
     if services:
         yield f"the environments of {', '.join(process.who for process in services)} are in order"
-    collector = Collector(f"http://127.0.0.1:{settings.collector_metrics_port}/metrics", log_file(folder, "collector"))
     yield pipeline.check_jaeger(settings.jaeger_url, collector)
     jaeger = Jaeger(settings.jaeger_url)
-    if within_reach:
+    if state:
         yield from pipeline.check_arrival(jaeger, visit.trace_id, visit.span_id, collector, wait)
     yield from pipeline.notice_sampling(collector)
-    yield from _follow_order(settings, jaeger, scenario, wait, logs)
+    order = _order_until_sampled(settings, scenario, state, logs)
+    yield f"an order is completed and sampled: trace {order.answered_in}"
+    yield from _follow_order(jaeger, order, wait, logs)
 
 
 def _check_parts(state: State, folder: Path) -> None:
@@ -74,18 +76,23 @@ def _check_parts(state: State, folder: Path) -> None:
             raise Broken("part-ended", part=part.name, log=log, line=line)
 
 
-def _visit_gateway(settings: Settings, logs: Path) -> Visit:
+def _visit_gateway(settings: Settings, state: State | None, logs: Path) -> Visit:
     visit = ask(f"{settings.gateway_url}/readyz", "the gateway")
-    states: dict[str, str] = {}
-    with suppress(ValueError, AttributeError):
-        states = json.loads(visit.text).get("checks", {})
-    if not states:
-        holder = otlp.holder_at("127.0.0.1", settings.gateway_port)
+    states = (visit.answer.json() or {}).get("checks")
+    if not states or not isinstance(states, dict):
+        holder = otlp.holder_of(settings.gateway_url)
         raise Broken("other-program", where=settings.gateway_url, who="the gateway", holder=holder)
     missing = ", ".join(f"{name} is {state}" for name, state in states.items() if state != "ok")
     if missing:
-        raise Broken("not-ready", where=settings.gateway_url, states=missing, logs=logs)
+        anew = "`make down` and `make up`" if state else "`docker compose restart`"
+        where = _where(state, logs)
+        raise Broken("not-ready", where=settings.gateway_url, states=missing, logs=where, anew=anew)
     return visit
+
+
+def _where(state: State | None, logs: Path) -> str:
+    """Where the logs are, of what `make up` has started or else of containers."""
+    return f"in {logs}" if state else "with `docker compose logs`"
 
 
 def _services(state: State | None) -> list[Process]:
@@ -98,17 +105,11 @@ def _services(state: State | None) -> list[Process]:
     ]
 
 
-def _follow_order(
-    settings: Settings, jaeger: Jaeger, scenario: str, wait: float, logs: Path
-) -> Iterator[str | Finding]:
-    order = _order_until_sampled(settings, scenario, logs)
-    trace_id = order.answered_in or ""
-    yield f"an order is completed and sampled: trace {trace_id}"
-
+def _follow_order(jaeger: Jaeger, order: Visit, wait: float, logs: Path) -> Iterator[str | Finding]:
     def complete(trace: Trace) -> bool:
         return not trace.problems() and (trace.services >= SHIPPED or bool(judge.lost_contexts(jaeger, trace)))
 
-    trace = jaeger.wait_for_trace(trace_id, complete, timeout=wait)
+    trace = jaeger.wait_for_trace(order.answered_in or "", complete, timeout=wait)
     if trace is None:
         raise Broken("trace-missing", who="the gateway", wait=f"{wait:g}", detail=_losses(logs, ["gateway"], order))
     judge.check_contexts(jaeger, trace)
@@ -121,11 +122,11 @@ def _follow_order(
     yield from judge.notice_health_checks(jaeger, "gateway")
 
 
-def _order_until_sampled(settings: Settings, scenario: str, logs: Path) -> Visit:
+def _order_until_sampled(settings: Settings, scenario: str, state: State | None, logs: Path) -> Visit:
     """An order that the gateway records: the first one, unless it samples a share. Raises Broken where it is none."""
     sku = skus_in_stock(settings.gateway_url)[:1]
     for _ in range(TRIES):
-        order = _order(settings.gateway_url, sku, scenario, logs)
+        order = _order(settings.gateway_url, sku, scenario, _where(state, logs))
         if order.answered_in is None:
             raise Broken("no-trace-id")
         if order.sampled:
@@ -133,23 +134,17 @@ def _order_until_sampled(settings: Settings, scenario: str, logs: Path) -> Visit
     raise Broken("not-sampled", who="the gateway", times=times(TRIES), trace_id=order.answered_in)
 
 
-def _order(url: str, sku: Sequence[str], scenario: str, logs: Path) -> Visit:
+def _order(url: str, sku: Sequence[str], scenario: str, logs: str) -> Visit:
     kind = KINDS[scenario]
     start = time.time_ns()
-    with requests.Session() as session:
-        session.trust_env = False
-        try:
-            answer = session.post(
-                f"{url}/orders", json=kind.request(sku), headers=kind.headers(), timeout=ORDER_SECONDS
-            )
-        except requests.RequestException as error:
-            raise Broken("order-failed", detail=pipeline.in_words(error), logs=logs) from error
-    if answer.status_code != kind.status:
-        detail = ""
-        with suppress(ValueError, AttributeError):
-            detail = f", {answer.json().get('detail', '')}"
-        raise Broken("order-failed", detail=f"HTTP {answer.status_code}{detail}", logs=logs)
-    return Visit(f"{url}/orders", "", "", start, time.time_ns(), answer.status_code, answer.headers, answer.text)
+    try:
+        answer = web.ask(f"{url}/orders", "POST", headers=kind.headers(), json=kind.request(sku), seconds=ORDER_SECONDS)
+    except Unanswered as error:
+        raise Broken("order-failed", detail=error, logs=logs) from error
+    if answer.status != kind.status:
+        detail = (answer.json() or {}).get("detail", "no detail")
+        raise Broken("order-failed", detail=f"HTTP {answer.status}, {detail}", logs=logs)
+    return Visit(f"{url}/orders", "", "", start, time.time_ns(), answer)
 
 
 def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait: float, logs: Path) -> Broken:

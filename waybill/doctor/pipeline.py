@@ -3,18 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import requests
-from prometheus_client.parser import text_string_to_metric_families
-
-from waybill.doctor import otlp
+from waybill.doctor import otlp, web
 from waybill.doctor.faults import Broken, Finding, found
+from waybill.doctor.web import Unanswered
 from waybill.jaeger import Jaeger, Trace
 
-ANSWER_SECONDS = 10
+QUEUED = re.compile(r'^otelcol_exporter_queue_size{[^}]*data_type="traces"[^}]*} ([0-9.e+]+)$', re.MULTILINE)
+A_PAGE = re.compile(r"/(search|trace/[0-9a-f]+|dependencies|monitor)/?([?#].*)?$")
+"""What stands behind the base of Jaeger's URL in the address line of a browser."""
 
 
 class Collector:
@@ -24,9 +24,18 @@ class Collector:
         self.metrics_url = metrics_url
         self.log = log
 
+    def check(self) -> None:
+        """Whether it shows its metrics, which tell that it runs. Raises Broken where not."""
+        try:
+            runs = "otelcol_" in web.ask(self.metrics_url).text
+        except Unanswered as error:
+            raise Broken("collector-away", where=self.metrics_url, detail=error) from error
+        if not runs:
+            raise Broken("collector-away", where=self.metrics_url, detail="another program does")
+
     def waiting(self) -> str:
         """How many spans wait for Jaeger, as a sentence; "" where none do, or it does not tell."""
-        queued = self._sum("otelcol_exporter_queue_size", data_type="traces")
+        queued = sum(float(found[1]) for found in QUEUED.finditer(self._metrics()))
         return f" {queued:,.0f} spans wait in the Collector." if queued else ""
 
     def samples(self) -> bool:
@@ -43,46 +52,29 @@ class Collector:
                 return f"Its log says: {error}." if error else ""
         return ""
 
-    def _sum(self, name: str, **labels: str) -> float:
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(self._metrics())
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
-
     def _metrics(self) -> str:
-        if not self.metrics_url:
-            return ""
-        try:
-            answer = get(self.metrics_url)
-        except requests.RequestException:
-            return ""
-        return answer.text if answer.status_code == 200 else ""
+        with suppress(Unanswered):
+            return web.ask(self.metrics_url).text if self.metrics_url else ""
+        return ""
 
 
-def get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
-    """Ask past any proxy. Raises requests.RequestException."""
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.get(url, headers=headers, timeout=ANSWER_SECONDS)
+def base_of(url: str) -> str:
+    """The URL of a Jaeger, of which a page of it may have been copied, without a slash at the end."""
+    return A_PAGE.sub("", url).rstrip("/")
 
 
 def check_jaeger(url: str, collector: Collector) -> str:
     """Whether a Jaeger that we can read answers. Raises Broken where it does not."""
+    holder = otlp.holder_of(url)
     try:
-        services = get(f"{url}/api/v3/services")
-        older = None if services.status_code == 200 else get(f"{url}/api/services")
-    except requests.RequestException as error:
-        waiting = collector.waiting()
-        raise Broken("jaeger-closed", where=url, detail=in_words(error), waiting=waiting) from error
-    body = _body(services)
-    if services.status_code == 200 and (body == {} or "services" in body):
-        return f"Jaeger answers at {url}"
-    if older is not None and "data" in _body(older):
-        raise Broken("jaeger-too-old", where=url)
-    parts = urlsplit(url)
-    raise Broken("jaeger-other-program", where=url, holder=otlp.holder_at(parts.hostname or "", parts.port or 80))
+        answer = web.ask(f"{url}/api/v3/services")
+    except Unanswered as error:
+        name = {"tls": "https-fails", "foreign": "jaeger-other-program"}.get(error.how, "jaeger-closed")
+        raise Broken(name, where=url, detail=error, waiting=collector.waiting(), holder=holder) from error
+    body = answer.json()
+    if answer.status != 200 or body is None or (body and "services" not in body):
+        raise Broken("jaeger-other-program", where=url, holder=holder)
+    return f"Jaeger answers at {url}"
 
 
 def check_arrival(jaeger: Jaeger, trace_id: str, span_id: str, collector: Collector, wait: float) -> Iterator[str]:
@@ -102,25 +94,6 @@ def notice_sampling(collector: Collector) -> Iterator[Finding]:
     """Say it where the Collector leaves traces out."""
     if collector.samples():
         yield found("tail-sampling")
-
-
-def in_words(error: requests.RequestException) -> str:
-    """Why there was no answer, without the names of the library."""
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {ANSWER_SECONDS} s"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the TLS handshake failed"
-    text = str(error)
-    known = ("Connection refused", "Name or service not known", "No route to host", "Network is unreachable")
-    return next((each.lower() for each in known if each in text), "no HTTP came back")
-
-
-def _body(answer: requests.Response) -> dict[str, Any]:
-    try:
-        body = answer.json()
-    except requests.JSONDecodeError:
-        body = None
-    return body if isinstance(body, dict) else {"not": "an object"}
 
 
 def _fields(line: str) -> dict[str, Any]:

@@ -1,21 +1,24 @@
 """What the processes of a service say of themselves: their environment, and the libraries that they have loaded."""
 
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
 from pathlib import Path
 
 import psutil
+from opentelemetry.util.re import parse_env_headers
 
-from waybill.doctor import otlp
+from waybill.doctor import otlp, web
 from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.otlp import Endpoint
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-CERTIFICATES = ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE")
+# Targets in ways of gRPC's own, which cannot be asked as URLs can.
+OF_GRPC = re.compile("(unix|unix-abstract|dns):/")
+HEADER = re.compile(r"[a-z0-9_.-]+(?<!-bin)=[ -~]*")
+"""What gRPC and HTTP both take; of values gRPC reads what ends with -bin as bytes."""
 OF_THE_SDK = "parentbased_always_on"
 """The sampler where OTEL_TRACES_SAMPLER names none."""
 OF_OURS = "parentbased_traceidratio"
@@ -35,12 +38,49 @@ class Process:
     begins_traces: bool = True
     """Whether traces begin here, so that a sampler that asks the parent has none to ask."""
 
-    def endpoint(self) -> Endpoint | None:
-        """Where the environment has it send its spans; None where it says nothing of that."""
-        url, protocol, certificate = (
-            first_set(self.environment, names)[1] for names in (ENDPOINTS, PROTOCOLS, CERTIFICATES)
-        )
-        return otlp.endpoint(url, protocol, certificate) if url else None
+    def setting(self, name: str) -> tuple[str, str]:
+        """The variable for the exporter that counts, with its value: the one for traces comes first. "" for none."""
+        names = (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}")
+        return next(((each, value) for each in names if (value := self.environment.get(each))), (names[-1], ""))
+
+    def endpoint(self, protocol: str = "") -> Endpoint | None:
+        """Where the environment has it send its spans; None where it says nothing of that. Raises Broken."""
+        variable, url = self.setting("ENDPOINT")
+        if not url or OF_GRPC.match(url):
+            return None
+        protocol = protocol or self.setting("PROTOCOL")[1]
+        insecure = self.setting("INSECURE")[1].lower() == "true"
+        try:
+            read = otlp.endpoint(url, protocol, insecure=insecure, exact="TRACES" in variable)
+        except ValueError as error:
+            raise self._unusable(variable, url, "it is not a URL such as http://127.0.0.1:4317") from error
+        return replace(read, certificate=self.certificate() if read.tls else "", headers=self.headers())
+
+    def certificate(self) -> str:
+        """The file with the authorities that it trusts for its exporter, or "". Raises Broken where it is none."""
+        variable, file = self.setting("CERTIFICATE")
+        if file:
+            with suppress(psutil.Error):
+                file = str(Path(psutil.Process(self.pid).cwd(), file))
+            web.check_authorities(file, variable, self.who, self.place)
+        return file
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What it sends with its spans, perhaps a key. Raises Broken for what cannot be sent."""
+        variable, text = self.setting("HEADERS")
+        headers = parse_env_headers(text, liberal=True)
+        if wrong := [name for name, value in headers.items() if not HEADER.fullmatch(f"{name}={value}")]:
+            # Without values: they are secrets.
+            raise self._unusable(variable, f"{wrong[0]}=…", "it is no header")
+        return tuple(headers.items())
+
+    @property
+    def place(self) -> str:
+        """Whose environment it is, for people."""
+        return "this shell" if self.pid == os.getpid() else f"process {self.pid}"
+
+    def _unusable(self, variable: str, value: str, detail: str) -> Broken:
+        return Broken("setting-unusable", who=self.who, variable=variable, value=value, detail=detail, whose=self.place)
 
     def sampler(self) -> tuple[str, float]:
         """The setting that decides, as it stands in the environment, and the share of traces that it samples."""
@@ -55,11 +95,6 @@ class Process:
             with suppress(ValueError):
                 return f"OTEL_TRACES_SAMPLER_ARG={argument}", float(argument or 1)
         return "", 1.0
-
-
-def first_set(environment: Mapping[str, str], names: Sequence[str]) -> tuple[str, str]:
-    """The first of these variables that is set, with its value; the last with "" where none is."""
-    return next(((name, value) for name in names if (value := environment.get(name))), (names[-1], ""))
 
 
 def environment_of(process: psutil.Process) -> dict[str, str]:
@@ -111,21 +146,20 @@ def _check_export(process: Process, target: Endpoint, collector: Endpoint | None
     if target != collector:
         otlp.check(target, process.who)
     if collector and target.place != collector.place:
-        variable, _ = first_set(process.environment, ENDPOINTS)
-        raise Broken(
-            "exports-elsewhere",
-            who=process.who,
-            endpoint=target.url,
-            collector=collector.url,
-            variable=variable,
-            pid=process.pid,
-        )
+        raise Broken("exports-elsewhere", **elsewhere(process, target, collector))
     otlp.check_past_proxy(target, process.who, process.pid, process.environment)
+
+
+def elsewhere(process: Process, target: Endpoint, collector: Endpoint) -> dict[str, object]:
+    """The facts of a process that does not send its spans where the Collector is said to be."""
+    variable, _ = process.setting("ENDPOINT")
+    urls = {"endpoint": target.url, "collector": collector.url}
+    return {**urls, "who": process.who, "variable": variable, "pid": process.pid}
 
 
 def in_words(share: float) -> str:
     """A share of a whole, as people say it."""
-    return f"one in {1 / share:,.0f}" if abs(1 / share - round(1 / share)) < 0.01 else f"{share:.0%}"
+    return f"one in {1 / share:,.0f}" if (1 / share) % 1 < 0.01 else f"{share:.0%}"
 
 
 def ignored_sqlalchemy(process: Process) -> str | None:

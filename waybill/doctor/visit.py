@@ -2,20 +2,25 @@
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from waybill.doctor import otlp
+from waybill.doctor import otlp, web
 from waybill.doctor.faults import Broken
-from waybill.doctor.pipeline import get, in_words
+from waybill.doctor.web import Answer, Unanswered
 
 # https://w3c.github.io/trace-context/#traceresponse-header
 TRACERESPONSE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
 SAMPLED = 1
+FAULTS: dict[web.How, str] = {
+    "closed": "service-closed",
+    "tls": "https-fails",
+    "silent": "service-silent",
+    "cut": "service-silent",
+    "foreign": "other-program",
+}
 TRIES = 30
 """How often to ask where a share is sampled: of one in ten, 30 requests miss all but one time in 24."""
 
@@ -29,9 +34,7 @@ class Visit:
     span_id: str
     start: int
     end: int
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    text: str = field(repr=False)
+    answer: Answer = field(repr=False)
 
     @property
     def moments(self) -> tuple[int, int]:
@@ -46,14 +49,17 @@ class Visit:
     @property
     def answered_in(self) -> str | None:
         """The trace that the service says it was in; None where it says nothing."""
-        found = TRACERESPONSE.fullmatch(self.headers.get("traceresponse", ""))
+        found = self._traceresponse()
         return found[1] if found else None
 
     @property
     def sampled(self) -> bool | None:
         """Whether the service says that it records the trace; None where it says nothing."""
-        found = TRACERESPONSE.fullmatch(self.headers.get("traceresponse", ""))
+        found = self._traceresponse()
         return bool(int(found[2], 16) & SAMPLED) if found else None
+
+    def _traceresponse(self) -> re.Match[str] | None:
+        return TRACERESPONSE.fullmatch(self.answer.headers.get("traceresponse", ""))
 
     def span(self) -> ExportTraceServiceRequest:
         """The request as a span of the doctor's: the parent of whatever the service records."""
@@ -69,17 +75,10 @@ def ask(url: str, who: str) -> Visit:
     trace_id, span_id = otlp.new_ids()
     start = time.time_ns()
     try:
-        answer = get(url, {"traceparent": f"00-{trace_id}-{span_id}-01"})
-    except requests.RequestException as error:
-        parts = urlsplit(url)
-        detail = in_words(error)
-        if detail in ("no HTTP came back", "the TLS handshake failed"):
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            raise Broken(
-                "other-program", where=url, who=who, holder=otlp.holder_at(parts.hostname or "", port)
-            ) from error
-        raise Broken("service-closed", where=url, detail=detail) from error
-    return Visit(url, trace_id, span_id, start, time.time_ns(), answer.status_code, answer.headers, answer.text)
+        answer = web.ask(url, headers={"traceparent": f"00-{trace_id}-{span_id}-01"})
+    except Unanswered as error:
+        raise Broken(FAULTS[error.how], where=url, who=who, detail=error, holder=otlp.holder_of(url)) from error
+    return Visit(url, trace_id, span_id, start, time.time_ns(), answer)
 
 
 def times(count: int) -> str:

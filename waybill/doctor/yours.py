@@ -2,15 +2,16 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 
 from waybill.doctor import judge, otlp, pipeline, processes
-from waybill.doctor.faults import Broken, Finding
+from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.otlp import Endpoint
 from waybill.doctor.pipeline import Collector
-from waybill.doctor.processes import CERTIFICATES, Process
+from waybill.doctor.processes import Process
 from waybill.doctor.visit import TRIES, Visit, ask, times
+from waybill.doctor.web import Answer
 from waybill.jaeger import Jaeger, Span, Trace
 
 WHO = "the service"
@@ -27,6 +28,8 @@ class Addresses:
     jaeger: str = ""
     protocol: str = ""
     """How the service exports; "" to tell it from the port."""
+    expected: Set[str] = frozenset()
+    """The services that are to be in the trace."""
 
 
 def follow(addresses: Addresses, wait: float) -> Iterator[str | Finding]:
@@ -35,9 +38,15 @@ def follow(addresses: Addresses, wait: float) -> Iterator[str | Finding]:
     of_service: list[Process] = []
     if addresses.service:
         visit = ask(addresses.service, "a service that speaks HTTP")
-        yield f"{WHO} answers at {visit.url} with HTTP {visit.status}"
+        yield f"{WHO} answers at {visit.url} with HTTP {visit.answer.status}"
         of_service = _processes_behind(visit)
-    collector = _endpoint(addresses, of_service)
+    collector = _given_endpoint(addresses, of_service)
+    for process in of_service:
+        own = process.endpoint(addresses.protocol)
+        if own and collector and own.place != collector.place:
+            yield found("exports-to-another-address", **processes.elsewhere(process, own, collector))
+        if own and (not collector or own.place != collector.place):
+            collector = own
     probe = visit or _nothing_asked()
     if collector:
         yield otlp.check(collector, WHO, probe.span())
@@ -48,7 +57,7 @@ def follow(addresses: Addresses, wait: float) -> Iterator[str | Finding]:
         if collector:
             yield from pipeline.check_arrival(jaeger, probe.trace_id, probe.span_id, Collector(), wait)
         if visit:
-            yield from _follow_request(jaeger, visit, of_service, wait)
+            yield from _follow_request(jaeger, visit, of_service, wait, addresses.expected)
     elif visit:
         _ask_until_sampled(visit)
 
@@ -59,17 +68,15 @@ def _processes_behind(visit: Visit) -> list[Process]:
     return [Process(WHO, process.pid, processes.environment_of(process)) for process in found]
 
 
-def _endpoint(addresses: Addresses, of_service: Sequence[Process]) -> Endpoint | None:
-    """Where the service exports: what the user says, else what its environment says."""
-    if addresses.otlp:
-        return otlp.endpoint(addresses.otlp, addresses.protocol, _certificate(of_service))
-    return next((found for process in of_service if (found := process.endpoint())), None)
-
-
-def _certificate(of_service: Sequence[Process]) -> str:
-    """The authorities that the service trusts, or else this shell, so that the doctor trusts the same."""
-    environments = [*(process.environment for process in of_service), os.environ]
-    return next((found for each in environments if (found := processes.first_set(each, CERTIFICATES)[1])), "")
+def _given_endpoint(addresses: Addresses, of_service: Sequence[Process]) -> Endpoint | None:
+    """Where the user says that the service exports, with the trust and the key of the service, else of this shell."""
+    if not addresses.otlp:
+        return None
+    given = otlp.endpoint(addresses.otlp, addresses.protocol)
+    known = [*of_service, Process("the doctor", os.getpid(), os.environ)]
+    certificates = (process.certificate() for process in known if given.tls)
+    headers = (process.headers() for process in known)
+    return replace(given, certificate=next(filter(None, certificates), ""), headers=next(filter(None, headers), ()))
 
 
 def _check_processes(of_service: Sequence[Process], collector: Endpoint | None) -> Iterator[str | Finding]:
@@ -83,14 +90,14 @@ def _check_processes(of_service: Sequence[Process], collector: Endpoint | None) 
 
 def _nothing_asked() -> Visit:
     now = time.time_ns()
-    return Visit("http://waybill-doctor/probe", *otlp.new_ids(), now, now, 0, {}, "")
+    return Visit("http://waybill-doctor/probe", *otlp.new_ids(), now, now, Answer(0, {}))
 
 
 def _follow_request(
-    jaeger: Jaeger, visit: Visit, of_service: Sequence[Process], wait: float
+    jaeger: Jaeger, visit: Visit, of_service: Sequence[Process], wait: float, expected: Set[str]
 ) -> Iterator[str | Finding]:
     visit = _ask_until_sampled(visit)
-    trace = _wait_for_trace(jaeger, visit, wait)
+    trace = _wait_for_trace(jaeger, visit, wait, expected)
     spans = _of_service(trace, visit) if trace else []
     if trace is None or not spans:
         detail = "" if visit.answered_in else "Its answer has no header `traceresponse`."
@@ -98,6 +105,8 @@ def _follow_request(
     service = spans[0].service
     yield f"Jaeger has the request, as `{spans[0].name}` of {service}"
     judge.check_contexts(jaeger, trace)
+    for missing in sorted(expected - trace.services):
+        raise Broken("service-missing", service=missing, trace_id=trace.trace_id, wait=f"{wait:g}", detail="")
     yield from judge.check(trace, visit.moments)
     for process in of_service:
         version = processes.ignored_sqlalchemy(process)
@@ -115,13 +124,13 @@ def _ask_until_sampled(visit: Visit) -> Visit:
     raise Broken("not-sampled", who=WHO, times=times(TRIES), trace_id=visit.answered_in)
 
 
-def _wait_for_trace(jaeger: Jaeger, visit: Visit, wait: float) -> Trace | None:
+def _wait_for_trace(jaeger: Jaeger, visit: Visit, wait: float, expected: Set[str]) -> Trace | None:
     """The trace of the visit once it is whole; after `wait` seconds what there is of it, or None."""
     deadline = time.monotonic() + wait
     while True:
         trace = _find(jaeger, visit)
         whole = trace is not None and bool(_of_service(trace, visit)) and not trace.problems()
-        if whole or time.monotonic() >= deadline:
+        if (whole and trace and expected <= trace.services) or time.monotonic() >= deadline:
             return trace
         time.sleep(POLL_SECONDS)
 

@@ -3,17 +3,21 @@
 import json
 import os
 import re
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import grpc  # type: ignore[import-untyped]
 import requests
 
 from tests.house import PATIENCE_SECONDS, House
@@ -23,6 +27,8 @@ from waybill.supervise import ROOT, state_file
 
 SOON = "--wait=3"
 """For what never comes."""
+KEY = "Bearer of the key"
+WITH_KEY = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20of%20the%20key"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,18 @@ class OtherCollector:
 
     http: str
     tls: str
+    certificate: Path
+    expired: str
+    """Like `tls`, with a certificate of its own."""
+    expired_certificate: Path
+
+
+@dataclass(frozen=True)
+class OtherJaeger:
+    """A Jaeger that is not ours: below /jaeger, and over HTTPS."""
+
+    root: str
+    otlp: str
     certificate: Path
 
 
@@ -123,6 +141,19 @@ def away(house: House, name: str) -> Iterator[None]:
 
 
 @contextmanager
+def stopped(house: House, *names: str) -> Iterator[None]:
+    """Parts that keep their ports, and do nothing."""
+    groups = [house.processes[name].pid for name in names]
+    try:
+        for group in groups:
+            os.killpg(group, signal.SIGSTOP)
+        yield
+    finally:
+        for group in groups:
+            os.killpg(group, signal.SIGCONT)
+
+
+@contextmanager
 def collector_with(house: House, *configs: str, **environment: str) -> Iterator[None]:
     """Our Collector with more laid over its configuration: files, or lines of YAML."""
     part = house.parts["collector"]
@@ -156,7 +187,7 @@ def checkout(house: House, *mistakes: str, **environment: str) -> Iterator[str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{house.settings.collector_port}",
     }
     log = house.folder / f"checkout-{port}.log"
-    with process([sys.executable, "-m", "tests.system.checkout", str(port), *mistakes], log, **ours, **environment):
+    with process([sys.executable, "-m", "tests.system.checkout", str(port), *mistakes], log, **(ours | environment)):
         wait_until(lambda: listens(port), log.read_text)
         yield f"http://127.0.0.1:{port}/basket"
 
@@ -174,25 +205,86 @@ def process(command: list[str], log: Path, **environment: str) -> Iterator[None]
             child.terminate()
 
 
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Hello(Quiet):
+    def do_GET(self) -> None:
+        self.answer(200, b"hello")
+
+
+class Circle(Quiet):
+    """Redirects to itself."""
+
+    def do_GET(self) -> None:
+        self.answer(302, Location="/")
+
+
+class EventStream(Quiet):
+    """Sends until the client leaves."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b": keep\n")
+
+
+class GuardedOtlp(Quiet):
+    """Takes OTLP below /otlp, from who has the key."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/otlp/v1/traces":
+            self.answer(404)
+        elif self.headers["authorization"] != KEY:
+            self.answer(401, b"no key", Content_Type="text/plain")
+        else:
+            self.answer(200, Content_Type="application/x-protobuf")
+
+
 @contextmanager
-def web_server(answer: bytes | Mapping[str, bytes]) -> Iterator[str]:
-    """A program that speaks HTTP: one answer to everything, or one for each path and 404 for the others."""
+def guarded_grpc() -> Iterator[str]:
+    """Takes OTLP over gRPC, from who has the key."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = answer if isinstance(answer, bytes) else answer.get(self.path)
-            self.send_response(200 if body is not None else 404)
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            self.wfile.write(body or b"")
+    def export(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        if dict(context.invocation_metadata()).get("authorization") != KEY:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no key")
+        return b""
 
-        def log_message(self, *_: object) -> None:
-            pass
+    methods = {"Export": grpc.unary_unary_rpc_method_handler(export)}
+    service = "opentelemetry.proto.collector.trace.v1.TraceService"
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+
+@contextmanager
+def web_server(handler: type[Quiet] = Hello, certificate: Path | None = None) -> Iterator[str]:
+    """A program that speaks HTTP, or HTTPS with a certificate that has its key beside it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
 

@@ -8,18 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from telemetry.testing import Receiver
 from tests.house import House
 from tests.ports import free_port
 from tests.system.doctor.runs import (
     SOON,
+    WITH_KEY,
+    GuardedOtlp,
     OtherCollector,
+    OtherJaeger,
     addresses,
     away,
     checkout,
     collector_with,
     dropping,
     forwarding,
+    guarded_grpc,
     ours,
+    port_of,
     restarted,
     run,
     text_at,
@@ -35,6 +41,18 @@ from waybill.supervise import ROOT
 
 def test_nothing_listens_where_spans_go() -> None:
     run(f"--otlp=http://127.0.0.1:{free_port()}").names("otlp-closed", "connection refused")
+
+
+def test_the_collector_is_away_in_a_container_or_not(house: House) -> None:
+    with away(house, "collector"):
+        where = f"http://127.0.0.1:{house.settings.collector_metrics_port}/metrics"
+        with web_server() as url:
+            report = ours(house, state=False, WAYBILL_COLLECTOR_PORT=port_of(url))
+            report.names("collector-away", where, "connection refused", "docker compose logs otel-collector")
+            report = ours(house, state=False, WAYBILL_COLLECTOR_METRICS_PORT=port_of(url))
+            report.names("collector-away", "another program does")
+        with away(house, "jaeger"):
+            ours(house).names("otlp-closed", "connection refused")
 
 
 def test_grpc_meets_http_and_http_meets_grpc(house: House, other_collector: OtherCollector) -> None:
@@ -63,10 +81,37 @@ def test_a_certificate_is_not_trusted(house: House, other_collector: OtherCollec
     assert report.text.startswith("✗"), "gRPC says things of its own"
     trusted = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(other_collector.certificate)}
     run(f"--otlp={other_collector.tls}", addresses(house)[1], **trusted).finds_nothing()
+    other_name = other_collector.tls.replace("127.0.0.1", "localhost")
+    run(f"--otlp={other_name}", **trusted).names("otlp-certificate", "Hostname mismatch", "'localhost'")
+    trusted = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(other_collector.expired_certificate)}
+    run(f"--otlp={other_collector.expired}", **trusted).names("otlp-certificate", "certificate has expired")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_file_of_authorities_is_missing(house: House, protocol: str) -> None:
+    address = f"--otlp=https://127.0.0.1:{house.settings.collector_port}"
+    report = run(address, f"--protocol={protocol}", OTEL_EXPORTER_OTLP_CERTIFICATE="none.pem")
+    report.names("setting-unusable", f"OTEL_EXPORTER_OTLP_CERTIFICATE={ROOT}/none.pem: no such file", "of this shell")
+
+
+def test_an_endpoint_without_a_scheme_is_plaintext_where_the_environment_says_so(house: House) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"127.0.0.1:{house.settings.collector_port}"}
+    with checkout(house, **endpoint, OTEL_EXPORTER_OTLP_INSECURE="true") as url:
+        report = yours(url, addresses(house)[1])
+    report.finds_nothing()
+    assert "takes OTLP over gRPC\n" in report.text
+
+
+def test_a_key_is_asked_for() -> None:
+    with web_server(GuardedOtlp) as url, guarded_grpc() as grpc:
+        for options in ([f"--otlp={url}/otlp", "--protocol=http/protobuf"], [f"--otlp={grpc}"]):
+            run(*options).names("otlp-refuses", "OTEL_EXPORTER_OTLP_HEADERS")
+            run(*options, **WITH_KEY).finds_nothing()
+        run(f"--otlp={url}", "--protocol=http/protobuf").names("otlp-other-program", f"{url}/v1/traces")
 
 
 def test_another_program_has_the_collectors_port(house: House) -> None:
-    with web_server(b"hello") as url:
+    with web_server() as url:
         run(f"--otlp={url}").names("otlp-other-program", f"(process {os.getpid()})")
     run(f"--otlp=http://127.0.0.1:{house.settings.valkey_port}").names("otlp-other-program", "valkey-server")
 
@@ -93,14 +138,25 @@ def test_jaeger_is_away(house: House) -> None:
 
 
 def test_what_answers_is_not_jaeger() -> None:
-    with web_server(b"hello") as url:
+    with web_server() as url:
         run(f"--jaeger={url}").names("jaeger-other-program", f"(process {os.getpid()})")
 
 
-def test_jaeger_is_too_old() -> None:
-    # No Jaeger of before 2.13 can be had here: this one answers what those do.
-    with web_server({"/api/services": b'{"data": [], "total": 0}'}) as url:
-        run(f"--jaeger={url}").names("jaeger-too-old")
+def test_a_certificate_of_a_web_page_is_not_trusted(other_jaeger: OtherJaeger) -> None:
+    run(f"--jaeger={other_jaeger.root}/jaeger").names("https-fails", "self-signed certificate", "REQUESTS_CA_BUNDLE")
+    with web_server(certificate=other_jaeger.certificate) as url:
+        yours(url).names("https-fails", "self-signed certificate", "REQUESTS_CA_BUNDLE")
+        service = f"--service-url={url}"
+        run(service, REQUESTS_CA_BUNDLE=str(other_jaeger.certificate)).finds_nothing()
+        missing = run(service, REQUESTS_CA_BUNDLE="none.pem")
+        missing.names("setting-unusable", "REQUESTS_CA_BUNDLE=none.pem: no such file")
+
+
+def test_a_jaeger_has_a_base_path(other_jaeger: OtherJaeger) -> None:
+    trusted = {"REQUESTS_CA_BUNDLE": str(other_jaeger.certificate)}
+    run(f"--jaeger={other_jaeger.root}", **trusted).names("jaeger-other-program", "base path is missing")
+    pasted = f"--jaeger={other_jaeger.root}/jaeger/search?service=checkout"
+    run(pasted, f"--otlp={other_jaeger.otlp}", **trusted).finds_nothing()
 
 
 def test_the_collector_cannot_reach_jaeger(house: House) -> None:
@@ -159,6 +215,14 @@ def test_a_service_is_missing_from_the_trace(house: House) -> None:
     with restarted(house, "payment", OTEL_EXPORTER_OTLP_ENDPOINT=closed, OTEL_EXPORTER_OTLP_TIMEOUT="1"):
         report = ours(house, "--wait=15", state=False)
         report.names("service-missing", "has no span of payment", "spans were lost")
+
+
+def test_a_service_that_is_expected_is_missing_from_the_trace(house: House) -> None:
+    options = (f"{house.url('gateway')}/products", *addresses(house))
+    report = yours(*options, "--expect=gateway, inventory")
+    report.finds_nothing()
+    assert "of gateway and inventory\n" in report.text
+    yours(*options, "--expect=inventory,stock", SOON).names("service-missing", "no span of stock")
 
 
 def test_context_is_lost_on_the_way_to_a_service(house: House) -> None:
@@ -242,6 +306,18 @@ def test_the_trace_of_another_service_is_found_whether_it_joins_or_tells_or_neit
         report = yours(url, *addresses(house))
     report.finds_nothing()
     assert "Jaeger has the request, as `GET /basket` of checkout-" in report.text
+
+
+def test_a_service_may_send_to_the_same_collector_by_another_address(house: House) -> None:
+    with (
+        forwarding(house.settings.collector_port) as other,
+        checkout(house, OTEL_EXPORTER_OTLP_ENDPOINT=other) as url,
+    ):
+        report = yours(url, *addresses(house))
+    report.finds_nothing()
+    report.notices("exports-to-another-address", f"sends its spans to {other}")
+    with Receiver() as elsewhere, checkout(house, OTEL_EXPORTER_OTLP_ENDPOINT=elsewhere.endpoint) as url:
+        yours(url, *addresses(house), SOON).names("collector-cannot-send")
 
 
 def test_a_trace_that_is_joined_is_whole_though_no_collector_is_known(house: House) -> None:

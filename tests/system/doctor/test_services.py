@@ -4,11 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from telemetry.testing import Receiver
 from tests.house import House
 from tests.ports import free_port
 from tests.system.doctor.runs import (
+    Circle,
+    EventStream,
     addresses,
     away,
     checkout,
@@ -18,6 +23,7 @@ from tests.system.doctor.runs import (
     port_of,
     restarted,
     run,
+    stopped,
     wait_until,
     web_server,
     write_state,
@@ -64,8 +70,9 @@ def test_nothing_is_found_right_after_services_and_collector_started(house: Hous
     ours(house).finds_nothing()
 
 
-def test_nothing_is_found_where_the_collectors_port_is_not_published(house: House) -> None:
-    report = ours(house, state=False, WAYBILL_COLLECTOR_PORT=str(free_port()))
+def test_nothing_is_found_where_the_collectors_port_is_not_published_and_another_program_has_it(house: House) -> None:
+    with web_server() as url:
+        report = ours(house, state=False, WAYBILL_COLLECTOR_PORT=port_of(url))
     report.finds_nothing()
     report.notices("collector-out-of-reach")
 
@@ -76,10 +83,18 @@ def test_what_is_left_out_is_not_looked_at(house: House) -> None:
         run(*options).finds_nothing()
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    report = run("--otlp=127.0.0.1:4317")
+@pytest.mark.parametrize(
+    "option", ["--otlp=127.0.0.1:4317", "--otlp=http://a..b:4317", "--service-url=http://a..b/", "--jaeger=http://[::1"]
+)
+def test_an_address_that_is_none_is_refused(option: str) -> None:
+    report = run(option)
     assert report.status == 2
     assert "is not a URL such as" in report.text
+
+
+def test_a_service_that_sends_without_end_is_a_service() -> None:
+    with web_server(EventStream) as url:
+        yours(url).finds_nothing()
 
 
 # The service answers
@@ -100,18 +115,35 @@ def test_a_part_has_ended(house: House) -> None:
 
 
 def test_another_program_has_the_gateways_port(house: House) -> None:
-    with web_server(b"hello") as url:
+    with web_server() as url:
         ours(house, state=False, WAYBILL_GATEWAY_PORT=port_of(url)).names("other-program", f"(process {os.getpid()})")
 
 
 def test_what_listens_does_not_speak_http(house: House) -> None:
-    url = f"http://127.0.0.1:{house.settings.postgres_port}/"
-    run(f"--service-url={url}").names("other-program", "postgres")
+    yours(f"http://127.0.0.1:{house.settings.collector_port}/").names("other-program", "otelcol")
+
+
+def test_a_service_gives_no_answer(house: House) -> None:
+    postgres = f"http://127.0.0.1:{house.settings.postgres_port}/"
+    yours(postgres).names("service-silent", "it closes the connection", "postgres", "does not speak HTTP")
+    with web_server(Circle) as url:
+        yours(url).names("service-silent", "it redirects in a circle", f"(process {os.getpid()})")
+
+
+def test_a_service_and_a_collector_hang(house: House) -> None:
+    collector = addresses(house)[0]
+    with stopped(house, "gateway", "collector"), ThreadPoolExecutor() as at_once:
+        service = at_once.submit(ours, house)
+        receivers = [at_once.submit(run, collector, f"--protocol={each}") for each in ("grpc", "http/protobuf")]
+        for receiver in receivers:
+            receiver.result().names("otlp-silent", "nothing within 10 s", "stopped", "otelcol")
+        service.result().names("service-silent", "nothing within 10 s", "stopped", "gunicorn")
 
 
 def test_the_gateway_is_not_ready(house: House) -> None:
     with away(house, "payment"):
-        ours(house).names("not-ready", "payment is unavailable")
+        ours(house).names("not-ready", "payment is unavailable", str(house.folder), "`make up`")
+        ours(house, state=False).names("not-ready", "`docker compose logs`", "`docker compose restart`")
 
 
 def test_an_order_fails(house: House) -> None:
@@ -125,6 +157,9 @@ def test_an_order_fails(house: House) -> None:
 def test_the_sdk_is_disabled(house: House) -> None:
     with restarted(house, "payment", OTEL_SDK_DISABLED="true") as pid:
         ours(house).names("sdk-disabled", "payment makes no spans", f"process {pid}")
+        # Of two faults the one that comes first on the way is named.
+        with away(house, "jaeger"):
+            ours(house).names("sdk-disabled", "payment")
 
 
 def test_a_sampler_is_off(house: House) -> None:

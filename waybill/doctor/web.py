@@ -1,0 +1,157 @@
+"""One question over HTTP, within bounds; and why there was no answer."""
+
+import json
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from waybill.doctor.faults import Broken
+
+# Long, since the machine may be busy.
+ANSWER_SECONDS = 10
+MOST_BYTES = 1_000_000
+MOST_REDIRECTS = 10
+
+How = Literal["closed", "tls", "silent", "cut", "foreign"]
+"""How a question fails: no connection, no TLS, silence, an end without an answer, or an answer that is not HTTP."""
+
+
+class Unanswered(Exception):
+    """No HTTP came back; the message says why, in words."""
+
+    def __init__(self, how: How, why: str) -> None:
+        super().__init__(why)
+        self.how = how
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. A body that is too long, or has no end, is cut."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """The body, with a mark in the place of what is no text."""
+        return self.body.decode(errors="replace")
+
+    def json(self) -> dict[str, Any] | None:
+        """The body, where it is an object in JSON."""
+        # A RecursionError comes of brackets without end.
+        with suppress(ValueError, RecursionError):
+            read = json.loads(self.body)
+            return read if isinstance(read, dict) else None
+        return None
+
+
+def ask(
+    url: str,
+    method: str = "GET",
+    *,
+    headers: Mapping[str, str] | None = None,
+    data: bytes | None = None,
+    json: object = None,
+    certificate: str = "",
+    by_proxy: bool = False,
+    seconds: float = ANSWER_SECONDS,
+) -> Answer:
+    """Ask past any proxy, or as the environment has it. Raises Unanswered, and Broken for authorities that are none.
+
+    `certificate` is a file with the authorities to trust, by default that of REQUESTS_CA_BUNDLE.
+    """
+    deadline = time.monotonic() + seconds
+    with requests.Session() as session:
+        session.trust_env = by_proxy
+        session.max_redirects = MOST_REDIRECTS
+        session.verify = (certificate or _authorities()) if url.startswith("https:") else True
+        try:
+            with session.request(
+                method, url, headers=headers, data=data, json=json, timeout=seconds, stream=True
+            ) as answer:
+                return Answer(answer.status_code, answer.headers, _body(answer, deadline))
+        except (OSError, HTTPError, UnicodeError) as error:
+            raise _unanswered(error, seconds) from error
+
+
+def check_url(url: str) -> None:
+    """Whether something can be asked at a URL. Raises ValueError where not."""
+    requests.Request("GET", url).prepare()
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("no host in it")
+    # What a name in the DNS cannot be is refused here, and not in the middle of a connection.
+    parts.hostname.encode("idna")
+
+
+def check_authorities(file: str, variable: str, who: str, whose: str) -> None:
+    """Whether a file holds certificates. Raises Broken where it does not."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError as error:
+        detail = reason(error)
+        raise Broken("setting-unusable", who=who, variable=variable, value=file, detail=detail, whose=whose) from error
+
+
+def reason(error: OSError) -> str:
+    """What the system says of a connection or a file, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _authorities() -> str | bool:
+    variable = "REQUESTS_CA_BUNDLE"
+    file = os.environ.get(variable, "")
+    # It may be a folder too.
+    if file and not Path(file).is_dir():
+        check_authorities(file, variable, "the doctor", "this shell")
+    return file or True
+
+
+def _body(answer: requests.Response, deadline: float) -> bytes:
+    body = b""
+    # Who has sent a head has answered, though the body may break off.
+    with suppress(OSError, HTTPError):
+        while len(body) < MOST_BYTES and time.monotonic() < deadline:
+            piece = answer.raw.read1(MOST_BYTES, decode_content=True)
+            if not piece:
+                break
+            body += piece
+    return body
+
+
+def _unanswered(error: Exception, seconds: float) -> Unanswered:
+    cause = _innermost(error)
+    if isinstance(error, requests.ConnectTimeout):
+        return Unanswered("closed", f"no connection within {seconds:g} s")
+    if isinstance(error, requests.TooManyRedirects):
+        return Unanswered("cut", "it redirects in a circle")
+    if isinstance(cause, ssl.SSLError):
+        return Unanswered("tls", reason(cause))
+    if isinstance(cause, TimeoutError):
+        return Unanswered("silent", f"nothing within {seconds:g} s")
+    if isinstance(cause, ConnectionResetError | BrokenPipeError):
+        return Unanswered("cut", "it closes the connection")
+    if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
+        return Unanswered("closed", reason(cause))
+    return Unanswered("foreign", "no HTTP came back")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the system said, below what each library has put around it."""
+    around = (getattr(error, "reason", None), *error.args, error.__cause__)
+    inner = next((each for each in around if isinstance(each, BaseException)), None)
+    return _innermost(inner) if inner else error
