@@ -7,7 +7,7 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -161,6 +161,37 @@ def test_an_answer_that_comes_for_ever_is_cut() -> None:
         threading.Thread(target=server.handle_request, daemon=True).start()
         assert web.ask(f"http://127.0.0.1:{server.server_port}/", seconds=0.2).text.startswith(": keep\n")
         assert ended.wait(10), "the doctor did not leave"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Location": "http://a..b/"}, b""),
+        ({"Location": "http://[::1"}, b""),
+        ({"Content-Encoding": "gzip"}, b"no gzip"),
+        ({}, b"[" * 100_000),
+        ({}, b'{"services": null}'),
+        ({}, b'{"services": ["cart"], "result": []}'),
+        ({}, b'{"services": ["cart"], "result": {"resourceSpans": [{"scopeSpans": [{"spans": [{"kind": 99}]}]}]}}'),
+    ],
+)
+def test_whatever_is_answered_there_is_a_fault_and_no_traceback(headers: dict[str, str], body: bytes) -> None:
+    class Nonsense(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if "Location" in headers else 200)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nonsense) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        for options in ([f"--jaeger={url}"], [f"--service-url={url}", f"--jaeger={url}", "--wait=0"]):
+            result = CliRunner().invoke(doctor, options)
+            assert isinstance(result.exception, SystemExit | None), result.exception
+        assert result.exit_code == 1
+        server.shutdown()
 
 
 @pytest.mark.parametrize("page", ["", "/", "/search", "/search?service=cart", "/trace/0af7651916cd43dd", "/monitor"])

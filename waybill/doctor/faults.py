@@ -34,7 +34,7 @@ FAULTS = (
     Fault(
         "service-silent",
         "{where} accepts connections and does not answer: {detail}. It is {holder}.",
-        "It hangs, is overloaded or stopped; or it does not speak HTTP.",
+        "It hangs, is overloaded or stopped; or it speaks HTTPS, or no HTTP at all.",
         "Look at its log and its load, then start it anew.",
     ),
     Fault(

@@ -72,7 +72,9 @@ def check_jaeger(url: str, collector: Collector) -> str:
         name = {"tls": "https-fails", "foreign": "jaeger-other-program"}.get(error.how, "jaeger-closed")
         raise Broken(name, where=url, detail=error, waiting=collector.waiting(), holder=holder) from error
     body = answer.json()
-    if answer.status != 200 or body is None or (body and "services" not in body):
+    # Without any service it answers {}.
+    names = [] if body == {} else (body or {}).get("services")
+    if answer.status != 200 or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise Broken("jaeger-other-program", where=url, holder=holder)
     return f"Jaeger answers at {url}"
 

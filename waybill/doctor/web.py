@@ -80,7 +80,7 @@ def ask(
                 method, url, headers=headers, data=data, json=json, timeout=seconds, stream=True
             ) as answer:
                 return Answer(answer.status_code, answer.headers, _body(answer, deadline))
-        except (OSError, HTTPError, UnicodeError) as error:
+        except (OSError, HTTPError, ValueError) as error:
             raise _unanswered(error, seconds) from error
 
 

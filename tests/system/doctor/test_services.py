@@ -125,7 +125,7 @@ def test_what_listens_does_not_speak_http(house: House) -> None:
 
 def test_a_service_gives_no_answer(house: House) -> None:
     postgres = f"http://127.0.0.1:{house.settings.postgres_port}/"
-    yours(postgres).names("service-silent", "it closes the connection", "postgres", "does not speak HTTP")
+    yours(postgres).names("service-silent", "it closes the connection", "postgres", "no HTTP at all")
     with web_server(Circle) as url:
         yours(url).names("service-silent", "it redirects in a circle", f"(process {os.getpid()})")
 
