@@ -12,7 +12,7 @@ from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.web import Unanswered
 from waybill.jaeger import Jaeger, Trace
 
-QUEUED = re.compile(r'^otelcol_exporter_queue_size{[^}]*data_type="traces"[^}]*} ([0-9.e+]+)$', re.MULTILINE)
+QUEUED = re.compile(r'^otelcol_exporter_queue_size{.*data_type="traces".*} (\d+(?:\.\d+)?(?:e\+\d+)?)$', re.MULTILINE)
 A_PAGE = re.compile(r"/(search|trace/[0-9a-f]+|dependencies|monitor)/?([?#].*)?$")
 """What stands behind the base of Jaeger's URL in the address line of a browser."""
 
