@@ -46,7 +46,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Link:
-    """A pointer from one span to another, which may be in another trace."""
+    """A pointer from one span to another, which may be in another trace; "" where it names none."""
 
     trace_id: str
     span_id: str
@@ -285,7 +285,7 @@ def _span(raw: Mapping[str, Any], resource: Attributes) -> Span:
             Event(event.get("name", ""), int(event.get("timeUnixNano", 0)), _attributes(event))
             for event in raw.get("events", [])
         ),
-        links=tuple(Link(link["traceId"], link["spanId"]) for link in raw.get("links", [])),
+        links=tuple(Link(link.get("traceId", ""), link.get("spanId", "")) for link in raw.get("links", [])),
         warnings=tuple(
             text for text in attributes.get(WARNINGS, ()) if not any(ignored in text for ignored in IGNORED_WARNINGS)
         ),

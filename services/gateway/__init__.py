@@ -3,7 +3,7 @@
 from flask import Flask
 
 from chassis import app
-from services.gateway import openapi, pages
+from services.gateway import headers, openapi, pages
 from services.gateway.api import blueprint, index
 from services.gateway.clients import Inventory, Orders, Payments
 from services.gateway.settings import Settings
@@ -19,6 +19,7 @@ def create_app() -> Flask:
     checks = {"order": orders.client.ping, "inventory": inventory.client.ping, "payment": payments.client.ping}
     untraced = pages.UNTRACED if settings.jaeger_url else ()
     flask = app.create("gateway", settings, checks, public=True, untraced=untraced)
+    headers.install(flask)
     flask.extensions["orders"] = orders
     flask.extensions["inventory"] = inventory
     flask.extensions["payments"] = payments

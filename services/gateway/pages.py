@@ -1,42 +1,23 @@
 """The shop page and the view of a trace: a demonstration's pages, there only where JAEGER_URL is set."""
 
-import re
 from http import HTTPStatus
 from typing import cast
 
-from flask import Blueprint, Response, current_app, render_template
+from flask import Blueprint, current_app, render_template
 from flask.typing import ResponseReturnValue
 
 from chassis import scenarios
 from chassis.problems import Problem, Unavailable
 from services.gateway.clients import Inventory
-from services.gateway.traces import Traces, Unreadable, shorten
+from services.gateway.traces import TRACE_ID, Traces, Unreadable, shorten
 
 blueprint = Blueprint("pages", __name__, template_folder="templates", static_folder="static", static_url_path="/assets")
 
-UNTRACED = ("traces/[^/?]+", "assets/[^/?]+")
+UNTRACED = (r"traces/[^/?]+(?:\?.*)?", r"assets/[^/?]+(?:\?.*)?")
 """A page asks for its trace until it is whole: spans of that would bury those of the orders."""
 
-TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 COLOURS = 8
 """So many classes of colours has static/shop.css."""
-
-HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "img-src 'self'",
-            "connect-src 'self'",
-            "base-uri 'none'",
-            "form-action 'self'",
-            "frame-ancestors 'none'",
-        )
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 @blueprint.get("/")
@@ -57,20 +38,11 @@ def view_trace(trace_id: str) -> ResponseReturnValue:
         raise Problem(404, detail="a trace id is 32 hexadecimal digits in lower case, and not all of them zeros")
     traces = cast(Traces, current_app.extensions["traces"])
     try:
-        trace, link = traces.find(trace_id), traces.link(trace_id)
+        trace = traces.find(trace_id)
     except Unreadable as error:
         page = render_template("trace.html", trace_id=trace_id, problem=str(error))
         return page, HTTPStatus.SERVICE_UNAVAILABLE
-    return render_template("trace.html", trace_id=trace_id, trace=trace, link=link, colours=COLOURS)
-
-
-@blueprint.after_request
-def allow_nothing_from_elsewhere(response: Response) -> Response:
-    """What a browser may load, run and send: https://www.w3.org/TR/CSP3/."""
-    response.headers.update(HEADERS)
-    if response.mimetype == "text/html":
-        response.headers["Cache-Control"] = "no-store"
-    return response
+    return render_template("trace.html", trace_id=trace_id, trace=trace, link=traces.link(trace_id), colours=COLOURS)
 
 
 @blueprint.app_template_filter()

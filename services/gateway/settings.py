@@ -1,8 +1,19 @@
 """What the gateway has to know."""
 
-from pydantic import HttpUrl
+from typing import Annotated
+
+from pydantic import AfterValidator, HttpUrl
 
 from chassis.settings import ServiceSettings
+
+
+def _without_password(url: HttpUrl) -> HttpUrl:
+    if url.username or url.password:
+        raise ValueError("leave out user and password: pages link there")
+    return url
+
+
+LinkedUrl = Annotated[HttpUrl, AfterValidator(_without_password)]
 
 
 class Settings(ServiceSettings):
@@ -12,5 +23,5 @@ class Settings(ServiceSettings):
     order_url: HttpUrl
     inventory_url: HttpUrl
     payment_url: HttpUrl
-    jaeger_url: HttpUrl | None = None
-    jaeger_public_url: HttpUrl | None = None
+    jaeger_url: LinkedUrl | None = None
+    jaeger_public_url: LinkedUrl | None = None

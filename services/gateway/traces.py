@@ -3,8 +3,12 @@
 Whatever is in a span was written by others: it is bounded here, and escaped by the templates.
 """
 
+import json
+import re
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -20,17 +24,24 @@ SECONDS = 2.0
 MAX_BYTES = 8 * 1024 * 1024
 MAX_SPANS = 500
 MAX_TEXT = 4_000
+MAX_EVENTS = 20
+"""So many of a span are marked on its bar."""
+READERS = 2
+"""So many threads read at once: one that waits for Jaeger takes no order meanwhile."""
 DEEPEST = 12
 """Deeper spans stand at this depth, so that their names have room."""
 SHORTEST_BAR = 0.6
 """Percent of the whole time: a bar of no width could not be seen."""
+
+TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
+SPAN_ID = re.compile("(?!0{16})[0-9a-f]{16}")
+INTEGER = re.compile("-?[0-9]{1,19}")
 
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUS_ERROR = 2
 # Jaeger 2.13 knows the first spelling alone. Without them it adds warnings of its own to the spans, for good.
 RAW = {"raw_traces": "true", "rawTraces": "true"}
 
-TraceId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 SpanId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
@@ -64,11 +75,16 @@ class Event(_Attributed):
     time_unix_nano: int = 0
 
 
-class Link(_Otlp):
+class Link(_Attributed):
     """A span, perhaps of another trace, that a span points to."""
 
-    trace_id: TraceId
-    span_id: SpanId
+    trace_id: str = ""
+    span_id: str = ""
+
+    @property
+    def leads_somewhere(self) -> bool:
+        """Whether it names a span: one that has attributes alone is valid too."""
+        return bool(TRACE_ID.fullmatch(self.trace_id) and SPAN_ID.fullmatch(self.span_id))
 
 
 class _Status(_Otlp):
@@ -125,11 +141,30 @@ class Row:
     depth: int
     begin: float
     width: float
+    ticks: Sequence[float]
+    """Where its first events lie, in percent too."""
+    is_origin: bool
+    """Whether it failed and none of its children did: the others only pass on what went wrong there."""
+
+    @property
+    def indent(self) -> int:
+        """The depth at which it is drawn."""
+        return min(self.depth, DEEPEST)
 
     @property
     def kind(self) -> str:
         """OpenTelemetry's name of the span's kind."""
         return KINDS[self.span.kind]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the kind says that another process takes part."""
+        return self.kind not in {"UNSPECIFIED", "INTERNAL"}
+
+    @property
+    def event_names(self) -> Sequence[str]:
+        """The different names of its first events."""
+        return list(dict.fromkeys(shorten(event.name) for event in self.span.events[:MAX_EVENTS]))
 
     @property
     def duration(self) -> int:
@@ -145,9 +180,12 @@ class Waterfall:
         self._found = {span.span_id: (span, resource) for span, resource in reversed(found)}
         self.start = min(span.start_time_unix_nano for span, _ in found)
         self.duration = max(max(span.end_time_unix_nano for span, _ in found) - self.start, 1)
-        roots = [span for span, _ in self._found.values() if not span.parent_span_id]
+        spans = [span for span, _ in self._found.values()]
+        roots = [span for span in spans if not span.parent_span_id]
         self.roots = len(roots)
-        self.orphans = sum(1 for span, _ in self._found.values() if span.parent_span_id not in {"", *self._found})
+        self.missing = len({span.parent_span_id for span in spans} - {"", *self._found})
+        self.failed = [span for span in spans if span.error]
+        self._answered = roots[0].end_time_unix_nano if len(roots) == 1 else self.start + self.duration
 
     def __len__(self) -> int:
         return len(self._found)
@@ -155,7 +193,19 @@ class Waterfall:
     @property
     def whole(self) -> bool:
         """Whether there is one root, and every parent."""
-        return self.roots == 1 and not self.orphans
+        return self.roots == 1 and not self.missing
+
+    @property
+    def answered(self) -> float | None:
+        """Where the root ends, in percent; None where nothing comes after it."""
+        place = round(self._place(self._answered), 2)
+        return place if place < 100 else None
+
+    @property
+    def first_failure(self) -> Row | None:
+        """Of the failures that are shown and that no child passed on, the one that began first."""
+        origins = [row for row in self.rows if row.is_origin]
+        return min(origins, key=lambda row: row.span.start_time_unix_nano, default=None)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -187,9 +237,22 @@ class Waterfall:
     def _row(self, span: Span, depth: int) -> Row:
         _, resource = self._found[span.span_id]
         length = span.end_time_unix_nano - span.start_time_unix_nano
-        begin = min((span.start_time_unix_nano - self.start) / self.duration * 100, 100 - SHORTEST_BAR)
+        begin = min(self._place(span.start_time_unix_nano), 100 - SHORTEST_BAR)
         width = min(max(length / self.duration * 100, SHORTEST_BAR), 100 - begin)
-        return Row(span, _service(resource), resource.texts(), min(depth, DEEPEST), round(begin, 2), round(width, 2))
+        ticks = [round(self._place(event.time_unix_nano), 2) for event in span.events[:MAX_EVENTS]]
+        is_origin = bool(span.error) and span.span_id not in self._passed_on
+        return Row(
+            span, _service(resource), resource.texts(), depth, round(begin, 2), round(width, 2), ticks, is_origin
+        )
+
+    @cached_property
+    def _passed_on(self) -> set[str]:
+        """Ids of spans of which a child failed."""
+        return {span.parent_span_id for span in self.failed}
+
+    def _place(self, time: int) -> float:
+        """A moment in percent of the whole time."""
+        return min(max((time - self.start) / self.duration * 100, 0), 100)
 
 
 class Traces:
@@ -200,6 +263,7 @@ class Traces:
         self._client = Client("Jaeger", url, ours=False, max_bytes=MAX_BYTES)
         self._public_url = public_url.rstrip("/")
         self._has_web_ui: bool | None = None
+        self._readers = threading.BoundedSemaphore(READERS)
 
     def find(self, trace_id: str) -> Waterfall | None:
         """The spans that have arrived of a trace, None while there are none. Raises Unreadable."""
@@ -216,13 +280,24 @@ class Traces:
         return Waterfall(found) if found else None
 
     def link(self, trace_id: str) -> str | None:
-        """Where Jaeger's web UI shows a trace; None where it carries none. Raises Unreadable."""
+        """Where Jaeger's web UI shows a trace; None where it carries none, or cannot be asked."""
         if self._has_web_ui is None:
-            status, body = self._get("/")
-            self._has_web_ui = status == 200 and b"jaeger-ui-root" in body
+            with suppress(Unreadable):
+                status, body = self._get("/")
+                if status == 200:
+                    self._has_web_ui = b"jaeger-ui-root" in body
         return f"{self._public_url}/trace/{trace_id}" if self._has_web_ui else None
 
     def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body, unless too many wait for Jaeger already. Raises Unreadable."""
+        if not self._readers.acquire(blocking=False):
+            raise Unreadable("Too many are looking at traces.")
+        try:
+            return self._read(path)
+        finally:
+            self._readers.release()
+
+    def _read(self, path: str) -> tuple[int, bytes]:
         """Status and body, read for so long and up to such a size."""
         url = self._client.base_url + path
         try:
@@ -247,11 +322,23 @@ def _service(resource: _Attributed) -> str:
 
 
 def _text(value: dict[str, Any]) -> str:
-    """An OTLP AnyValue as people read it."""
-    for kind, content in value.items():
-        if kind == "boolValue":
-            return "true" if content else "false"
-        if kind == "arrayValue" and isinstance(content, dict):
-            return ", ".join(_text(item) for item in content.get("values", []) if isinstance(item, dict))
-        return str(content)
+    """An OTLP AnyValue as people read it: a text as it is, all else as JSON."""
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """An AnyValue as JSON has it."""
+    for kind, content in value.items() if isinstance(value, dict) else ():
+        if kind == "arrayValue":
+            return [_plain(each) for each in _values(content)]
+        if kind == "kvlistValue":
+            return {str(each.get("key", "")): _plain(each.get("value")) for each in _values(content)}
+        # OTLP writes integers as texts, since JavaScript has none of 64 bits.
+        return int(content) if kind == "intValue" and INTEGER.fullmatch(str(content)) else content
     return ""
+
+
+def _values(content: Any) -> list[dict[str, Any]]:
+    values = content.get("values", []) if isinstance(content, dict) else []
+    return [each for each in values if isinstance(each, dict)]

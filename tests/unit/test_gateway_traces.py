@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.gateway import traces
-from services.gateway.traces import DEEPEST, MAX_SPANS, Traces, Unreadable, Waterfall
+from services.gateway.traces import DEEPEST, MAX_SPANS, READERS, Traces, Unreadable, Waterfall
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -102,7 +103,7 @@ def test_a_bar_lies_where_its_span_lies_in_the_whole_time() -> None:
 
 
 def test_a_missing_parent_a_second_root_or_none_is_not_whole() -> None:
-    assert read(span(1), span(2, 9)).orphans == 1
+    assert read(span(1), span(2, 9), span(3, 9)).missing == 1
     assert not read(span(1), span(2, 9)).whole
     assert not read(span(1), span(2)).whole
     assert not read(span(1, 9)).whole
@@ -121,7 +122,8 @@ def test_deep_and_many_spans_are_bounded() -> None:
     found = read(*chain)
     assert len(found) == MAX_SPANS + 99
     assert len(found.rows) == MAX_SPANS
-    assert max(row.depth for row in found.rows) == DEEPEST
+    assert max(row.indent for row in found.rows) == DEEPEST
+    assert [row.depth for row in found.rows] == list(range(MAX_SPANS))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,12 @@ def test_deep_and_many_spans_are_bounded() -> None:
         ({"intValue": "12"}, "12"),
         ({"doubleValue": 1.5}, "1.5"),
         ({"boolValue": True}, "true"),
-        ({"arrayValue": {"values": [{"stringValue": "a"}, {"intValue": "1"}]}}, "a, 1"),
+        ({"arrayValue": {"values": [{"stringValue": "a"}, {"intValue": "1"}]}}, '["a", 1]'),
+        (
+            {"kvlistValue": {"values": [{"key": "é", "value": {"kvlistValue": {"values": [{"key": "b"}]}}}]}},
+            '{"é": {"b": ""}}',
+        ),
+        ({"intValue": "not a number"}, "not a number"),
         ({"stringValue": "x" * 10_000}, "x" * traces.MAX_TEXT + "…"),
         ({}, ""),
     ],
@@ -149,6 +156,51 @@ def test_an_error_says_its_type_and_its_message() -> None:
         span(4, 1, attributes=[text("error.type", "no error")]),
     )
     assert [row.span.error for row in found.rows] == ["ReadTimeout", "too late", "no reason given", ""]
+
+
+def test_a_failure_began_where_no_child_failed() -> None:
+    error = {"code": 2}
+    found = read(
+        span(1, status=error),
+        span(2, 1, start=10, status=error),
+        span(3, 2, start=30, status=error),
+        span(4, 2, start=20, status=error),
+        span(5, 1, start=15),
+    )
+    assert len(found.failed) == 4
+    assert {row.span.name for row in found.rows if row.is_origin} == {"span 3", "span 4"}
+    assert found.first_failure
+    assert found.first_failure.span.name == "span 4"
+    assert read(span(1)).first_failure is None
+
+
+def test_what_comes_after_the_root_is_told_apart() -> None:
+    assert read(span(1, end=50), span(2, 1, start=60, end=100)).answered == 50
+    assert read(span(1, end=100), span(2, 1, end=50)).answered is None
+    # Which of two roots would it be?
+    assert read(span(1, end=50), span(2, end=100)).answered is None
+
+
+def test_an_event_lies_on_the_bar_where_it_happened() -> None:
+    events = [{"name": name, "timeUnixNano": time} for name, time in (("a", "25"), ("b", "75"), ("a", "900"))]
+    [row] = read(span(1, events=events)).rows
+    assert row.ticks == [25, 75, 100]
+    assert row.event_names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("link", "leads"),
+    [
+        ({"traceId": TRACE, "spanId": "b7ad6b7169203331"}, True),
+        ({"attributes": [text("why", "it has no ids")]}, False),
+        ({"traceId": "0" * 32, "spanId": "0" * 16}, False),
+        ({"traceId": TRACE}, False),
+        ({"traceId": "../..", "spanId": "b7ad6b7169203331"}, False),
+    ],
+)
+def test_a_link_leads_to_a_span_where_it_names_one(link: dict[str, Any], leads: bool) -> None:
+    [row] = read(span(1, links=[link])).rows
+    assert row.span.links[0].leads_somewhere is leads
 
 
 def test_a_service_is_named_by_its_resource() -> None:
@@ -199,3 +251,34 @@ def test_the_web_ui_is_linked_where_there_is_one() -> None:
         assert str(reader.link(TRACE)).endswith(f"/trace/{TRACE}")
     with jaeger(body(b"a placeholder")) as reader:
         assert reader.link(TRACE) is None
+
+
+def test_whether_there_is_a_web_ui_is_asked_again_until_jaeger_says_so() -> None:
+    answers = [body(b"", 503), lambda request: request.connection.close(), body(b'<div id="jaeger-ui-root">')]
+    with jaeger(lambda request: answers.pop(0)(request)) as reader:
+        assert reader.link(TRACE) is None
+        assert reader.link(TRACE) is None
+        assert reader.link(TRACE)
+        assert reader.link(TRACE)
+
+
+def test_only_so_many_wait_for_jaeger_at_once() -> None:
+    come, go = threading.Semaphore(0), threading.Event()
+
+    def hang(request: BaseHTTPRequestHandler) -> None:
+        come.release()
+        go.wait()
+        body(b"", 404)(request)
+
+    with jaeger(hang) as reader, ThreadPoolExecutor(READERS) as readers:
+        waiting = [readers.submit(reader.find, TRACE) for _ in range(READERS)]
+        for _ in waiting:
+            come.acquire()
+        try:
+            with pytest.raises(Unreadable, match="Too many"):
+                reader.find(TRACE)
+            assert reader.link(TRACE) is None
+        finally:
+            go.set()
+        assert [each.result() for each in waiting] == [None] * READERS
+        assert reader.find(TRACE) is None

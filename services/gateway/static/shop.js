@@ -1,17 +1,22 @@
 // Places orders, and shows the trace of each as it arrives. The gateway draws it: templates/waterfall.html.
 
+const ANSWER_MS = 10_000;
+// Tail sampling decides ten seconds after the first span.
+const FIRST_SPANS_MS = 30_000;
 const QUIET_MS = 10_000;
+const LONGEST_MS = 120_000;
 const FIRST_PAUSE_MS = 300;
 const LONGEST_PAUSE_MS = 2_000;
 
 const form = document.getElementById("shop");
 const outcome = document.getElementById("outcome");
 const said = document.getElementById("said");
+const again = document.getElementById("again");
 const place = document.getElementById("trace");
 
 let placing = false;
 let unsettled = {};
-let shown = null;
+let shown = {};
 
 if (form) {
   const scenario = document.getElementById("scenario");
@@ -23,6 +28,8 @@ if (form) {
     placeOrder(scenario?.value);
   });
 }
+again.addEventListener("click", () => follow(shown.traceId, shown.before));
+window.addEventListener("hashchange", highlight);
 if (place.dataset.traceId) follow(place.dataset.traceId);
 
 async function placeOrder(scenario) {
@@ -51,26 +58,30 @@ async function send(body, scenario) {
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
   if (scenario) headers.baggage = `waybill.scenario=${scenario}`;
   const began = performance.now();
-  const response = await fetch("/orders", { method: "POST", headers, body });
+  const response = await fetch("/orders", { method: "POST", headers, body, signal: AbortSignal.timeout(ANSWER_MS) });
   const answer = await response.json();
-  if (response.status < 500) unsettled = {};
+  const inFlight = answer.type?.endsWith(":idempotency-key-in-flight");
+  if (response.status < 500 && !inFlight) unsettled = {};
 
-  const took = `HTTP ${response.status} after ${Math.round(performance.now() - began)} ms`;
+  const took = `HTTP ${response.status} after ${Math.round(performance.now() - began)} ms.`;
   if (response.ok) {
     const price = `${(answer.total.amount / 100).toFixed(2)} ${answer.total.currency}`;
-    tell("good", "Order completed", `${price}, paid. ${took}.`);
+    tell("good", "Order completed", `${price}, paid. ${took}`);
   } else {
-    tell(response.status < 500 ? "refused" : "failed", answer.title, `${answer.detail}. ${took}.`);
+    const detail = answer.detail ? `${answer.detail}. ` : "";
+    tell(response.status < 500 ? "refused" : "failed", answer.title, detail + took);
   }
   show(answer.trace_id, response.headers.get("traceresponse"));
 }
 
 function show(traceId, traceresponse) {
-  const before = shown;
-  shown = null;
+  const before = shown.traceId;
+  shown = {};
   place.replaceChildren();
+  again.hidden = true;
+  if (!traceId || !traceresponse) return say("The answer names no trace.");
   // https://w3c.github.io/trace-context/#trace-flags
-  const sampled = parseInt(traceresponse?.split("-")[3], 16) & 1;
+  const sampled = parseInt(traceresponse.split("-")[3], 16) & 1;
   if (sampled) return follow(traceId, before);
   say("This order was not sampled: no service has recorded it, so there is no trace.");
 }
@@ -87,38 +98,66 @@ function tell(kind, title, text = "") {
   outcome.replaceChildren(heading, text && `: ${text}`);
 }
 
-// Shows a trace, and more of it as it arrives, until nothing has changed for a while: what is behind the queue is late.
+// Shows a trace, and more of it as it arrives, until nothing new has come for a while: what is behind the queue is late.
 async function follow(traceId, before) {
-  shown = traceId;
-  say("Waiting for spans …");
-  let [view, html] = [null, ""];
-  let changed = performance.now();
+  const mine = { traceId, before };
+  shown = mine;
+  const began = performance.now();
+  let changed = began;
   let pause = FIRST_PAUSE_MS;
-  while (performance.now() - changed < QUIET_MS) {
-    view = await read(traceId);
-    // Another order was placed meanwhile.
-    if (shown !== traceId) return;
-    if (view && view.outerHTML !== html) {
-      html = view.outerHTML;
-      changed = performance.now();
-      pause = FIRST_PAUSE_MS;
-      if (view.dataset.state !== "none") draw(view, before);
-      if (view.dataset.state === "here") say(`${view.dataset.spans} spans are here. More may come …`);
-    }
+  let view, quiet;
+  say(progress());
+  do {
     await new Promise((done) => setTimeout(done, pause));
     pause = Math.min(pause * 1.5, LONGEST_PAUSE_MS);
-  }
-  if (view?.dataset.state === "none") draw(view, before);
-  say(view ? `Nothing new has come for ${QUIET_MS / 1000} seconds.` : "The gateway cannot be reached.");
+    view = await read(traceId);
+    // Another order was placed meanwhile, or this one is looked at again.
+    if (shown !== mine) return;
+    if (spansIn(view) && spansIn(view) !== spansShown()) {
+      changed = performance.now();
+      pause = FIRST_PAUSE_MS;
+      draw(view, before);
+    }
+    const trouble = troubleOf(view);
+    if (trouble && view) drawInstead(view);
+    say(trouble ? `${trouble} Trying again …` : progress());
+    quiet = spansShown() ? QUIET_MS : FIRST_SPANS_MS;
+  } while (performance.now() - changed < quiet && performance.now() - began < LONGEST_MS);
+
+  if (view) drawInstead(view);
+  say(troubleOf(view) || `Nothing new has come for ${Math.round((performance.now() - changed) / 1000)} seconds.`);
+  again.hidden = false;
 }
 
 async function read(traceId) {
   try {
-    const response = await fetch(`/traces/${traceId}`);
+    const response = await fetch(`/traces/${traceId}`, { signal: AbortSignal.timeout(ANSWER_MS) });
     return new DOMParser().parseFromString(await response.text(), "text/html").querySelector("article.trace");
   } catch {
     return null;
   }
+}
+
+function spansIn(view) {
+  return Number(view?.dataset.spans ?? 0);
+}
+
+function spansShown() {
+  return spansIn(place.firstElementChild);
+}
+
+function progress() {
+  return spansShown() ? `${spansShown()} spans are here. More may come …` : "Waiting for spans …";
+}
+
+function troubleOf(view) {
+  return view ? view.dataset.problem : "The gateway cannot be reached.";
+}
+
+// Spans that are shown stay, whatever is wrong later.
+function drawInstead(view) {
+  const stands = place.firstElementChild?.dataset;
+  if (!spansShown() && (stands?.state !== view.dataset.state || stands.problem !== view.dataset.problem)) draw(view);
 }
 
 function draw(view, before) {
@@ -132,12 +171,25 @@ function draw(view, before) {
   }
   // Who reads an open span, or stands on one, goes on doing so.
   const open = [...place.querySelectorAll("details[open]")].map((details) => details.closest("tr").id);
-  const focused = place.contains(document.activeElement) && document.activeElement.closest("tr")?.id;
+  const focused = place.contains(document.activeElement) ? address(document.activeElement) : null;
   place.replaceChildren(view);
   for (const id of open) place.querySelector(`#${id} details`)?.setAttribute("open", "");
-  if (focused) place.querySelector(`#${focused} summary`)?.focus();
+  if (focused) place.querySelector(focused)?.focus({ preventScroll: true });
+  highlight();
+}
+
+// Where an element that can have the focus will be found in the next view.
+function address(element) {
+  const row = element.closest("tr");
+  const href = element.getAttribute("href");
+  return `${row ? `#${row.id} ` : ""}${href ? `a[href="${CSS.escape(href)}"]` : "summary"}`;
+}
+
+// As :target does for what was there when the page came.
+function highlight() {
+  for (const row of place.querySelectorAll("tr")) row.classList.toggle("target", `#${row.id}` === location.hash);
 }
 
 function say(text) {
-  said.textContent = text;
+  if (said.textContent !== text) said.textContent = text;
 }

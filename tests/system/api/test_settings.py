@@ -59,6 +59,8 @@ def run(command: list[str], environment: Mapping[str, str | None]) -> subprocess
         (ORDER, "INVENTORY_URL", "hidden-value"),
         (INVENTORY, "VALKEY_URL", "hidden-value"),
         (GATEWAY, "ORDER_URL", None),
+        (GATEWAY, "JAEGER_URL", "http://somebody:hidden-value@127.0.0.1:9"),
+        (GATEWAY, "JAEGER_PUBLIC_URL", "http://hidden-value@127.0.0.1:9"),
         (GATEWAY, "REQUEST_DEADLINE", "hidden-value"),
         (GATEWAY, "REQUEST_DEADLINE", "-77"),
         (GATEWAY, "OTEL_TRACES_SAMPLER", "hidden-value"),

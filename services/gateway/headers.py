@@ -1,0 +1,38 @@
+"""What a browser may do with an answer of the gateway: https://www.w3.org/TR/CSP3/ and https://fetch.spec.whatwg.org/."""
+
+from flask import Flask, Response, request
+
+ALWAYS = {
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+PAGE = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""Of the pages: all that is theirs, and nothing inline. Their form is sent by the script."""
+DATA = "default-src 'none'; frame-ancestors 'none'"
+ASSETS = "pages.static"
+"""The only answers that a browser may keep: all others tell of orders."""
+
+
+def install(app: Flask) -> None:
+    """Give every answer of the app these headers, errors too."""
+    app.after_request(_protect)
+
+
+def _protect(response: Response) -> Response:
+    response.headers.update(ALWAYS)
+    response.headers["Content-Security-Policy"] = PAGE if response.mimetype == "text/html" else DATA
+    if request.endpoint != ASSETS:
+        response.headers["Cache-Control"] = "no-store"
+    return response
