@@ -1,6 +1,7 @@
 """Errors as problem documents, RFC 9457: `application/problem+json`, with the trace to look at."""
 
 import logging
+import socket
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -13,12 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 from werkzeug.exceptions import HTTPException
 
+from chassis import deadline
 from chassis.deadline import DeadlineExceeded
 
 log = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:waybill:problem:"
 RETRY_AFTER_SECONDS = 2
+PASSING = "idempotency-key-in-flight"
+"""The kind of problem that is over by itself, beside every 503."""
 MAX_ERRORS = 10
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -73,8 +77,9 @@ class Unavailable(Exception):
 def read_body(model: type[Body]) -> Body:
     """The request's JSON body as a model, types taken strictly.
 
-    Raises Problem: 413 over the app's MAX_CONTENT_LENGTH, 415 where it is not declared as JSON, 400 where it is
-    not JSON, 422 with a JSON pointer (RFC 6901) to each wrong field.
+    Raises Problem: 408 where it does not come before the request's deadline, 413 over the app's
+    MAX_CONTENT_LENGTH, 415 where it is not declared as JSON, 400 where it is not JSON, 422 with a JSON pointer
+    (RFC 6901) to each wrong field.
     """
     if request.mimetype != "application/json":
         raise Problem(415, detail="send the body as application/json")
@@ -102,7 +107,7 @@ def install(app: Flask) -> None:
 
 
 def document(status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> Response:
-    """A problem document as a response; 503 asks the caller to come again."""
+    """A problem document as a response; one that will be over asks the caller to come again."""
     context = trace.get_current_span().get_span_context()
     body = ProblemDocument(
         type=f"{TYPE_PREFIX}{kind}" if kind else "about:blank",
@@ -113,7 +118,7 @@ def document(status: int, kind: str | None = None, detail: str | None = None, **
         **members,
     )
     response = Response(body.model_dump_json(exclude_none=True), status, content_type="application/problem+json")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE or kind == PASSING:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
@@ -154,20 +159,35 @@ def _from_exception(error: Exception) -> Response:
         log.error("unexpected error", exc_info=error)
         return document(500, detail="an error of ours; the trace shows where")
     log.warning("no answer from %s", part)
-    return document(503, "unavailable", f"{part} does not answer; nothing is lost, try again", part=part)
+    return document(503, "unavailable", f"{part} does not answer; {_what_to_do()}", part=part)
+
+
+def _what_to_do() -> str:
+    if request.method == "POST" and "Idempotency-Key" not in request.headers:
+        return "this may have been done all the same, and without an Idempotency-Key it is done again if sent again"
+    return "nothing is lost, try again"
 
 
 def _read() -> bytes:
+    # gunicorn's own: no WSGI server has to give it.
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    if connection:
+        connection.settimeout(deadline.remaining())
     try:
         body = request.get_data()
         # Of chunks that are too long together, the first 64 KiB come without an error: only a read after them raises.
         if request.content_length is None:
             request.stream.read(1)
-    except HTTPException:
-        raise
     except Exception as error:
+        if connection and isinstance(error.__context__, TimeoutError):
+            raise Problem(408, detail="the body did not come in time") from error
+        if isinstance(error, HTTPException):
+            raise
         # The server has its own exceptions for chunks that are broken.
         raise Problem(400, detail="the body is cut off, or its chunks are broken") from error
+    finally:
+        if connection:
+            connection.settimeout(None)
     return body
 
 

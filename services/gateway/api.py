@@ -144,7 +144,7 @@ def post_order() -> ResponseReturnValue:
     quantities = {item.sku: item.quantity for item in body.items}
     if len(quantities) < len(body.items):
         raise invalid([(("items",), "name each sku once, with its quantity")])
-    order, is_new = _orders().place(quantities, body.payment_token, _idempotency_key())
+    order, is_new = _place(quantities, body.payment_token)
     if order.status == "rejected":
         place = [item.sku for item in body.items].index(order.refused_sku or "")
         raise invalid([(("items", place, "sku"), "there is no such product")])
@@ -163,6 +163,15 @@ def get_order(order_id: UUID) -> ResponseReturnValue:
 
 def _orders() -> Orders:
     return cast(Orders, current_app.extensions["orders"])
+
+
+def _place(quantities: dict[str, int], payment_token: str) -> tuple[Order, bool]:
+    try:
+        return _orders().place(quantities, payment_token, _idempotency_key())
+    except Problem as problem:
+        if problem.kind == "order-pending" and "Idempotency-Key" not in request.headers:
+            problem.detail = "the order is kept, and processed later; sent again without a key, it is another order"
+        raise
 
 
 def _idempotency_key() -> str:

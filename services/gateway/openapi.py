@@ -17,11 +17,12 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from chassis.app import VERSION, Health, Readiness
-from chassis.problems import ProblemDocument
+from chassis.problems import TYPE_PREFIX, ProblemDocument
 from chassis.scenarios import DRILL, SCENARIO, SYNTHETIC
-from services.gateway import pages
 from services.gateway.api import IDEMPOTENCY_KEY, Index, OrderRequest, PaidOrder, PlacedOrder, Scenarios
 from services.gateway.clients import Products
+from services.gateway.examples import ANSWERS, PROBLEMS
+from services.gateway.traces import TRACE_ID
 
 Json = dict[str, Any]
 Model = type[BaseModel]
@@ -30,18 +31,21 @@ DESCRIPTION = """\
 A shop, of which every order is traced.
 
 Amounts of money are integers in minor units, with an ISO 4217 currency. Errors are problem documents, RFC 9457.
-The header `traceresponse` names the trace of a request, and `trace_id` the one of an error. A `traceparent` that is
-sent here has no effect.
+The header `traceresponse`, from an editors' draft of the W3C, names the trace of a request, and `trace_id` the one of
+an error. A `traceparent` that is sent here has no effect.
 
-Another path is answered with 404, and another method with 405, as described in `#/components/responses`."""
+Another path is answered with 404, and another method with 405, as described in `#/components/responses`; but `HEAD` is
+answered where `GET` is, and `OPTIONS` everywhere. Three answers can come to anything, with a problem document too: 414
+and 431, without a trace, where the address or a header is longer than 8 KiB, and 500, where the mistake is ours."""
 
 REFUSALS = {
     400: "The body is not JSON, a header is not sound, or there is no such scenario (`unknown-scenario`).",
     402: "The payment was declined (`payment-declined`). Nothing was charged.",
-    404: "There is nothing here, or nothing that has this id.",
+    404: "There is nothing here, or no order that has this id (`order-not-found`).",
     405: "The path has other methods.",
+    408: "The body did not come before the request's deadline, 5 seconds if not set otherwise.",
     409: "There is not enough of a product (`out-of-stock`), or the order under this Idempotency-Key is being "
-    "processed right now (`idempotency-key-in-flight`).",
+    "processed right now (`idempotency-key-in-flight`): ask again after `Retry-After`.",
     413: "The body is larger than 64 KiB.",
     415: "The body is not declared as `application/json`.",
     422: "The order is not as described, names a product twice or one that there is not (`invalid-request`); or its "
@@ -50,11 +54,16 @@ REFUSALS = {
     "Idempotency-Key is sent again (`order-pending`).",
 }
 """Answers with a problem document; in brackets its type, without `urn:waybill:problem:`."""
-REFUSAL_HEADERS = {405: ["Allow"], 503: ["Retry-After"]}
+REFUSAL_HEADERS = {
+    405: {"Allow": "Allow"},
+    409: {"Retry-After": "Retry-After-in-flight"},
+    503: {"Retry-After": "Retry-After"},
+}
+"""By name, the key of HEADERS."""
 
 HEADERS: Json = {
     "traceresponse": {
-        "description": "The trace of this request, W3C Trace Context.",
+        "description": "The trace of this request: https://w3c.github.io/trace-context/#traceresponse-header, a draft.",
         "required": True,
         "schema": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
     },
@@ -69,6 +78,7 @@ HEADERS: Json = {
         "schema": {"type": "integer"},
     },
 }
+HEADERS["Retry-After-in-flight"] = HEADERS["Retry-After"] | {"required": False}
 
 PARAMETERS: Json = {
     "order_id": {
@@ -81,12 +91,14 @@ PARAMETERS: Json = {
         "in": "path",
         "name": "trace_id",
         "required": True,
-        "schema": {"type": "string", "pattern": f"^{pages.TRACE_ID.pattern}$"},
+        "schema": {"type": "string", "pattern": f"^{TRACE_ID.pattern}$"},
     },
     "Idempotency-Key": {
         "in": "header",
         "name": "Idempotency-Key",
-        "description": "The same key with the same order places it once, however often it is sent.",
+        "description": "The same key with the same order places it once, however often it is sent. Without a key each "
+        "request is another order: after a 503, or no answer, the first one may stand and be charged, and a repeat "
+        "makes a second one.",
         "schema": {"type": "string", "pattern": IDEMPOTENCY_KEY.pattern},
         "example": "b0c6b1f4-5d3e-4b8f-9f57-0f6d9a1d2c3b",
     },
@@ -121,25 +133,34 @@ class Operation:
     links: Sequence[str] = ()
     """Names of LINKS; they hold for each of the answers."""
     traced: bool = True
+    tag: str = "shop"
+    """The name of one of TAGS."""
 
+
+TAGS = {
+    "shop": "Products and orders.",
+    "faults": "What a caller can break, for one request.",
+    "pages": "For a browser.",
+    "operation": "What runs here, and whether it does.",
+}
 
 OPERATIONS = {
-    "index": Operation({200: Index}),
-    "pages.shop": Operation({200: PAGE, 503: PAGE}),
+    "index": Operation({200: Index}, tag="operation"),
+    "pages.shop": Operation({200: PAGE, 503: PAGE}, tag="pages"),
     "gateway.list_products": Operation({200: Products}, [400, 503], headers=["baggage"]),
     "gateway.post_order": Operation(
         {200: PlacedOrder, 201: PlacedOrder},
-        [400, 402, 409, 413, 415, 422, 503],
+        [400, 402, 408, 409, 413, 415, 422, 503],
         body=OrderRequest,
         headers=["Idempotency-Key", "baggage"],
         links=["get_order"],
     ),
     "gateway.get_order": Operation({200: PaidOrder}, [400, 404, 503], headers=["baggage"]),
-    "gateway.list_scenarios": Operation({200: Scenarios}, [400]),
-    "gateway.describe_api": Operation({200: DOCUMENT}, [400]),
-    "pages.view_trace": Operation({200: PAGE, 503: PAGE}, [404], traced=False),
-    "healthz": Operation({200: Health}, traced=False),
-    "readyz": Operation({200: Readiness, 503: Readiness}, traced=False),
+    "gateway.list_scenarios": Operation({200: Scenarios}, [400], tag="faults"),
+    "gateway.describe_api": Operation({200: DOCUMENT}, [400], tag="operation"),
+    "pages.view_trace": Operation({200: PAGE, 503: PAGE}, [404], traced=False, tag="pages"),
+    "healthz": Operation({200: Health}, traced=False, tag="operation"),
+    "readyz": Operation({200: Readiness, 503: Readiness}, traced=False, tag="operation"),
 }
 """By endpoint; an app may be without some of them."""
 
@@ -157,6 +178,9 @@ def describe(app: Flask) -> Json:
     return {
         "openapi": "3.1.1",
         "info": {"title": "Waybill", "version": VERSION, "description": DESCRIPTION},
+        "servers": [{"url": "/", "description": "The gateway that this description came from."}],
+        "security": [],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": _schemas(operations.values()),
@@ -181,6 +205,7 @@ def _operation(operation: Operation, function: Callable[..., object], parameters
     }
     return {
         "operationId": function.__name__,
+        "tags": [operation.tag],
         "summary": text.partition("\n")[0].rstrip("."),
         **({"description": text} if "\n" in text else {}),
         **({"parameters": [_ref("parameters", name) for name in parameters]} if parameters else {}),
@@ -193,21 +218,30 @@ def _answer(status: int, content: Model | Json, traced: bool) -> Json:
     return {
         "description": HTTPStatus(status).phrase,
         **_refs("headers", ["traceresponse"] if traced else []),
-        "content": content if isinstance(content, dict) else _json(content),
+        "content": content if isinstance(content, dict) else _json(content, status),
     }
 
 
 def _refusal(status: int, *, traced: bool = True) -> Json:
-    headers = [*(["traceresponse"] if traced else []), *REFUSAL_HEADERS.get(status, [])]
+    headers = ({"traceresponse": "traceresponse"} if traced else {}) | REFUSAL_HEADERS.get(status, {})
+    content = {"schema": _ref("schemas", ProblemDocument.__name__), "examples": _problems(status)}
     return {
         "description": REFUSALS[status],
-        **_refs("headers", headers),
-        "content": {"application/problem+json": {"schema": _ref("schemas", ProblemDocument.__name__)}},
+        "headers": {name: _ref("headers", key) for name, key in headers.items()},
+        "content": {"application/problem+json": content},
     }
 
 
-def _json(model: Model) -> Json:
-    return {"application/json": {"schema": _ref("schemas", model.__name__)}}
+def _problems(status: int) -> Json:
+    """The examples of a refusal, by their kind."""
+    found = [problem for problem in PROBLEMS if problem["status"] == status]
+    return {problem["type"].removeprefix(TYPE_PREFIX).replace(":", "-"): {"value": problem} for problem in found}
+
+
+def _json(model: Model, status: int | None = None) -> Json:
+    example = ANSWERS.get((model, status))
+    schema = {"schema": _ref("schemas", model.__name__)}
+    return {"application/json": schema | ({"example": example} if example else {})}
 
 
 def _refs(kind: str, names: Sequence[str]) -> Json:

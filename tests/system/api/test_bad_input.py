@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from chassis import deadline
 from tests.house import House
 
 ITEM = {"sku": "TEA-ASSAM", "quantity": 1}
@@ -174,6 +175,22 @@ def test_a_body_without_end_is_refused_before_it_ends(house: House, headers: dic
             connection.putheader(name, value)
         connection.endheaders(beginning * 65)
         assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize(
+    ("headers", "beginning"), [({"Content-Length": "10"}, b"{"), ({"Transfer-Encoding": "chunked"}, b"a\r\n{")]
+)
+def test_a_body_that_stops_coming_is_not_waited_for(house: House, headers: dict[str, str], beginning: bytes) -> None:
+    # A service behind, since it takes a shorter deadline from its caller.
+    with by_hand(house, "order") as connection:
+        connection.putrequest("POST", "/orders")
+        for name, value in {"Content-Type": "application/json", deadline.HEADER: "300", **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders(beginning)
+        response = connection.getresponse()
+        assert (response.status, json.load(response)["status"]) == (408, 408)
+        # What comes later is no request.
+        assert connection.sock is None or connection.sock.recv(1) == b""
 
 
 @pytest.mark.parametrize("chunks", [b"xyz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}{}\r\n0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n"])

@@ -78,6 +78,24 @@ def test_an_order_waits_for_a_part_that_is_down(house: House, key: str, part: st
     assert times_asked(house, again.json()["id"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("part", "with_key", "without"),
+    [
+        ("order", "nothing is lost, try again", "without an Idempotency-Key it is done again"),
+        ("acquirer", "processed later or when its key is sent again", "without a key, it is another order"),
+    ],
+)
+def test_whether_to_try_again_depends_on_the_key(
+    house: House, key: str, part: str, with_key: str, without: str
+) -> None:
+    house.kill(part)
+    try:
+        assert with_key in buy(house, {SKU: 1}, key=key).json()["detail"]
+        assert without in buy(house, {SKU: 1}).json()["detail"]
+    finally:
+        house.start(part)
+
+
 @pytest.mark.parametrize("part", ["acquirer", "payment", "inventory", "order"])
 def test_an_order_does_not_wait_for_ever_for_a_part_that_hangs(house: House, key: str, part: str) -> None:
     before = left(house)

@@ -73,6 +73,7 @@ def test_a_key_in_flight_is_refused_and_the_first_order_goes_on(house: House, ke
             second = buy(house, {SKU: 1}, key=key)
         assert second.status_code == 409
         assert second.json()["type"] == "urn:waybill:problem:idempotency-key-in-flight"
+        assert int(second.headers["Retry-After"]) > 0
         assert first.result().status_code == 201
     assert left(house) == before - 1
 
