@@ -15,7 +15,6 @@ from pydantic.json_schema import SkipJsonSchema
 from werkzeug.exceptions import HTTPException
 
 from chassis import deadline
-from chassis.deadline import DeadlineExceeded
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ def absent_part(error: Exception) -> str | None:
     """The part whose absence the error shows, None where it shows a mistake of ours."""
     if isinstance(error, Unavailable):
         return error.part
-    if isinstance(error, DeadlineExceeded):
+    if isinstance(error, deadline.DeadlineExceeded):
         return "a part that this request needs"
     if isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)) or (
         isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated

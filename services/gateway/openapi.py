@@ -35,8 +35,8 @@ The header `traceresponse`, from an editors' draft of the W3C, names the trace o
 an error. A `traceparent` that is sent here has no effect.
 
 Another path is answered with 404, and another method with 405, as described in `#/components/responses`; but `HEAD` is
-answered where `GET` is, and `OPTIONS` everywhere. Three answers can come to anything, with a problem document too: 414
-and 431, without a trace, where the address or a header is longer than 8 KiB, and 500, where the mistake is ours."""
+answered where `GET` is, and `OPTIONS` at each path. Three more answers can come to anything, with a problem document:
+414 and 431, without a trace, where the address or a header is longer than 8 KiB; and 500, where the mistake is ours."""
 
 REFUSALS = {
     400: "The body is not JSON, a header is not sound, or there is no such scenario (`unknown-scenario`).",
