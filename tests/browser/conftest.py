@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from waybill.parts import all_parts
 
 REFUSED = re.compile("Failed to load resource: the server responded with a status of [45]")
 """Chromium says so of every answer that is not a success, and of nothing else."""
@@ -61,6 +62,20 @@ def change(house: House) -> Iterator[Change]:
     if house.parts["gateway"] is not usual:
         house.parts["gateway"] = usual
         restart()
+
+
+@pytest.fixture
+def tail_sampling(house: House) -> Iterator[None]:
+    """The Collector keeps a choice of the traces, two seconds after the first span of each."""
+    usual = house.parts["collector"]
+    settings = house.settings.model_copy(update={"sampling": "tail"})
+    house.stop("collector")
+    house.parts["collector"] = next(part for part in all_parts(settings) if part.name == "collector")
+    house.start("collector", TAIL_SAMPLING_WAIT="2s")
+    yield
+    house.stop("collector")
+    house.parts["collector"] = usual
+    house.start("collector")
 
 
 @pytest.fixture

@@ -30,3 +30,8 @@ def row(page: Page, service: str, name: str) -> Locator:
 def shown_trace(page: Page) -> str:
     """The id of the trace that is shown."""
     return page.locator("#trace-heading code").inner_text()
+
+
+def assert_highlighted(row: Locator) -> None:
+    """Its background tells it from the others."""
+    expect(row).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")

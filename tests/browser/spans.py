@@ -1,6 +1,6 @@
 """Spans that no service of ours makes, sent to the Collector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import getrandbits
 
 from opentelemetry import trace
@@ -21,14 +21,15 @@ def send_span(
     parent: SpanContext | None = None,
     attributes: Mapping[str, str] | None = None,
     error: str = "",
+    links: Sequence[trace.Link] | None = None,
 ) -> SpanContext:
-    """End a span, with an event and a link of its name, and have the Collector accept it."""
+    """End a span, with an event of its name and a link to another trace, and have the Collector accept it."""
     provider = TracerProvider(resource=Resource({"service.name": service}))
     endpoint = f"http://127.0.0.1:{house.settings.collector_port}"
     provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
     elsewhere = SpanContext(getrandbits(128) | 1, getrandbits(64) | 1, True, TraceFlags(1))
     around = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else None
-    links = [trace.Link(elsewhere)]
+    links = [trace.Link(elsewhere)] if links is None else links
     with provider.get_tracer("test").start_as_current_span(name, around, attributes=attributes, links=links) as span:
         span.add_event(name, attributes)
         if error:

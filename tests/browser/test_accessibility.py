@@ -6,6 +6,7 @@ https://www.w3.org/TR/WCAG22/, level AA.
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from services.gateway.pages import COLOURS
@@ -108,8 +109,51 @@ def test_all_that_can_be_used_has_a_name(visit: Open) -> None:
     assert ("spinbutton", "How many of Earl Grey") in seen
     assert ("combobox", "What shall go wrong?") in seen
     assert {called for what, called in seen if what == "columnheader"} >= {"Span", "Time"}
-    assert any(what == "rowheader" and "payment POST ✗ error: 503" in called for what, called in seen)
+    assert any(what == "rowheader" and "payment POST client ✗ error: 503" in called for what, called in seen)
     assert any(what == "rowheader" and "level 3" in called for what, called in seen)
+
+
+def test_a_row_that_is_open_is_called_as_before_and_a_product_by_its_name_and_price(visit: Open) -> None:
+    page = visit()
+    expect(page.get_by_label("How many of Jasmine pearls")).to_have_accessible_description("12.50 EUR · none left")
+    place_order(page)
+    rows(page, "fulfilment")
+    first = page.get_by_role("rowheader").first
+    first.locator("summary").click()
+    expect(first.get_by_role("heading", name="Resource")).to_be_visible()
+    expect(first).to_have_accessible_name("gateway POST /orders server level 1")
+
+
+def test_where_it_is_narrow_a_bar_lies_below_its_name_and_the_table_stays_one(visit: Open) -> None:
+    page = visit(width=320)
+    place_order(page)
+    rows(page, "fulfilment")
+    first = page.locator("tbody tr").first
+    name_box, bar_box = first.locator("summary").bounding_box(), first.locator(".bar").bounding_box()
+    assert name_box
+    assert bar_box
+    assert bar_box["y"] >= name_box["y"] + name_box["height"] - 1
+    assert bar_box["width"] > 250
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    roles = [role(node) for node in nodes if not node.get("ignored")]
+    assert roles.count("rowheader") == page.locator("tbody tr").count()
+    assert {"table", "columnheader"} <= set(roles)
+
+
+@pytest.mark.parametrize(("scenario", "width"), [("acquirer-times-out", 320), ("acquirer-errors-then-recovers", 1080)])
+def test_axe_finds_nothing(visit: Open, scenario: str, width: int) -> None:
+    """https://github.com/dequelabs/axe-core/blob/develop/doc/rule-descriptions.md"""
+    page = visit(width=width)
+    place_order(page, scenario)
+    rows(page, "gateway", "order", "payment")
+    page.locator("tr.origin summary").first.click()
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+
+
+def test_a_page_of_a_trace_has_one_first_heading(visit: Open, house: House) -> None:
+    page = visit(f"/traces/{id_of(send_span(house, 'alone'))}")
+    assert page.locator("h1, h2").evaluate_all("found => found.map((e) => e.tagName)") == ["H1", "H2"]
 
 
 def test_a_page_has_a_language_a_title_one_first_heading_and_no_id_twice(visit: Open) -> None:

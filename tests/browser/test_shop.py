@@ -1,17 +1,27 @@
 """The shop page: an order, its outcome in words, and its trace."""
 
 import os
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, expect
+import requests
+from playwright.sync_api import Locator, Route, expect
 
 from tests.browser.conftest import Change, Open, Without
 from tests.browser.shop import outcome, place_order, row, rows, shown_trace
-from tests.house import House
+from tests.documents import ROOT
+from tests.house import House, wait_until
+from tests.system.api.shopping import hanging
 
-IMAGES = Path(__file__).parents[2] / "docs/images"
-MAX_IMAGE_BYTES = 250_000
+IMAGES = ROOT / "docs/images"
+MAX_IMAGE_BYTES = 300_000
+WITHOUT_FOLDERS = r"""all => {
+  for (const dd of all) dd.textContent = dd.textContent.replace(/"\/[^"]*?\/(?=(\.venv|telemetry|services)\/)/g, '"');
+}"""
+"""Where a machine keeps the code is no business of a reader."""
 ALL = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
 
 
@@ -22,9 +32,18 @@ def test_an_order_shows_its_outcome_and_the_trace_of_every_service(visit: Open) 
     rows(page, *ALL)
     expect(row(page, "order", "process_order")).to_be_visible()
     expect(page.locator(".summary")).to_contain_text("6 services")
-    expect(page.locator(".state")).to_contain_text("whole")
-    expect(page.locator("#said")).to_contain_text("Nothing new has come")
+    expect(page.locator(".state")).to_contain_text("no gaps so far")
     expect(page.locator("tr.failed")).to_have_count(0)
+    expect(row(page, "order", "process_order")).to_contain_text("◆ order_completed")
+    expect(row(page, "order", "process_order").locator("line.tick")).to_have_count(1)
+    assert page.locator(".kind").all_inner_texts().count("consumer") == 1
+    # What fulfilment does comes after the customer has the answer.
+    answered, begun = (
+        page.locator(place).first.evaluate("e => e.getBoundingClientRect().left")
+        for place in ("line.answered", "tr:last-child .bar rect")
+    )
+    assert answered < begun
+    expect(page.locator("#said")).to_contain_text("Nothing new has come")
 
 
 @pytest.mark.parametrize(
@@ -49,12 +68,50 @@ def test_an_order_that_fails_shows_its_errors_and_goes_through_when_it_is_placed
     rows(page, "gateway", "order", "inventory", "payment")
     expect(row(page, "payment", "POST").get_by_text("✗ error:")).to_be_visible()
     expect(row(page, "gateway", "POST /orders").get_by_text("✗ error: 503")).to_be_visible()
+    # The attempts, and not those who waited for them.
+    expect(page.locator("tr.origin .service")).to_have_text(["payment"] * 3)
+    expect(page.locator(".summary")).to_contain_text("10 failed, first: payment POST")
 
     number = house.query("order", "SELECT count(*) FROM orders")
     place_order(page)
     expect(outcome(page)).to_contain_text("Order completed")
     # The same order: its key was sent again.
     assert house.query("order", "SELECT count(*) FROM orders") == number
+
+
+def test_an_order_that_is_still_in_flight_keeps_its_key(visit: Open, house: House) -> None:
+    page = visit()
+    [(before,)] = house.query("order", "SELECT count(*) FROM orders")
+
+    with ThreadPoolExecutor(1) as gateway, hanging(house, "acquirer"):
+        sent: list[Future[requests.Response]] = []
+
+        def lose_the_answer(route: Route) -> None:
+            to, headers, body = route.request.url, route.request.headers, route.request.post_data
+            sent.append(gateway.submit(requests.post, to, data=body, headers=headers, timeout=60))
+            wait_until(lambda: house.query("order", "SELECT count(*) FROM orders") == [(before + 1,)], "it is placed")
+            route.fulfill(status=502)
+
+        page.route("**/orders", lose_the_answer, times=1)
+        place_order(page)
+        expect(outcome(page)).to_contain_text("No answer")
+        place_order(page)
+        expect(outcome(page)).to_contain_text("Idempotency key in flight")
+    assert sent[0].result().status_code == 201
+
+    place_order(page)
+    expect(outcome(page)).to_contain_text("Order completed")
+    assert house.query("order", "SELECT count(*) FROM orders") == [(before + 1,)]
+
+
+def test_a_gateway_that_hangs_is_not_waited_for(visit: Open, house: House) -> None:
+    page = visit()
+    page.evaluate(
+        "() => { const of = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => of(ms / 50); }"
+    )
+    with hanging(house, "gateway"):
+        place_order(page)
+        expect(outcome(page)).to_contain_text("No answer")
 
 
 def test_each_order_that_is_settled_is_followed_by_another_one(visit: Open, house: House) -> None:
@@ -113,6 +170,65 @@ def test_a_sampled_out_order_is_said_to_have_no_trace(visit: Open, change: Chang
     expect(page.locator("#said")).to_contain_text("not sampled")
 
 
+def test_an_order_without_trace_is_said_to_have_none(visit: Open, change: Change) -> None:
+    change(OTEL_SDK_DISABLED="true")
+    page = visit()
+    place_order(page)
+    expect(outcome(page)).to_contain_text("Order completed")
+    expect(page.locator("#said")).to_have_text("The answer names no trace.")
+
+
+@pytest.mark.usefixtures("tail_sampling")
+def test_a_trace_that_the_collector_decides_on_late_is_waited_for(visit: Open) -> None:
+    page = visit()
+    page.clock.install()
+    place_order(page, "slow-query")
+    expect(outcome(page)).to_contain_text("Order completed")
+    with page.expect_response("**/traces/*"):
+        pass
+    page.clock.fast_forward(20_000)
+    expect(page.locator("article.trace")).to_have_count(0)
+    rows(page, *ALL)
+
+
+def test_a_fault_of_jaeger_takes_nothing_away_and_can_be_looked_past(visit: Open, house: House) -> None:
+    page = visit()
+    page.clock.install()
+    place_order(page)
+    number = rows(page, *ALL).count()
+    said, again = page.locator("#said"), page.get_by_role("button", name="Look again")
+    expect(again).to_have_count(0)
+    with hanging(house, "jaeger"):
+        expect(said).to_contain_text("Jaeger does not answer. Is it running? Trying again …")
+        page.clock.fast_forward(15_000)
+        expect(again).to_be_visible()
+        expect(said).to_have_text("Jaeger does not answer. Is it running?")
+        expect(page.locator("tbody tr")).to_have_count(number)
+    again.click()
+    expect(said).to_contain_text(f"{number} spans are here")
+    expect(again).to_be_focused()
+    page.clock.fast_forward(15_000)
+    expect(said).to_contain_text("Nothing new has come")
+
+
+def test_a_trace_that_never_ends_is_not_followed_for_ever(visit: Open, house: House) -> None:
+    page = visit()
+    spans = count(1)
+
+    def grow(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=re.sub('data-spans="[0-9]+"', f'data-spans="{next(spans)}"', answer.text()))
+
+    page.route("**/traces/*", grow)
+    page.clock.install()
+    place_order(page)
+    expect(page.locator("article.trace")).to_be_visible()
+    for _ in range(14):
+        with page.expect_response("**/traces/*"):
+            page.clock.fast_forward(9_000)
+    expect(page.get_by_role("button", name="Look again")).to_be_visible()
+
+
 def test_without_jaeger_the_page_says_so_and_orders_go_on(visit: Open, without: Without) -> None:
     without("jaeger")
     page = visit()
@@ -144,15 +260,35 @@ def test_without_jaeger_url_there_are_no_pages(house: House, change: Change) -> 
         assert house.session.get(house.url("gateway") + path, timeout=30).status_code == 404
 
 
-@pytest.mark.parametrize(("scheme", "scenario"), [("light", ""), ("dark", "acquirer-errors-then-recovers")])
-def test_a_picture_of_the_page_is_small(visit: Open, tmp_path: Path, scheme: str, scenario: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "scenario", "scheme", "width", "part"),
+    [
+        ("shop-light", "", "light", 1000, "body"),
+        ("shop-dark", "acquirer-errors-then-recovers", "dark", 1000, "body"),
+        ("shop-failed", "acquirer-times-out", "light", 1000, "article.trace"),
+        ("shop-narrow", "", "light", 400, "article.trace"),
+    ],
+)
+def test_a_picture_of_the_page_is_small(
+    visit: Open, tmp_path: Path, name: str, scenario: str, scheme: str, width: int, part: str
+) -> None:
     """UPDATE_SCREENSHOTS=1 keeps it in docs/images, for docs/shop.md."""
-    page = visit(scheme=scheme, width=1000)
+    kept = os.environ.get("UPDATE_SCREENSHOTS")
+    failed = name == "shop-failed"
+    page = visit(scheme=scheme, width=width)
+    page.clock.install()
     # The first orders of a process take longer than all others.
-    for _ in range(3):
+    for _ in range(1 if failed else 3):
         place_order(page, scenario)
-        expect(outcome(page)).to_contain_text("HTTP 201")
-    rows(page, *ALL)
-    picture = (IMAGES if os.environ.get("UPDATE_SCREENSHOTS") else tmp_path) / f"shop-{scheme}.png"
-    page.screenshot(path=picture, full_page=True)
+        expect(outcome(page)).to_contain_text("HTTP 503" if failed else "HTTP 201")
+    rows(page, "gateway", "order", "payment")
+    if not kept:
+        page.clock.fast_forward(15_000)
+    expect(page.locator("#said")).to_contain_text("Nothing new has come")
+    if failed:
+        page.locator("tr.origin summary").first.click()
+        page.locator("dd").evaluate_all(WITHOUT_FOLDERS)
+    page.mouse.move(0, 0)
+    picture = (IMAGES if kept else tmp_path) / f"{name}.png"
+    page.locator(part).screenshot(path=picture)
     assert picture.stat().st_size < MAX_IMAGE_BYTES
