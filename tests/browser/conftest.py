@@ -66,12 +66,12 @@ def change(house: House) -> Iterator[Change]:
 
 @pytest.fixture
 def tail_sampling(house: House) -> Iterator[None]:
-    """The Collector keeps a choice of the traces, two seconds after the first span of each."""
+    """The Collector keeps a choice of the traces, four seconds after the first span of each."""
     usual = house.parts["collector"]
     settings = house.settings.model_copy(update={"sampling": "tail"})
     house.stop("collector")
     house.parts["collector"] = next(part for part in all_parts(settings) if part.name == "collector")
-    house.start("collector", TAIL_SAMPLING_WAIT="2s")
+    house.start("collector", TAIL_SAMPLING_WAIT="4s")
     yield
     house.stop("collector")
     house.parts["collector"] = usual
