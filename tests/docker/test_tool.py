@@ -28,6 +28,23 @@ def test_payment_is_called_by_the_name_by_which_the_ledger_knows_it(stack: Stack
     assert "payment.services" in [span.attributes.get("server.address") for span in trace.spans]
 
 
+def test_the_doctor_finds_no_fault(stack: Stack, tmp_path: Path) -> None:
+    done = waybill(stack, tmp_path, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ each of gateway, order, inventory, payment, order-relay, fulfilment has its spans" in done.stdout
+
+
+def test_the_doctor_names_a_collector_that_is_stopped(stack: Stack, tmp_path: Path) -> None:
+    stack.compose("stop", "otel-collector")
+    try:
+        done = waybill(stack, tmp_path, "doctor")
+    finally:
+        stack.up()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"^✗ .*Collector", done.stdout, re.MULTILINE), done.stdout
+    assert "docker compose up" in done.stdout
+
+
 def waybill(stack: Stack, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command of the tool on the stack, as where nothing else runs."""
     elsewhere = {"WAYBILL_STATE_DIR": str(folder), "WAYBILL_COLLECTOR_PORT": str(free_port())}
