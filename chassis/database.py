@@ -5,13 +5,14 @@ import sys
 from typing import Any
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from sqlalchemy import Engine, create_engine, event, exc, text
+from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, text
 from sqlalchemy.orm import DeclarativeBase
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 import telemetry
 from chassis import scenarios
 from chassis.exhaustible_pool import ExhaustiblePool
+from chassis.settings import DO_NOT_RESTART
 from telemetry.errors import type_name
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
     """Create what is missing; workers that start at the same time take turns.
 
     Waits for a database that is away; where it stays away the process ends, and whoever started it starts it again.
-    A real service migrates its tables with Alembic, before it starts.
+    A real service migrates its tables with Alembic, before it starts; this one refuses those of another version.
     """
     try:
         for attempt in Retrying(
@@ -66,11 +67,33 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
             with attempt, suppress_instrumentation(), engine.begin() as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
                 base.metadata.create_all(connection)
+                missing = _missing_columns(connection, base)
     except exc.OperationalError as error:
         log.error("the database of %s does not answer: %s", engine.pool.logging_name, type_name(error))
         telemetry.shutdown()
         # Not gunicorn's own status for a worker that will never start.
         sys.exit(1)
+    if missing:
+        log.error(
+            "the tables of %s are another version's, without %s: begin with empty databases (remove .waybill/data, or "
+            "`docker compose down --volumes`)",
+            engine.pool.logging_name,
+            ", ".join(missing),
+        )
+        telemetry.shutdown()
+        sys.exit(DO_NOT_RESTART)
+
+
+def _missing_columns(connection: Connection, base: type[DeclarativeBase]) -> list[str]:
+    """The columns that tables from before do not have: `create_all` makes tables, and changes none."""
+    there = inspect(connection)
+    known = {(table, column["name"]) for table in base.metadata.tables for column in there.get_columns(table)}
+    return [
+        str(column)
+        for table in base.metadata.tables.values()
+        for column in table.columns
+        if (table.name, column.name) not in known
+    ]
 
 
 def is_away(error: Exception) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from tests.house import House
 from waybill.supervise import ROOT
 
 NOWHERE = "http://127.0.0.1:9"
@@ -23,6 +24,7 @@ GUNICORN = ["-m", "gunicorn", "--config", "chassis/gunicorn.conf.py"]
 GATEWAY = [*GUNICORN, "services.gateway:create_app()"]
 ORDER = [*GUNICORN, "services.order:create_app()"]
 INVENTORY = [*GUNICORN, "services.inventory:create_app()"]
+PAYMENT = [*GUNICORN, "services.payment:create_app()"]
 RELAY = ["-m", "services.order.relay"]
 FULFILMENT = ["-m", "services.fulfilment.consume"]
 
@@ -91,6 +93,17 @@ def test_a_taken_port_stops_the_start(port: socket.socket) -> None:
     ended = run(GATEWAY, {"PORT": number})
     assert ended.returncode != 0
     assert f"Can't connect to ('127.0.0.1', {number})" in ended.stdout
+    assert "Traceback" not in ended.stdout
+
+
+def test_tables_of_another_version_stop_the_start(house: House) -> None:
+    house.query("payment", "ALTER TABLE payments DROP COLUMN authorization_id")
+    try:
+        ended = run(PAYMENT, {**house.parts["payment"].environment, "PORT": "0"})
+    finally:
+        house.query("payment", "ALTER TABLE payments ADD COLUMN authorization_id text")
+    assert ended.returncode != 0
+    assert "without payments.authorization_id: begin with empty databases" in ended.stdout
     assert "Traceback" not in ended.stdout
 
 
