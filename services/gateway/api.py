@@ -170,7 +170,10 @@ def _place(quantities: dict[str, int], payment_token: str) -> tuple[Order, bool]
         return _orders().place(quantities, payment_token, _idempotency_key())
     except Problem as problem:
         if problem.kind == "order-pending" and "Idempotency-Key" not in request.headers:
-            problem.detail = "the order is kept, and processed later; sent again without a key, it is another order"
+            problem.detail = (
+                f"{problem.members.get('part', 'a part')} does not answer; the order is kept, and processed later; "
+                "sent again without an Idempotency-Key, it is another order"
+            )
         raise
 
 

@@ -306,7 +306,7 @@ class Traces:
         except TooLarge as error:
             raise Unreadable(f"The trace is larger than {MAX_BYTES // 1024 // 1024} MiB.") from error
         except requests.ReadTimeout as error:
-            raise Unreadable("Jaeger answers too slowly.") from error
+            raise Unreadable("Jaeger does not answer in time.") from error
         except requests.RequestException as error:
             raise Unreadable("Jaeger does not answer. Is it running?") from error
         return response.status_code, response.content

@@ -82,7 +82,11 @@ def test_an_order_waits_for_a_part_that_is_down(house: House, key: str, part: st
     ("part", "with_key", "without"),
     [
         ("order", "nothing is lost, try again", "without an Idempotency-Key it is done again"),
-        ("acquirer", "processed later or when its key is sent again", "without a key, it is another order"),
+        (
+            "acquirer",
+            "processed later or when its key is sent again",
+            "processed later; sent again without an Idempotency-Key, it is another order",
+        ),
     ],
 )
 def test_whether_to_try_again_depends_on_the_key(
