@@ -180,13 +180,17 @@ class _Adapter(telemetry.StrictAdapter):
 
     def _read(self, response: requests.Response, ends: float) -> bytes:
         body = bytearray()
-        while chunk := response.raw.read1(CHUNK_BYTES):
+        while (left := ends - time.monotonic()) > 0:
+            # urllib3 sets it anew for each request. There is none where all was read, or the server closes.
+            if sock := getattr(response.raw.connection, "sock", None):
+                sock.settimeout(left)
+            chunk = response.raw.read1(CHUNK_BYTES)
+            if not chunk:
+                return bytes(body)
             body += chunk
             if len(body) > self.max_bytes:
                 raise TooLarge(request=response.request)
-            if time.monotonic() > ends:
-                raise requests.ReadTimeout(request=response.request)
-        return bytes(body)
+        raise requests.ReadTimeout(request=response.request)
 
     def trusts(self, url: str) -> bool:
         """Whether the call carries trace context."""

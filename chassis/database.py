@@ -75,8 +75,7 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
         sys.exit(1)
     if missing:
         log.error(
-            "the tables of %s are another version's, without %s: begin with empty databases (remove .waybill/data, or "
-            "`docker compose down --volumes`)",
+            "the tables of %s are another version's, without %s; nothing migrates them: begin with an empty database",
             engine.pool.logging_name,
             ", ".join(missing),
         )

@@ -64,6 +64,8 @@ REQUESTS_SECONDS = 6
 # The master kills a worker that has not ended by then.
 graceful_timeout = REQUESTS_SECONDS + 5
 timeout = 30
+# As long as a header may be; gunicorn's own limit is half of that.
+limit_request_line = 8190
 # By default every gunicorn of a user listens on the same control socket.
 control_socket_disable = True
 # /dev/shm is in memory: a worker's heartbeat on a slow disk blocks it.

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:waybill:problem:"
 RETRY_AFTER_SECONDS = 2
-PASSING = "idempotency-key-in-flight"
-"""The kind of problem that is over by itself, beside every 503."""
+IN_FLIGHT = "idempotency-key-in-flight"
+"""The one kind of problem, 503 apart, that passes by itself."""
 MAX_ERRORS = 10
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -76,7 +76,7 @@ class Unavailable(Exception):
 def read_body(model: type[Body]) -> Body:
     """The request's JSON body as a model, types taken strictly.
 
-    Raises Problem: 408 where it does not come before the request's deadline, 413 over the app's
+    Raises Problem: 408 where it stops coming until the request's deadline, 413 over the app's
     MAX_CONTENT_LENGTH, 415 where it is not declared as JSON, 400 where it is not JSON, 422 with a JSON pointer
     (RFC 6901) to each wrong field.
     """
@@ -117,7 +117,7 @@ def document(status: int, kind: str | None = None, detail: str | None = None, **
         **members,
     )
     response = Response(body.model_dump_json(exclude_none=True), status, content_type="application/problem+json")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE or kind == PASSING:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE or kind == IN_FLIGHT:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
@@ -163,7 +163,9 @@ def _from_exception(error: Exception) -> Response:
 
 def _what_to_do() -> str:
     if request.method == "POST" and "Idempotency-Key" not in request.headers:
-        return "this may have been done all the same, and without an Idempotency-Key it is done again if sent again"
+        return (
+            "it may have been carried out all the same; sent again without an Idempotency-Key, it is carried out again"
+        )
     return "nothing is lost, try again"
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.engine import ExceptionContext
 
 from telemetry.boundary import DEFAULT_PORTS, strip_incoming
 from telemetry.conventions import SCHEMA_URL
+from telemetry.errors import type_name
 from telemetry.pool import count_connections
 
 resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
@@ -116,9 +117,9 @@ def correct_client_span(span: Any, _request: object) -> None:
     if span.is_recording():
         if count := resend_count.get():
             span.set_attribute("http.request.resend_count", count)
-        url, query, _ = span.attributes.get("url.full", "").partition("?")
-        if query:
-            span.set_attribute("url.full", f"{url}?REDACTED")
+        if url := span.attributes.get("url.full"):
+            span.set_attribute("url.full", _without_query(url))
+        _redact_old_names(span)
 
 
 def _name_unmatched(span: Span, _environ: object) -> None:
@@ -127,12 +128,25 @@ def _name_unmatched(span: Span, _environ: object) -> None:
         span.update_name(flask.request.method if flask.request.method in KNOWN_METHODS else "HTTP")
 
 
-def _correct_server_span(span: Span, _status: str, _headers: object) -> None:
+def _correct_server_span(span: Any, _status: str, _headers: object) -> None:
     # The instrumentation takes `server.address` from the Host header with its port, and keeps query strings.
     if span.is_recording():
         span.set_attributes(_server(flask.request))
         if flask.request.query_string:
             span.set_attribute("url.query", "REDACTED")
+        _redact_old_names(span)
+
+
+def _redact_old_names(span: Any) -> None:
+    # With `http/dup` the names from before the conventions are there as well.
+    for name in ("http.target", "http.url"):
+        if url := span.attributes.get(name):
+            span.set_attributes({name: _without_query(url)})
+
+
+def _without_query(url: str) -> str:
+    path, mark, _ = url.partition("?")
+    return f"{path}?REDACTED" if mark else url
 
 
 def _server(request: flask.Request) -> dict[str, str | int]:
@@ -203,7 +217,7 @@ def _name_database_error(context: ExceptionContext) -> None:
     # SQLSTATE, as psycopg gives it; a connection that broke has none.
     code = getattr(context.original_exception, "sqlstate", None)
     failure = {
-        "error.type": code or type(context.original_exception).__qualname__,
+        "error.type": code or type_name(context.original_exception),
         **({"db.response.status_code": code} if code else {}),
     }
     span = getattr(context.execution_context, "_otel_span", None)

@@ -160,6 +160,7 @@ def _collector(settings: Settings) -> Part:
             "SELF_METRICS_PORT": str(settings.collector_metrics_port),
             "STORAGE_DIRECTORY": str(data_folder(settings) / "collector"),
             "LOGS_FILE": str(state_folder(settings) / "logs/services.jsonl"),
+            # Below what the memory limiter refuses at, as in docker-compose.yml.
             "GOMEMLIMIT": "100MiB",
         },
         where=f"{endpoint} (OTLP/gRPC)",

@@ -22,7 +22,7 @@ PAGE = "; ".join(
 """Of the pages: all that is theirs, and nothing inline. Their form is sent by the script."""
 DATA = "default-src 'none'; frame-ancestors 'none'"
 ASSETS = "pages.static"
-"""The only answers that a browser may keep: all others tell of orders."""
+"""The only answers that a browser may keep: the others tell how things stand now."""
 
 
 def install(app: Flask) -> None:

@@ -43,7 +43,7 @@ REFUSALS = {
     402: "The payment was declined (`payment-declined`). Nothing was charged.",
     404: "There is nothing here, or no order that has this id (`order-not-found`).",
     405: "The path has other methods.",
-    408: "The body did not come before the request's deadline, 5 seconds if not set otherwise.",
+    408: "The body stopped coming; the service waits until the request's deadline, 5 seconds if not set otherwise.",
     409: "There is not enough of a product (`out-of-stock`), or the order under this Idempotency-Key is being "
     "processed right now (`idempotency-key-in-flight`): ask again after `Retry-After`.",
     413: "The body is larger than 64 KiB.",

@@ -185,7 +185,8 @@ class Waterfall:
         self.roots = len(roots)
         self.missing = len({span.parent_span_id for span in spans} - {"", *self._found})
         self.failed = [span for span in spans if span.error]
-        self._answered = roots[0].end_time_unix_nano if len(roots) == 1 else self.start + self.duration
+        is_request = len(roots) == 1 and KINDS[roots[0].kind] == "SERVER"
+        self._answered = roots[0].end_time_unix_nano if is_request else self.start + self.duration
 
     def __len__(self) -> int:
         return len(self._found)

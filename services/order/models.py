@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from sqlalchemy import BigInteger, DateTime, Identity, Index, Row, func, text
+from sqlalchemy import BigInteger, DateTime, Identity, Index, Row, Update, func, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -67,6 +67,13 @@ class Order(Base):
     def from_row(cls, row: Row[Any]) -> Self:
         """The order that a statement returned: plain data, which no session follows."""
         return cls(**row._mapping)
+
+
+def still_leased(order: Order) -> Update:
+    """An update of an order, where it is pending and its lease is still the one that this order tells of."""
+    return update(Order).where(
+        Order.id == order.id, Order.status == Status.PENDING, Order.leased_until == order.leased_until
+    )
 
 
 class OutboxMessage(Base):

@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.deadline import DeadlineExceeded
-from chassis.problems import Problem, Unavailable, absent_part
-from services.order.models import Order, Status
+from chassis.problems import IN_FLIGHT, Problem, Unavailable, absent_part
+from services.order.models import Order, Status, still_leased
 from services.order.process import Shop, process_order
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _take_up_again(shop: Shop, quantities: dict[str, int], payment_token: str, k
         return order
     leased = _lease(shop, order)
     if leased is None:
-        raise Problem(409, "idempotency-key-in-flight", "this order is being processed; ask again shortly")
+        raise Problem(409, IN_FLIGHT, "this order is being processed; ask again shortly")
     return leased
 
 
@@ -102,12 +102,9 @@ def _lease(shop: Shop, order: Order) -> Order | None:
 
 def _end_lease(engine: Engine, order: Order) -> None:
     """Let the next attempt begin at once, where the lease is still ours. Where this fails, it ends by itself."""
-    ours = update(Order).where(
-        Order.id == order.id, Order.status == Status.PENDING, Order.leased_until == order.leased_until
-    )
     try:
         with engine.begin() as db:
-            db.execute(ours.values(leased_until=func.now()))
+            db.execute(still_leased(order).values(leased_until=func.now()))
     except SQLAlchemyError:
         log.warning("order %s stays leased until %s", order.id, order.leased_until)
 

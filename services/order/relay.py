@@ -23,7 +23,7 @@ import telemetry
 from chassis import app, cache, database, deadline, worker
 from chassis.problems import Unavailable
 from services.order.clients import Inventory, Payment
-from services.order.models import Base, Order, OutboxMessage, Status
+from services.order.models import Base, Order, OutboxMessage, Status, still_leased
 from services.order.process import Shop, process_order
 from services.order.settings import RelaySettings
 from telemetry import messaging
@@ -128,9 +128,11 @@ def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
         with tracer.start_as_current_span("resume_order", context=Context(), links=[link]) as span:
             span.set_attribute("order.id", str(order.id))
             process_order(shop, order)
-    except (Unavailable, deadline.DeadlineExceeded) as error:
-        log.warning("order %s stays pending: %s", order.id, type(error).__name__)
+    except Exception as error:
         _put_off(shop.engine, order)
+        if not isinstance(error, (Unavailable, deadline.DeadlineExceeded)):
+            raise
+        log.warning("order %s stays pending: %s", order.id, type(error).__name__)
     return True
 
 
@@ -140,11 +142,8 @@ def _put_off(engine: Engine, order: Order) -> None:
     The lease ends at once: the customer need not wait for us.
     """
     age = func.least(func.now() - Order.created_at, timedelta(hours=1))
-    ours = update(Order).where(
-        Order.id == order.id, Order.status == Status.PENDING, Order.leased_until == order.leased_until
-    )
     with suppress_instrumentation(), engine.begin() as db:
-        db.execute(ours.values(leased_until=func.now(), resume_at=func.now() + age))
+        db.execute(still_leased(order).values(leased_until=func.now(), resume_at=func.now() + age))
 
 
 def _lease_abandoned(shop: Shop, after: timedelta) -> Order | None:

@@ -77,7 +77,7 @@ def test_a_wrong_answer_is_put_right_and_hints_are_given(house: House) -> None:
     assert output.count("✓") == 2
     assert "✗ span: PUT. It is POST" in output
     assert "docs/walkthroughs/acquirer-errors-then-recovers.md" in output
-    assert status == 1
+    assert status == 3
 
 
 def test_ctrl_c_at_a_question_ends_it_without_a_traceback(house: House) -> None:

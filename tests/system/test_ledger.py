@@ -156,10 +156,12 @@ def test_spans_that_the_collector_refuses_are_lost_between_the_services_and_it(h
 def test_a_collector_without_memory_refuses_all_and_the_ledger_says_so(house: House) -> None:
     little = "yaml:processors::memory_limiter: {check_interval: 100ms, limit_mib: 3, spike_limit_mib: 1}"
     with changed(house, "collector", little):
-        before = watch(house.settings, patience=0)
         place_orders(house)
         refused = [f"otelcol_receiver_refused_{items}" for items in ("spans", "metric_points", "log_records")]
+        # In the tenth of a second before it first looks at its memory, it accepts.
         wait_until(lambda: all(own(house, name) for name in refused), "spans, metrics and logs are refused")
+        before = watch(house.settings, patience=0)
+        place_orders(house)
         # For longer than until the services send what they count again.
         ledger = watch(house.settings, before, patience=4)
     assert "The Collector refuses what the services count as well" in verdict(ledger)

@@ -31,13 +31,13 @@ def received() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def environment(house: House) -> dict[str, str]:
-    """Of the small service: its databases, and an opt-in that names neither HTTP nor databases."""
+    """Of the small service: its databases, and an opt-in that names no databases, and HTTP's old names as well."""
     return {
         "DATABASE_URL": postgres.url(
             "payment", postgres.passwords(house.folder / "data"), house.settings.postgres_port
         ),
         "VALKEY_URL": f"redis://127.0.0.1:{house.settings.valkey_port}/{DATABASE}",
-        "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental",
+        "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental,http/dup",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
         "OTEL_METRIC_EXPORT_INTERVAL": "200",
     }
@@ -192,7 +192,7 @@ def test_the_server_is_named_as_its_caller_named_it(
 def test_of_the_query_of_a_call_it_is_said_that_there_was_one(odd: str, received: Receiver) -> None:
     with third_party(drips=0) as url:
         _, span = spans_of(received, ask(f"{odd}/call", url))
-    assert span.attributes["url.full"] == f"{url}/?REDACTED"
+    assert span.attributes["url.full"] == span.attributes["http.url"] == f"{url}/?REDACTED"
 
 
 def test_a_call_lasts_until_its_answer_was_read_or_given_up(odd: str, received: Receiver) -> None:

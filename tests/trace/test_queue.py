@@ -17,6 +17,7 @@ from waybill.supervise import log_file
 
 WORKERS = ("order-relay", "fulfilment")
 ROWS = 300
+PUT_OFF = "SELECT 1 FROM orders WHERE id = %s AND resume_at > now() + interval '30 minutes'"
 
 
 def test_a_message_is_processed_in_the_span_that_sent_it_and_linked_to_it(house: House, traces: Traces) -> None:
@@ -120,11 +121,23 @@ def test_a_failed_attempt_to_resume_is_not_in_the_way_of_the_customer(
     # An old order: the relay waits as long as it is old before it tries again.
     house.query("order", "UPDATE orders SET created_at = now() - interval '2 hours' WHERE id = %s", order_id(placed))
     restart("order-relay", RECOVER_AFTER="0.2")
-    put_off = "SELECT 1 FROM orders WHERE id = %s AND resume_at > now() + interval '30 minutes'"
-    wait_until(lambda: house.query("order", put_off, order_id(placed)), "the relay has put the order off")
+    wait_until(lambda: house.query("order", PUT_OFF, order_id(placed)), "the relay has put the order off")
     house.start("acquirer")
     again = house.order(headers=key)
     assert (again.status_code, again.json()["status"]) == (200, "completed")
+
+
+def test_an_order_that_no_attempt_can_end_is_put_off_as_well(
+    house: House, without: Callable[[str], None], restart: Callable[..., None]
+) -> None:
+    without("acquirer")
+    placed = house.order()
+    # Without its token nobody can charge it, and nobody expects that.
+    spoil = "UPDATE orders SET payment_token = NULL, created_at = now() - interval '2 hours' WHERE id = %s"
+    house.query("order", spoil, order_id(placed))
+    restart("order-relay", RECOVER_AFTER="0.2")
+    wait_until(lambda: house.query("order", PUT_OFF, order_id(placed)), "the relay has put the order off")
+    house.query("order", "DELETE FROM orders WHERE id = %s", order_id(placed))
 
 
 def test_while_the_stream_is_away_no_try_to_send_is_in_a_trace(

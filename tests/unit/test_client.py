@@ -28,6 +28,16 @@ def drip(request: BaseHTTPRequestHandler) -> None:
         time.sleep(PAUSE)
 
 
+def come_late(request: BaseHTTPRequestHandler) -> None:
+    """An answer of which the head comes in time, and the body after as long again."""
+    time.sleep(3 * PAUSE)
+    request.send_response(200)
+    request.send_header("Content-Length", "1")
+    request.end_headers()
+    time.sleep(3 * PAUSE)
+    request.wfile.write(b" ")
+
+
 def answer(content: bytes, status: int = 200) -> Answer:
     """An answer at once."""
 
@@ -73,8 +83,9 @@ def failure(client: Client, seconds: float) -> BaseException | None:
     return raised.value.__cause__
 
 
-def test_an_answer_that_drips_is_given_up_when_the_time_is_over() -> None:
-    with third_party(drip) as (client, connections):
+@pytest.mark.parametrize("answer", [drip, come_late])
+def test_an_answer_that_takes_its_time_is_given_up_when_the_time_is_over(answer: Answer) -> None:
+    with third_party(answer) as (client, connections):
         assert isinstance(failure(client, 4 * PAUSE), requests.ReadTimeout)
     assert len(connections) == 1
 

@@ -152,7 +152,7 @@ def test_the_folder_can_be_copied_as_its_readme_says(tmp_path: Path) -> None:
 
 def test_what_to_install_is_what_we_install() -> None:
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    imported = ("flask>", "redis>", "requests>", "sqlalchemy>", "opentelemetry-")
+    imported = ("flask>", "redis>", "requests>", "sqlalchemy>", "opentelemetry-", "wrapt>")
     (block,) = blocks(TELEMETRY_README, "requirements")
     assert block.split() == [line for line in ours if line.startswith(imported)]
 

@@ -104,7 +104,7 @@ def test_without_a_seed_it_is_another_drill_each_time(monkeypatch: pytest.Monkey
     assert plans[-1].seed == 7
 
 
-@pytest.mark.parametrize(("status", "of_make"), [(0, 0), (1, 0), (2, 2)])
+@pytest.mark.parametrize(("status", "of_make"), [(0, 0), (3, 0), (1, 2), (2, 2)])
 def test_make_does_not_call_a_wrong_answer_an_error(status: int, of_make: int) -> None:
     # The environment, `.venv/tool`, is left as it is.
     command = ["make", "--old-file=.venv/tool", "drill", f"WAYBILL=sh -c 'exit {status}'"]

@@ -175,10 +175,12 @@ def test_a_failure_began_where_no_child_failed() -> None:
 
 
 def test_what_comes_after_the_root_is_told_apart() -> None:
-    assert read(span(1, end=50), span(2, 1, start=60, end=100)).answered == 50
-    assert read(span(1, end=100), span(2, 1, end=50)).answered is None
+    assert read(span(1, end=50, kind=2), span(2, 1, start=60, end=100)).answered == 50
+    assert read(span(1, end=100, kind=2), span(2, 1, end=50)).answered is None
+    # Nobody waits for an answer of what is no request.
+    assert read(span(1, end=50, kind=1), span(2, 1, start=60, end=100)).answered is None
     # Which of two roots would it be?
-    assert read(span(1, end=50), span(2, end=100)).answered is None
+    assert read(span(1, end=50, kind=2), span(2, end=100, kind=2)).answered is None
 
 
 def test_an_event_lies_on_the_bar_where_it_happened() -> None:

@@ -17,6 +17,7 @@ const place = document.getElementById("trace");
 let placing = false;
 let unsettled = {};
 let shown = {};
+let last;
 
 if (form) {
   const scenario = document.getElementById("scenario");
@@ -45,7 +46,7 @@ async function placeOrder(scenario) {
   try {
     await send(JSON.stringify({ items, payment_token: "tok_visa" }), scenario);
   } catch {
-    tell("failed", "No answer", "The gateway cannot be reached. Place the order again: it is taken once.");
+    tell("failed", "No answer", "The gateway gave no answer that can be read. Place the order again: it is taken once.");
   }
   form.removeAttribute("aria-busy");
   placing = false;
@@ -75,14 +76,17 @@ async function send(body, scenario) {
 }
 
 function show(traceId, traceresponse) {
-  const before = shown.traceId;
+  const before = last;
   shown = {};
   place.replaceChildren();
   again.hidden = true;
   if (!traceId || !traceresponse) return say("The answer names no trace.");
   // https://w3c.github.io/trace-context/#trace-flags
   const sampled = parseInt(traceresponse.split("-")[3], 16) & 1;
-  if (sampled) return follow(traceId, before);
+  if (sampled) {
+    last = traceId;
+    return follow(traceId, before);
+  }
   say("This order was not sampled: no service has recorded it, so there is no trace.");
 }
 
@@ -117,7 +121,7 @@ async function follow(traceId, before) {
       changed = performance.now();
       pause = FIRST_PAUSE_MS;
       draw(view, before);
-    }
+    } else if (view?.querySelector("a.jaeger") && !place.querySelector("a.jaeger")) draw(view, before);
     const trouble = troubleOf(view);
     if (trouble && view) drawInstead(view);
     say(trouble ? `${trouble} Trying again …` : progress());
@@ -125,7 +129,9 @@ async function follow(traceId, before) {
   } while (performance.now() - changed < quiet && performance.now() - began < LONGEST_MS);
 
   if (view) drawInstead(view);
-  say(troubleOf(view) || `Nothing new has come for ${Math.round((performance.now() - changed) / 1000)} seconds.`);
+  const still = performance.now() - changed;
+  const end = still < quiet ? "It still grows." : `Nothing new has come for ${Math.round(still / 1000)} seconds.`;
+  say(troubleOf(view) || end);
   again.hidden = false;
 }
 

@@ -81,7 +81,7 @@ def test_an_order_waits_for_a_part_that_is_down(house: House, key: str, part: st
 @pytest.mark.parametrize(
     ("part", "with_key", "without"),
     [
-        ("order", "nothing is lost, try again", "without an Idempotency-Key it is done again"),
+        ("order", "nothing is lost, try again", "sent again without an Idempotency-Key, it is carried out again"),
         (
             "acquirer",
             "processed later or when its key is sent again",
