@@ -289,6 +289,8 @@ def test_a_picture_of_the_page_is_small(
     if failed:
         page.locator("tr.origin summary").first.click()
         page.locator("dd").evaluate_all(WITHOUT_FOLDERS)
+        # The end of the stack is where it failed.
+        page.locator("tr.origin dd[tabindex]").first.evaluate("stack => stack.scrollTop = stack.scrollHeight")
     page.mouse.move(0, 0)
     picture = (IMAGES if kept else tmp_path) / f"{name}.png"
     page.locator(part).screenshot(path=picture)
