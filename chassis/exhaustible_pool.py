@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import closing
-from functools import cached_property
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -27,13 +26,15 @@ class ExhaustiblePool(telemetry.WaitTracingPool):
         """Check a connection out."""
         if not scenarios.exhausts(self.logging_name):
             return super().connect()
-        narrow = self._narrow
+        narrow = self._narrow()
         taken = threading.Event()
         threading.Thread(target=_hold_connection, args=(narrow, taken)).start()
         taken.wait(self._timeout)
-        return narrow.connect()
+        connection = narrow.connect()
+        # It ends with the request, as its pool does.
+        connection.detach()
+        return connection
 
-    @cached_property
     def _narrow(self) -> telemetry.WaitTracingPool:
         return telemetry.WaitTracingPool(
             self._creator,

@@ -196,7 +196,7 @@ def grade(console: Console, right: Finding, answer: Answer) -> bool:
 
 def _verdict(part: str, said: str, right: Collection[str]) -> tuple[bool, str]:
     good = _plain(said) in map(_plain, right)
-    correction = "" if good else f". It is {' or '.join(right)}"
+    correction = "" if good else f" (right: {' or '.join(right)})"
     return good, f"{'✓' if good else '✗'} {part}: {waterfall.printable(said)}{correction}"
 
 

@@ -16,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from waybill import report
 from waybill.jaeger import Jaeger, JaegerError
-from waybill.ledger import last_line, open_ledger
+from waybill.ledger import close_ledger, last_line, left_out, open_ledger
 from waybill.orders import Job, Order, parse_mix
 from waybill.settings import settings
 
 WEB_UI_PORT = 8089
-# A trace is complete a second or two after its order: services and Collector send spans in batches.
-PATIENCE_SECONDS = 10.0
+# A trace is complete a second or two after its order: services and Collector send spans in batches. With tail sampling
+# it is decided on after 10 s (collector-sampling.yaml).
+PATIENCE_SECONDS = 15.0
 INTERRUPTED = 128 + signal.SIGINT
 # Under the web page the mix comes around again and again; so many are enough for whole percents.
 ORDERS_IN_A_ROUND = 100
@@ -75,15 +76,19 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
             web_ui_port=free_web_ui_port() if web_ui else None,
         )
         placed, interrupted = run(job)
+        if interrupted and not web_ui:
+            console.print(f"\nInterrupted: {len(placed)} of {orders} orders were placed.", highlight=False)
         report.show_orders(console, placed, jaeger.link if has_web_ui else settings().trace_url)
         problems = wait_for_traces(jaeger, placed)
         if has_web_ui:
             report.show_comparisons(console, placed, jaeger.compare_link)
         elif placed:
             report.show_traces(console, placed, jaeger)
-        report.show_completeness(console, placed, problems)
-        unreadable = list(problems.values()).count(report.MISSING)
-        console.print(last_line(before, unreadable), soft_wrap=True, markup=False, highlight=False)
+        kept = close_ledger(before, list(problems.values()).count(report.MISSING))
+        if left_out(kept):
+            problems = {trace_id: problem for trace_id, problem in problems.items() if problem != report.MISSING}
+        report.show_completeness(console, placed, problems, kept.unreadable if kept and left_out(kept) else 0)
+        console.print(last_line(kept), soft_wrap=True, markup=False, highlight=False)
     except JaegerError as error:
         raise click.ClickException(str(error)) from error
     if interrupted and not web_ui:

@@ -142,11 +142,14 @@ def show_traces(console: Console, orders: Sequence[Order], jaeger: Jaeger) -> No
             console.print(waterfall.render(trace))
 
 
-def show_completeness(console: Console, orders: Sequence[Order], problems: Mapping[str, str]) -> None:
-    """Print how many of the orders have a complete trace, and what is wrong with the others."""
+def show_completeness(
+    console: Console, orders: Sequence[Order], problems: Mapping[str, str], left_out: int = 0
+) -> None:
+    """Print how many of the orders have a complete trace, how many sampling left out, and what is wrong with others."""
     untraced = sum(1 for order in orders if not order.trace_id)
     bad = len(problems) + untraced
-    text = f"\nTraces: {len(orders) - bad} of {len(orders)} orders have a complete one in Jaeger."
+    text = f"\nTraces: {len(orders) - bad - left_out} of {len(orders)} orders have a complete one in Jaeger"
+    text += f"; sampling left {left_out} out." if left_out else "."
     console.print(text, style="bold red" if bad else "bold green", highlight=False)
     for trace_id, problem in list(problems.items())[:LISTED_AT_MOST]:
         console.print(f"  {trace_id}: {waterfall.printable(problem)}", soft_wrap=True, markup=False, highlight=False)

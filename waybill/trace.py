@@ -47,4 +47,7 @@ def trace(trace_id: str, wait: float) -> None:
     console.print(waterfall.render(found))
     for problem in found.problems():
         console.print(f"! This trace is incomplete: {waterfall.printable(problem)}.", style="yellow", markup=False)
-    console.print(jaeger.link(trace_id) if has_web_ui else settings().trace_url(trace_id), soft_wrap=True)
+    link = jaeger.link if has_web_ui else settings().trace_url
+    console.print(link(trace_id), soft_wrap=True)
+    for other in sorted({link.trace_id for span in found.spans for link in span.links} - {trace_id, ""}):
+        console.print(f"→ {link(other)}", style="dim", soft_wrap=True)

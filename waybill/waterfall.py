@@ -64,7 +64,7 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
         yield Text(f"◆ {printable(text)}", "dim"), f"at {duration(event.time - trace.start)}"
     for link in span.links:
         target = trace.by_id.get(link.span_id)
-        yield Text(f"→ linked to {printable(target.name) if target else 'trace ' + link.trace_id}", "dim"), ""
+        yield Text(f"→ {printable(target.name) if target else f'trace {link.trace_id[:8]}…'}", "dim"), ""
     parent = trace.by_id.get(span.parent_span_id or "")
     if parent and span.start < parent.start:
         early = duration(parent.start - span.start)

@@ -75,7 +75,7 @@ def test_a_wrong_answer_is_put_right_and_hints_are_given(house: House) -> None:
     assert "The span is one of payment's." in output
     assert "There is no further hint." in output
     assert output.count("✓") == 2
-    assert "✗ span: PUT. It is POST" in output
+    assert "✗ span: PUT (right: POST)" in output
     assert "docs/walkthroughs/acquirer-errors-then-recovers.md" in output
     assert status == 3
 

@@ -177,6 +177,21 @@ def test_a_connection_that_breaks_under_a_statement_is_an_error_of_the_statement
     assert server.attributes["http.response.status_code"] == 503
 
 
+def test_orders_that_find_the_pool_exhausted_together_each_show_a_wait_of_their_own(
+    house: House, traces: Traces
+) -> None:
+    house.warm_cache()
+    exhausted = {"baggage": "waybill.scenario=pool-exhaustion"}
+    with ThreadPoolExecutor() as threads:
+        placed = [threads.submit(house.order, headers=exhausted) for _ in range(2)]
+    for order in placed:
+        spans = traces.whole(order.result(), "process orders")
+        wait = only(spans, service="inventory", name="wait for connection")
+        request = only(spans, service="inventory", name="PUT /reservations/<uuid:order_id>")
+        # Else the one of them would wait for the other, and no span would tell.
+        assert wait.end_ns - wait.start_ns > (request.end_ns - request.start_ns) / 2
+
+
 def raw(spans: list[Span]) -> str:
     """All that is known of spans, as text to search in."""
     return json.dumps([vars(span) for span in spans], default=vars)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from waybill.ledger import last_line
+from waybill.ledger import close_ledger, last_line, left_out
 from waybill.ledger.balance import Ledger
 from waybill.ledger.numbers import Numbers, Snapshot, parse
 from waybill.ledger.verdict import doubts, good, losses, verdict
@@ -184,8 +184,10 @@ def test_what_tail_sampling_leaves_out_is_not_lost_and_what_its_queue_did_not_ta
     page = services(process("payment", 100), accepted={"waybill/payment": 100})
     kept = ledger(Snapshot(page, collector(100, sent=10, tail_sampling=True), jaeger(10)), unreadable=9)
     assert verdict(kept) == "Ledger: 100 spans ended, 90 left out by tail sampling, 10 stored in Jaeger: none lost."
+    assert left_out(kept)
     kept = ledger(Snapshot(page, collector(100, sent=10, not_queued=5, tail_sampling=True), jaeger(10)))
     assert kept.left_out == 85
+    assert not left_out(kept)
     assert found(kept) == [(5, "in the Collector")]
 
 
@@ -334,6 +336,6 @@ def test_a_page_that_is_no_metrics_is_refused_and_an_empty_one_is_not() -> None:
 
 
 def test_load_says_in_one_line_that_no_ledger_could_be_kept() -> None:
-    line = last_line(None, unreadable=0)
+    line = last_line(close_ledger(None, unreadable=0))
     assert line.startswith("Ledger: not kept. ")
     assert "\n" not in line

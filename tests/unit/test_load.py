@@ -205,6 +205,13 @@ def test_the_traces_that_arrived_are_counted_against_all_orders() -> None:
     assert "1 were answered without a trace id" in text
 
 
+def test_traces_that_sampling_left_out_are_told_apart() -> None:
+    console = Console(file=StringIO(), width=80)
+    show_completeness(console, [answered(number=1), answered(number=2)], {}, left_out=1)
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue() == "\nTraces: 1 of 2 orders have a complete one in Jaeger; sampling left 1 out.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -32,15 +32,27 @@ def open_ledger() -> Ledger | None:
     return begin(settings())
 
 
-def last_line(before: Ledger | None, unreadable: int) -> str:
-    """What became of the spans of a run, in one line, once the numbers about it have arrived.
+def close_ledger(before: Ledger | None, unreadable: int) -> Ledger | None:
+    """What became of the spans of a run, once the numbers about it have arrived; None where no ledger was kept.
 
     `unreadable` is how many of its traces Jaeger does not show.
     """
     if before is None:
+        return None
+    with Console(stderr=True).status("waiting for the numbers of the ledger"):
+        return replace(watch(settings(), before), unreadable=unreadable)
+
+
+def left_out(found: Ledger | None) -> bool:
+    """Whether sampling left traces of the run out, and lost no span: one that is not there was left out then."""
+    return found is not None and good(found) and bool(found.sampled_out or found.left_out)
+
+
+def last_line(found: Ledger | None) -> str:
+    """The ledger of a run in one line."""
+    if found is None:
         return (
             f"Ledger: not kept. The metrics of the Collector (ports {settings().metrics_port} and "
             f"{settings().collector_metrics_port}) and Jaeger ({settings().jaeger_metrics_port}) did not all answer."
         )
-    with Console(stderr=True).status("waiting for the numbers of the ledger"):
-        return verdict(replace(watch(settings(), before), unreadable=unreadable))
+    return verdict(found)
