@@ -84,10 +84,11 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
             report.show_comparisons(console, placed, jaeger.compare_link)
         elif placed:
             report.show_traces(console, placed, jaeger)
-        kept = close_ledger(before, list(problems.values()).count(report.MISSING))
-        if left_out(kept):
-            problems = {trace_id: problem for trace_id, problem in problems.items() if problem != report.MISSING}
-        report.show_completeness(console, placed, problems, kept.unreadable if kept and left_out(kept) else 0)
+        missing = {trace_id for trace_id, problem in problems.items() if problem == report.MISSING}
+        kept = close_ledger(before, len(missing))
+        sampled_out = missing if left_out(kept) else set()
+        problems = {trace_id: problem for trace_id, problem in problems.items() if trace_id not in sampled_out}
+        report.show_completeness(console, placed, problems, len(sampled_out))
         console.print(last_line(kept), soft_wrap=True, markup=False, highlight=False)
     except JaegerError as error:
         raise click.ClickException(str(error)) from error

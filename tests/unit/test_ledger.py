@@ -339,3 +339,9 @@ def test_load_says_in_one_line_that_no_ledger_could_be_kept() -> None:
     line = last_line(close_ledger(None, unreadable=0))
     assert line.startswith("Ledger: not kept. ")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("page", ["<html>", "# HELP\notelcol_receiver_x +Inf\n", "# HELP\notelcol_receiver_x NaN\n"])
+def test_a_page_that_does_not_count_is_none(page: str) -> None:
+    with pytest.raises(ValueError, match=r"is not|are not"):
+        parse(page)

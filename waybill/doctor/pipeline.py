@@ -11,8 +11,8 @@ from waybill.doctor import otlp, web
 from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.web import Unanswered
 from waybill.jaeger import Jaeger, Trace
+from waybill.ledger.numbers import parse
 
-QUEUED = re.compile(r'^otelcol_exporter_queue_size{.*data_type="traces".*} (\d+(?:\.\d+)?(?:e\+\d+)?)$', re.MULTILINE)
 A_PAGE = re.compile(r"/(search|trace/[0-9a-f]+|dependencies|monitor)/?([?#].*)?$")
 """What stands behind the base of Jaeger's URL in the address line of a browser."""
 
@@ -35,8 +35,11 @@ class Collector:
 
     def waiting(self) -> str:
         """How many spans wait for Jaeger, as a sentence; "" where none do, or it does not tell."""
-        queued = sum(float(found[1]) for found in QUEUED.finditer(self._metrics()))
-        return f" {queued:,.0f} spans wait in the Collector." if queued else ""
+        queued = 0
+        # Another program may have its port.
+        with suppress(ValueError):
+            queued = parse(self._metrics()).total("otelcol_exporter_queue_size", data_type="traces")
+        return f" {queued:,} spans wait in the Collector." if queued else ""
 
     def samples(self) -> bool:
         """Whether a tail sampler is at work."""

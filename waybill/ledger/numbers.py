@@ -116,8 +116,11 @@ def parse(text: str) -> Numbers:
     if text and not text.startswith("#"):
         raise ValueError("this is not a page of metrics")
     samples: Counter[Key] = Counter()
-    for sample in _samples(text):
-        samples[sample.name.removesuffix("_total"), tuple(sorted(sample.labels.items()))] += round(sample.value)
+    try:
+        for sample in _samples(text):
+            samples[sample.name.removesuffix("_total"), tuple(sorted(sample.labels.items()))] += round(sample.value)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise ValueError("these are not counts") from error
     return Numbers(samples)
 
 
