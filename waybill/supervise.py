@@ -1,12 +1,14 @@
-"""Starts parts in order, watches them, and stops them in reverse; it knows nothing of what they are."""
+"""Starts parts in order, starts again the ones that die, and stops them in reverse; knows nothing of what they are."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -19,6 +21,12 @@ from waybill.settings import Settings
 ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
 LOG_LINES_IN_ERROR = 15
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+# A part that has run for this long is well again: if it dies later, the pause begins from the first one.
+STEADY_SECONDS = 60.0
+LOG_BYTES = 20_000_000
+"""A log that has grown beyond this is put aside, in place of the one that was put aside before."""
 
 Note = Callable[[str, str], None]
 """Told the name of a part and what it does now."""
@@ -50,6 +58,18 @@ class Part:
     """Seconds until it has to be ready."""
     stop_within: float = 15
     """Seconds that it has to end after `stop_signal`, before it is killed."""
+
+
+@dataclass
+class Life:
+    """How a part has fared since everything was ready. Times are of the monotonic clock."""
+
+    began: float
+    pause: float = 0
+    """Seconds that it waited before it was started the last time."""
+    due: float | None = None
+    """When it is started again; None while it runs."""
+    ready: bool = True
 
 
 class StoppedError(click.ClickException):
@@ -99,11 +119,51 @@ class Supervisor:
         self._state.ready = True
         self._state.write(state_file(self.folder))
 
-    def watch(self) -> None:
-        """Stay until someone asks to stop. Raises click.ClickException when a part dies."""
+    def watch(self, say: Say) -> None:
+        """Stay until someone asks to stop; start again every part that dies, after a pause that grows."""
+        lives = {part.name: Life(time.monotonic()) for part in self._parts}
         while not self.stop_asked:
-            self._check()
+            for part in self._parts:
+                self._tend(part, lives[part.name], say)
+            self._cut_logs()
             time.sleep(POLL_SECONDS)
+
+    def _tend(self, part: Part, life: Life, say: Say) -> None:
+        now = time.monotonic()
+        if life.due is None and self._children[part.name].poll() is not None:
+            self._plan_restart(part, life, self._how_it_ended(part), say)
+            # What it has started would keep its ports.
+            end(next(known for known in self._state.parts if known.name == part.name), say)
+        elif life.due is not None and now >= life.due:
+            try:
+                if part.prepare:
+                    part.prepare()
+                self._spawn(part)
+            except (click.ClickException, OSError) as error:
+                self._plan_restart(part, life, f"could not be started again ({error})", say)
+            else:
+                life.began, life.due, life.ready = now, None, False
+        elif life.due is None and not life.ready and part.ready():
+            life.ready = True
+            say(f"{part.name} is ready again.")
+
+    def _plan_restart(self, part: Part, life: Life, what: str, say: Say) -> None:
+        steady = life.due is None and time.monotonic() - life.began > STEADY_SECONDS
+        life.pause = FIRST_PAUSE_SECONDS if steady or not life.pause else min(2 * life.pause, LONGEST_PAUSE_SECONDS)
+        life.due = time.monotonic() + life.pause
+        log = log_file(self.folder, part.name)
+        say(f"{part.name} {what}. It is started again in {life.pause:.0f} s; its log is {log}.")
+
+    def _cut_logs(self) -> None:
+        """Put aside every log that has grown too long. The parts go on writing to the same file, from its start."""
+        for name in (*(part.name for part in self._parts), "up"):
+            log = log_file(self.folder, name)
+            with suppress(OSError):
+                if log.stat().st_size > LOG_BYTES:
+                    # A full disk keeps no copy, and is no reason to let the log grow.
+                    with suppress(OSError):
+                        shutil.copy(log, log.with_name(f"{log.name}.1"))
+                    os.truncate(log, 0)
 
     def stop(self, say: Say) -> None:
         """Stop what was started, last first, and forget it."""
@@ -121,6 +181,7 @@ class Supervisor:
             future.result()
         note(part.name, "starting")
         began = time.monotonic()
+        log_file(self.folder, part.name).write_bytes(b"")
         if part.prepare:
             part.prepare()
         self._spawn(part)
@@ -135,15 +196,14 @@ class Supervisor:
 
     def _spawn(self, part: Part) -> None:
         # Under the lock no child can be started and not yet be written down when another part fails.
-        with self._lock, log_file(self.folder, part.name).open("wb") as log:
+        with self._lock, log_file(self.folder, part.name).open("ab") as log:
             if self._giving_up:
                 raise StoppedError
             child = spawn(part, log)
-            self._state.parts.append(
-                running(part.name, child.pid, stop_signal=part.stop_signal, stop_within=part.stop_within)
-            )
+            started = running(part.name, child.pid, stop_signal=part.stop_signal, stop_within=part.stop_within)
+            self._state.parts = [known for known in self._state.parts if known.name != part.name] + [started]
             order = [part.name for part in self._parts]
-            self._state.parts.sort(key=lambda started: order.index(started.name))
+            self._state.parts.sort(key=lambda known: order.index(known.name))
             self._state.write(state_file(self.folder))
             # Only now may the main thread see it die, and so take its id away.
             self._children[part.name] = child
@@ -156,16 +216,15 @@ class Supervisor:
 
     def _check(self) -> None:
         if dead := self._dead():
-            raise self._died(dead[0])
+            raise self._failure(dead[0], self._how_it_ended(dead[0]))
 
     def _dead(self) -> list[Part]:
         children = dict(self._children)
         return [part for part in self._parts if part.name in children and children[part.name].poll() is not None]
 
-    def _died(self, part: Part) -> click.ClickException:
+    def _how_it_ended(self, part: Part) -> str:
         code = self._children[part.name].returncode
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"stopped with exit status {code}"
-        return self._failure(part, how)
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"stopped with exit status {code}"
 
     def _failure(self, part: Part, what: str) -> click.ClickException:
         log = log_file(self.folder, part.name)
@@ -183,7 +242,7 @@ def state_file(folder: Path) -> Path:
 
 
 def log_file(folder: Path, name: str) -> Path:
-    """Where the output of a part goes; begun anew with each start."""
+    """Return where the output of a part goes: emptied with each start of the whole, and bounded."""
     return folder / "logs" / f"{name}.log"
 
 

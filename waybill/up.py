@@ -57,7 +57,7 @@ def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callabl
     """Start the parts, stay until Ctrl-C, SIGTERM or SIGHUP, and stop them. Logs and state go into `folder`.
 
     `after_start` runs beside the parts and may be cut off. Raises click.ClickException, with nothing left
-    running, when a part fails or another `run` has this folder.
+    running, when a part does not start or another `run` has this folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
@@ -75,7 +75,7 @@ def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callabl
             supervisor.set_ready()
             if after_start:
                 threading.Thread(target=after_start, daemon=True).start()
-            supervisor.watch()
+            supervisor.watch(_say)
         finally:
             supervisor.stop(_say)
     _say("Everything has stopped.")
@@ -89,7 +89,9 @@ def start_in_background(command: list[str], folder: Path) -> None:
     log = log_file(folder, "up")
     log.parent.mkdir(parents=True, exist_ok=True)
     _refuse_second(folder)
-    with log.open("wb") as output:
+    log.write_bytes(b"")
+    # Appended to, so that it may be cut while the supervisor writes.
+    with log.open("ab") as output:
         child = subprocess.Popen(  # noqa: S603
             command,
             cwd=ROOT,

@@ -16,6 +16,10 @@ import psutil
 import pytest
 import requests
 
+from tests.house import wait_until
+from waybill.jaeger import Jaeger
+from waybill.orders import SHIPPED
+from waybill.processes import State
 from waybill.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +78,32 @@ def test_down_after_the_supervisor_was_killed_leaves_nothing(environment: dict[s
             socket.create_connection(("127.0.0.1", port))
 
 
+def test_every_part_that_is_killed_comes_back_and_orders_go_on(environment: dict[str, str]) -> None:
+    up = waybill("up", environment, "--background")
+    assert up.returncode == 0, up.stdout
+    gateway = f"http://127.0.0.1:{environment['WAYBILL_GATEWAY_PORT']}"
+    folder = Path(environment["WAYBILL_STATE_DIR"])
+    first = pids(folder)
+
+    for name in ("jaeger", "collector"):
+        os.kill(first[name], signal.SIGKILL)
+    assert requests.post(f"{gateway}/orders", json=ORDER, timeout=20).status_code == 201
+    for name, pid in first.items():
+        if name not in ("jaeger", "collector"):
+            os.kill(pid, signal.SIGKILL)
+
+    said = folder / "logs/up.log"
+    wait_until(lambda: all(f"{name} is ready again." in said.read_text() for name in first), str(first))
+    assert pids(folder).keys() == first.keys()
+    assert not set(pids(folder).values()) & set(first.values())
+    placed = requests.post(f"{gateway}/orders", json=ORDER, timeout=20)
+    assert placed.status_code == 201, placed.text
+    jaeger = Jaeger(f"http://127.0.0.1:{environment['WAYBILL_JAEGER_PORT']}")
+    assert jaeger.wait_for_trace(
+        placed.json()["trace_id"], lambda trace: not trace.problems() and trace.services >= SHIPPED, timeout=60
+    )
+
+
 def test_the_demonstration_shows_orders_and_traces_until_it_is_told_to_stop(environment: dict[str, str]) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "waybill", "up", "--demo"],
@@ -97,6 +127,12 @@ def test_the_demonstration_shows_orders_and_traces_until_it_is_told_to_stop(envi
     # The waterfall of the first.
     assert re.search(r"^order +.*process_order", shown, re.MULTILINE)
     assert shown.endswith("Everything has stopped.\n")
+
+
+def pids(folder: Path) -> dict[str, int]:
+    state = State.read(folder / "state.json")
+    assert state
+    return {part.name: part.pid for part in state.parts}
 
 
 def waybill(command: str, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ COMMAND is run, background or down; PARTS is a list in JSON.
 """
 
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+from waybill import supervise
 from waybill.supervise import Part
 from waybill.up import run, start_in_background, stop
 
@@ -48,6 +50,7 @@ def make_part(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("parts")
 def main(command: str, folder: Path, parts: str) -> None:
+    supervise.LOG_BYTES = int(os.environ.get("TEST_LOG_BYTES", supervise.LOG_BYTES))
     if command == "run":
         run(lambda: [make_part(folder, **part) for part in json.loads(parts)], folder)
     elif command == "background":

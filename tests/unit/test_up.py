@@ -1,7 +1,9 @@
 """The supervisor, with real processes that are not Waybill's own."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -158,13 +160,78 @@ def test_a_part_that_does_not_become_ready_is_named_and_the_others_are_stopped(r
     assert runner.running() == []
 
 
-def test_a_part_that_dies_later_brings_the_rest_down(runner: Runner) -> None:
-    supervisor = runner.started({"name": "water", "port": free_port()}, {"name": "tea", "port": free_port()})
-    os.kill(runner.state()["parts"][1]["pid"], signal.SIGKILL)
-    output, _ = supervisor.communicate(timeout=PATIENCE)
-    assert supervisor.returncode == 1
-    assert "Error: tea was ended by SIGKILL." in output
+def test_a_part_that_dies_later_is_started_again_while_the_others_go_on(runner: Runner) -> None:
+    port = free_port()
+    supervisor = runner.started({"name": "water", "port": free_port()}, {"name": "tea", "port": port})
+    water, tea = (part["pid"] for part in runner.state()["parts"])
+    os.kill(tea, signal.SIGKILL)
+    wait_until(lambda: runner.diary().count("tea started") == 2)
+    wait_until(lambda: accepts(port))
+    wait_until(lambda: runner.state()["parts"][1]["pid"] != tea)
+    assert [part["name"] for part in runner.state()["parts"]] == ["water", "tea"]
+    assert runner.state()["parts"][0]["pid"] == water
+    output = end(supervisor, signal.SIGTERM)
+    assert "tea was ended by SIGKILL. It is started again in 1 s; its log is " in output
+    assert supervisor.returncode == 0
     assert runner.running() == []
+    assert runner.diary()[-2:] == ["tea stopped", "water stopped"]
+
+
+def test_it_is_said_when_a_part_that_died_is_ready_again(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port()})
+    os.kill(runner.state()["parts"][0]["pid"], signal.SIGKILL)
+    assert supervisor.stdout
+    assert any(line == "tea is ready again.\n" for line in supervisor.stdout)
+    end(supervisor, signal.SIGTERM)
+
+
+def test_the_pause_before_a_start_grows_while_a_part_dies_again_and_again(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port(), "faults": ["dies again"]})
+    os.kill(runner.state()["parts"][0]["pid"], signal.SIGKILL)
+    assert supervisor.stdout
+    pauses = (re.search(r"again in (\d+) s", line) for line in supervisor.stdout)
+    assert [int(pause[1]) for pause in itertools.islice(filter(None, pauses), 3)] == [1, 2, 4]
+    end(supervisor, signal.SIGTERM)
+    assert runner.running() == []
+
+
+def test_what_a_part_that_died_leaves_behind_is_ended_before_it_starts_again(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port(), "faults": ["has a stubborn child"]})
+    os.kill(runner.state()["parts"][0]["pid"], signal.SIGKILL)
+    wait_until(lambda: runner.diary().count("tea started") == 2)
+    assert len(runner.running()) == 3
+    end(supervisor, signal.SIGTERM)
+    assert runner.running() == []
+
+
+def test_a_stop_while_a_part_waits_to_be_started_again_leaves_nothing(runner: Runner) -> None:
+    supervisor = runner.started({"name": "tea", "port": free_port()}, {"name": "milk", "port": free_port()})
+    os.kill(runner.state()["parts"][0]["pid"], signal.SIGKILL)
+    assert supervisor.stdout
+    assert any("is started again" in line for line in supervisor.stdout)
+    end(supervisor, signal.SIGTERM)
+    assert supervisor.returncode == 0
+    assert runner.running() == []
+
+
+def test_logs_stay_bounded_and_keep_their_rights(runner: Runner) -> None:
+    port = free_port()
+    supervisor = runner.started({"name": "tea", "port": port, "faults": ["talks"]}, TEST_LOG_BYTES="20000")
+    log, aside = runner.folder / "logs/tea.log", runner.folder / "logs/tea.log.1"
+    log.chmod(0o600)
+
+    def grown(file: Path) -> bool:
+        socket.create_connection(("127.0.0.1", port)).close()
+        return file.exists() and file.stat().st_size > 20_000
+
+    wait_until(lambda: grown(aside))
+    first = aside.stat().st_ino, aside.stat().st_mtime_ns
+    wait_until(lambda: grown(aside) and (aside.stat().st_ino, aside.stat().st_mtime_ns) != first)
+    # It writes on at the beginning of the emptied file: no hole is left.
+    wait_until(lambda: log.stat().st_size > 0 or grown(log))
+    assert b"\0" not in log.read_bytes()
+    assert [file.stat().st_mode & 0o777 for file in (log, aside)] == [0o600, 0o600]
+    end(supervisor, signal.SIGTERM)
 
 
 def test_a_part_that_does_not_stop_is_killed_and_named(runner: Runner) -> None:
@@ -187,7 +254,7 @@ def test_what_a_part_leaves_behind_is_ended(runner: Runner, fault: str) -> None:
 def test_what_a_part_that_died_leaves_behind_is_ended(runner: Runner) -> None:
     supervisor = runner.started({"name": "tea", "port": free_port(), "faults": ["has a child"]})
     os.kill(runner.state()["parts"][0]["pid"], signal.SIGKILL)
-    supervisor.communicate(timeout=PATIENCE)
+    end(supervisor, signal.SIGTERM)
     assert runner.running() == []
 
 
@@ -319,6 +386,14 @@ def test_parts_reach_loopback_past_a_proxy_of_the_user(runner: Runner) -> None:
 def end(process: subprocess.Popen[str], number: signal.Signals) -> str:
     process.send_signal(number)
     return process.communicate(timeout=PATIENCE)[0]
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
