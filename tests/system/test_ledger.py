@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc
+import psutil
 import pytest
 
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
@@ -205,6 +206,23 @@ def test_what_waits_while_jaeger_is_away_is_not_lost_not_even_by_a_killed_collec
     assert good(ledger)
 
 
+def test_what_a_full_disk_does_not_take_is_lost_and_does_not_wait(house: House) -> None:
+    house.stop("jaeger")
+    try:
+        with changed(house, "collector"):
+            before = begin_ledger(house)
+            place_orders(house)
+            fill_the_disk(house)
+            wait_until(lambda: place_orders(house) and own(house, "otelcol_exporter_enqueue_failed_spans"), "a refusal")
+            wait_until(lambda: losses(watch(house.settings, before, patience=0)), "the services give up")
+            ledger = watch(house.settings, before, patience=0)
+    finally:
+        house.start("jaeger")
+    assert all(loss.where.endswith("and the Collector") for loss in losses(ledger))
+    assert "could not write to the disk of its queue" in verdict(ledger)
+    assert ledger.queued == ledger.accepted
+
+
 def test_spans_that_jaeger_rejects_for_good_are_lost_between_the_collector_and_it(house: House) -> None:
     with nobody_who_knows_spans() as endpoint, changed(house, "collector", JAEGER_OTLP_ENDPOINT=endpoint):
         before = begin_ledger(house)
@@ -293,6 +311,13 @@ def changed(house: House, name: str, *configurations: str, **environment: str) -
         house.parts[name] = usual
         house.stop(name)
         house.start(name)
+
+
+def fill_the_disk(house: House) -> None:
+    """Have the Collector's queue for spans grow no further."""
+    [queue] = (house.folder / "data/collector").iterdir()
+    size = queue.stat().st_size
+    psutil.Process(house.processes["collector"].pid).rlimit(psutil.RLIMIT_FSIZE, (size, size))
 
 
 def place_orders(house: House) -> list[str]:

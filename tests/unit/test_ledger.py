@@ -303,6 +303,30 @@ def test_the_spans_in_a_jaeger_that_was_started_anew_are_lost() -> None:
     assert found(ledger(Snapshot(page, collector(100), jaeger(0, name="second")))) == [(100, "in Jaeger")]
 
 
+def test_what_the_collector_could_not_write_to_its_queue_does_not_wait_there() -> None:
+    page = services(process("payment", 100, failed=60), accepted={"waybill/payment": 100})
+    full_disk = collector(40, sent=0, queued=40 + 180, not_queued=180)
+    kept = ledger(Snapshot(page, full_disk, jaeger(0)), settled=False)
+    assert kept.queued == 40
+    assert found(kept) == [(60, "between payment and the Collector")]
+    assert "it could not write them to its queue" in verdict(kept)
+    assert "what was in it may be lost: is the disk full?" in verdict(kept)
+
+
+def test_all_waits_in_a_queue_that_is_full_or_that_another_collector_has_left() -> None:
+    page = services(process("payment", 600), accepted={"waybill/payment": 600})
+    full = ledger(Snapshot(page, collector(600, sent=0, queued=600, not_queued=10), jaeger(0)), settled=False)
+    assert (full.queued, full.queue_unwritable) == (600, False)
+    left = ledger(Snapshot(parse(""), collector(0, sent=300, queued=700), jaeger(300)), settled=False)
+    assert (left.queued, left.queue_unwritable) == (700, False)
+
+
+def test_what_others_lost_is_counted_among_the_spans_of_all() -> None:
+    page = services(process("payment", 29), accepted={"waybill/payment": 29, "prompts": 1300})
+    kept = ledger(Snapshot(page, collector(1329, rejected=550), jaeger(779)))
+    assert verdict(kept).startswith("Ledger: 550 of 1,329 spans were lost between the Collector and Jaeger")
+
+
 def test_where_jaeger_does_not_answer_what_was_sent_is_in_doubt_and_what_waits_is_not() -> None:
     page = services(process("payment", 10), accepted={"waybill/payment": 10})
     assert good(ledger(Snapshot(page, collector(10, queued=10), None), settled=False))
@@ -333,6 +357,12 @@ def test_a_page_that_is_no_metrics_is_refused_and_an_empty_one_is_not() -> None:
     with pytest.raises(ValueError, match="not a page of metrics"):
         parse("<html></html>")
     assert parse("").samples == {}
+
+
+@pytest.mark.parametrize("mark", ["\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_the_name_of_a_span_may_contain_what_ends_a_line_elsewhere(mark: str) -> None:
+    page = parse("# one span\n" + span_metrics(**{f"SELECT 1{mark}FROM t": 3}) + span_metrics(shop=4))
+    assert page.total("traces_span_metrics_calls") == 7
 
 
 def test_load_says_in_one_line_that_no_ledger_could_be_kept() -> None:

@@ -71,7 +71,7 @@ def _check_parts(state: State, folder: Path) -> None:
     for part in state.parts:
         if part.process() is None:
             log = log_file(folder, part.name)
-            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+            lines = log.read_text(errors="replace").split("\n") if log.exists() else []
             line = lines[-1] if lines else "there is none"
             raise Broken("part-ended", part=part.name, log=log, line=line)
 
@@ -160,7 +160,7 @@ def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait:
 def _losses(logs: Path, services: Sequence[str], order: Visit) -> str:
     """What the services have said since the order of spans that they lost, as a sentence."""
     for log in (logs / f"{service}.log" for service in services):
-        for line in reversed(log.read_text(errors="replace").splitlines() if log.exists() else []):
+        for line in reversed(log.read_text(errors="replace").split("\n") if log.exists() else []):
             with suppress(ValueError, LookupError, TypeError):
                 entry = json.loads(line)
                 if "spans were lost" in entry["message"] and _nanoseconds(entry["timestamp"]) >= order.start:

@@ -47,7 +47,7 @@ class Collector:
 
     def last_complaint(self) -> str:
         """Why it could not send, as the end of its log has it."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log and self.log.exists() else []
+        lines = self.log.read_text(errors="replace").split("\n") if self.log and self.log.exists() else []
         for line in reversed(lines):
             if "Exporting failed" in line:
                 # What Go says of a connection, without what each layer put around it.

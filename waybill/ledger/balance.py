@@ -158,8 +158,21 @@ class Ledger:
 
     @property
     def queued(self) -> int:
-        """Spans in the Collector's queue for Jaeger."""
-        return self._collector.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
+        """Spans in the Collector's queue for Jaeger.
+
+        The Collector's gauge also counts those that it could not write to its disk, and so refused. At most so many are
+        there as it took and has not sent; or more, if a Collector before it has left some.
+        """
+        size = self._collector.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
+        if self.tail_sampling:
+            return size
+        return max(0, min(size, self._not_sent_yet), size - self._not_queued)
+
+    @property
+    def queue_unwritable(self) -> bool:
+        """Whether the Collector counts more as waiting than it took, because it could not write to its disk."""
+        size = self._collector.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
+        return bool(self._not_queued) and not self.tail_sampling and size > max(0, self._not_sent_yet)
 
     @property
     def on_the_way(self) -> int:
@@ -227,7 +240,11 @@ class Ledger:
     @property
     def _missing(self) -> int:
         """Spans that went into the Collector, are not in its queue and have not come out."""
-        return self.accepted - self.sent - self.queued - self.not_sent
+        return self._not_sent_yet - self.queued
+
+    @property
+    def _not_sent_yet(self) -> int:
+        return self.accepted - self.sent - self.not_sent
 
     @property
     def _not_queued(self) -> int:

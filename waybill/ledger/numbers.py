@@ -125,6 +125,7 @@ def parse(text: str) -> Numbers:
 
 
 def _samples(text: str) -> Iterator[Sample]:
-    lines = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(READ))
+    # A line ends with a line feed and with nothing else: the name of a span may contain what str.splitlines() cuts at.
+    lines = "".join(f"{line}\n" for line in text.split("\n") if line.startswith(READ))
     for family in text_string_to_metric_families(lines):
         yield from family.samples

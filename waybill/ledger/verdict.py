@@ -30,9 +30,7 @@ def losses(ledger: Ledger) -> list[Loss]:
         Loss(
             sum(lost_on_the_way.values()),
             f"between {_names(name for name, lost in lost_on_the_way.items() if lost)} and the Collector",
-            "it refused them: look at its log and at memory_limiter in collector-config.yaml"
-            if ledger.refused
-            else "look for 'spans were lost' in the service's log, and at OTEL_EXPORTER_OTLP_ENDPOINT",
+            _why_not_taken(ledger),
         ),
         Loss(
             ledger.lost_in_collector,
@@ -71,6 +69,10 @@ def doubts(ledger: Ledger) -> list[str]:
         for service in ledger.services
         if service.cut_short
     ]
+    if ledger.queue_unwritable:
+        found.append(
+            "The Collector could not write to the disk of its queue, and what was in it may be lost: is the disk full?"
+        )
     if ledger.evicted_traces:
         traces = _count(ledger.evicted_traces, "trace")
         found.append(f"Tail sampling had no room for {traces}: see num_traces in collector-sampling.yaml")
@@ -94,7 +96,8 @@ def verdict(ledger: Ledger) -> str:
     else:
         where = "; ".join(f"{_number(loss.spans, lost)}{loss.where} ({loss.look})" for loss in lost)
         were = "was" if total == 1 else "were"
-        text = f"{total:,} of {_count(ledger.ended, 'span')} {were} lost{':' if len(lost) > 1 else ''} {where}"
+        of_all = _count(ledger.ended + ledger.of_others, "span")
+        text = f"{total:,} of {of_all} {were} lost{':' if len(lost) > 1 else ''} {where}"
     sentences = [f"Ledger: {text}", *doubts(ledger)]
     if total and ledger.on_the_way > 0:
         sentences.append(f"On their way still: {ledger.on_the_way:,}")
@@ -126,6 +129,14 @@ def table(ledger: Ledger) -> Group:
         if spans or always:
             steps.add_row(step, f"{spans:,}")
     return Group(services, "", steps)
+
+
+def _why_not_taken(ledger: Ledger) -> str:
+    if ledger.queue_unwritable:
+        return "it could not write them to its queue: look at its log, and at the disk"
+    if ledger.refused:
+        return "it refused them: look at its log and at memory_limiter in collector-config.yaml"
+    return "look for 'spans were lost' in the service's log, and at OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 def _steps(ledger: Ledger) -> Iterator[tuple[str, int, bool]]:
