@@ -15,10 +15,9 @@ import json
 import os
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 from typing import Any, Self, TypeVar
@@ -27,65 +26,14 @@ import grpc  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
-from opentelemetry.proto.trace.v1 import trace_pb2
+
+from .traces import Event, Link, Span, Trace, attributes_of, chosen, group, spans_from_protobuf
+
+__all__ = ["Event", "Link", "Receiver", "Span", "Trace", "assert_tree", "attributes_of", "render", "settled"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened during a span."""
-
-    name: str
-    attributes: dict[str, Any]
-    time_ns: int
-
-
-@dataclass(frozen=True)
-class Link:
-    """A span that another one points to without being its child."""
-
-    trace_id: str
-    span_id: str
-    attributes: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Span:
-    """A span as it arrived. Ids are lower-case hex, times are nanoseconds since the Unix epoch.
-
-    `kind` is INTERNAL, SERVER, CLIENT, PRODUCER or CONSUMER; `status` is UNSET, OK or ERROR; `service` is
-    `service.name` of the resource; `scope` names the instrumentation, and `schema_url` the version of the
-    conventions that it follows. Of `flags` the Python exporter sends bit 8 (it knows where the parent is) and bit 9
-    (the parent is remote), and not the W3C trace flags.
-    """
-
-    trace_id: str
-    span_id: str
-    parent_span_id: str | None
-    name: str
-    kind: str
-    service: str
-    resource: dict[str, Any]
-    scope: str
-    attributes: dict[str, Any]
-    events: tuple[Event, ...]
-    links: tuple[Link, ...]
-    status: str
-    status_description: str
-    start_ns: int
-    end_ns: int
-    trace_state: str
-    flags: int
-    schema_url: str = ""
-
-
-def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    """The attributes of a log record, a data point or a resource, as Python values."""
-    return {pair.key: _value(pair.value) for pair in pairs}
 
 
 def settled(spans: Sequence[Span]) -> bool:
@@ -93,8 +41,8 @@ def settled(spans: Sequence[Span]) -> bool:
 
     It cannot know of a child that is still to come: wait for that one by its name.
     """
-    parents = {span.parent_span_id for span in spans}
-    return None in parents and parents <= {None, *(span.span_id for span in spans)}
+    trace = Trace("", tuple(spans))
+    return bool(trace.roots) and not trace.missing
 
 
 class Receiver:
@@ -112,7 +60,7 @@ class Receiver:
         # A batch of many stack traces is over gRPC's 4 MB. Under so_reuseport two servers may share a port.
         options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
         self._server = grpc.server(self._threads, options=options)
-        self._serve("trace.v1.TraceService", ExportTraceServiceRequest, self._spans, _spans)
+        self._serve("trace.v1.TraceService", ExportTraceServiceRequest, self._spans, spans_from_protobuf)
         self._serve("logs.v1.LogsService", ExportLogsServiceRequest, self._logs, _logs)
         self._serve("metrics.v1.MetricsService", ExportMetricsServiceRequest, self._metrics, _metrics)
         self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -200,7 +148,7 @@ class Receiver:
     def _arrived(self) -> str:
         if not self._spans:
             return f"No span arrived at {self.endpoint}."
-        trees = (f"trace {trace_id}\n{render(spans)}" for trace_id, spans in _by_trace(self._spans))
+        trees = (f"trace {trace.trace_id}\n{render(trace.spans)}" for trace in _by_trace(self._spans))
         return f"{len(self._spans)} spans arrived:\n\n" + "\n\n".join(trees)
 
 
@@ -217,14 +165,13 @@ def render(spans: Iterable[Span], attributes: Sequence[str] = (), replace: Mappi
     spans = list(spans)
     names = {(span.trace_id, span.span_id): span.name for span in spans}
     width = max((len(span.service) for span in spans), default=0)
-    text = "\n\n".join(
-        "\n".join(
-            f"{span.service:{width}} {span.kind:8} {'  ' * depth}{_describe(span, depth, attributes, names)}"
-            for depth, span in tree
-        )
-        for _, trace in _by_trace(spans)
-        for tree in _trees(trace)
+    lines = (
+        ("" if depth else "\n")
+        + f"{span.service:{width}} {span.kind:8} {'  ' * depth}{_describe(span, depth, attributes, names)}"
+        for trace in _by_trace(spans)
+        for depth, span in trace.tree(_by_service)
     )
+    text = "\n".join(lines).removeprefix("\n")
     if not replace:
         return text
     # The longest first: a value may be part of another one.
@@ -254,85 +201,29 @@ def assert_tree(actual: str, path: str | Path) -> None:
     )
 
 
-def _by_trace(spans: Iterable[Span]) -> list[tuple[str, list[Span]]]:
-    traces: dict[str, list[Span]] = defaultdict(list)
-    for span in sorted(spans, key=lambda span: (span.start_ns, span.service, span.name)):
-        traces[span.trace_id].append(span)
-    return list(traces.items())
+def _by_trace(spans: Iterable[Span]) -> list[Trace]:
+    return group(sorted(spans, key=lambda span: (span.start_ns, span.service, span.name)))
 
 
-def _trees(trace: Sequence[Span]) -> Iterator[Iterator[tuple[int, Span]]]:
-    """Every tree of one trace, as its spans from the root down, each with its depth."""
-    known = {span.span_id for span in trace}
-    children: dict[str | None, list[Span]] = defaultdict(list)
-    for span in trace:
-        children[span.parent_span_id if span.parent_span_id in known else None].append(span)
-
-    def tree(parent: Span, depth: int) -> Iterator[tuple[int, Span]]:
-        yield depth, parent
-        # pop: below a span that was exported twice, its children stand once.
-        siblings = children.pop(parent.span_id, [])
-        for child in sorted(siblings, key=lambda child: (child.service != parent.service, child.service)):
-            yield from tree(child, depth + 1)
-
-    return (tree(root, 0) for root in children[None])
+def _by_service(parent: Span, child: Span) -> tuple[bool, str]:
+    return child.service != parent.service, child.service
 
 
 def _describe(span: Span, depth: int, attributes: Sequence[str], names: Mapping[tuple[str, str], str]) -> str:
     facts = ["ERROR"] if span.status == "ERROR" else []
     if span.status_description:
         facts.append(json.dumps(span.status_description, ensure_ascii=False))
-    facts += _chosen(span.attributes, attributes)
+    facts += chosen(span.attributes, attributes)
     parts = [span.name]
     if depth == 0 and span.parent_span_id:
         parts.append("(parent missing)")
     if facts:
         parts.append(" ".join(facts))
-    parts += [f"[{' '.join([event.name, *_chosen(event.attributes, attributes)])}]" for event in span.events]
+    parts += [f"[{' '.join([event.name, *chosen(event.attributes, attributes)])}]" for event in span.events]
     for link in span.links:
         name = names.get((link.trace_id, link.span_id), "a span not shown")
         parts.append(f"-> {name}" if link.trace_id == span.trace_id else f"-> {name} (another trace)")
     return "  ".join(parts)
-
-
-def _chosen(attributes: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    return [f"{key}={_text(attributes[key])}" for key in keys if key in attributes]
-
-
-def _text(value: Any) -> str:
-    """One word as it is, all else as JSON: a span stays on one line and its attributes apart."""
-    if isinstance(value, str) and value.split() == [value]:
-        return value
-    return json.dumps(value, ensure_ascii=False, default=repr)
-
-
-def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
-    for of_resource in request.resource_spans:
-        resource = attributes_of(of_resource.resource.attributes)
-        for of_scope in of_resource.scope_spans:
-            for span in of_scope.spans:
-                yield Span(
-                    trace_id=span.trace_id.hex(),
-                    span_id=span.span_id.hex(),
-                    parent_span_id=span.parent_span_id.hex() or None,
-                    name=span.name,
-                    kind=trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
-                    service=resource.get("service.name", ""),
-                    resource=resource,
-                    scope=of_scope.scope.name,
-                    attributes=attributes_of(span.attributes),
-                    events=tuple(Event(e.name, attributes_of(e.attributes), e.time_unix_nano) for e in span.events),
-                    links=tuple(
-                        Link(x.trace_id.hex(), x.span_id.hex(), attributes_of(x.attributes)) for x in span.links
-                    ),
-                    status=trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
-                    status_description=span.status.message,
-                    start_ns=span.start_time_unix_nano,
-                    end_ns=span.end_time_unix_nano,
-                    trace_state=span.trace_state,
-                    flags=span.flags,
-                    schema_url=of_scope.schema_url,
-                )
 
 
 def _logs(request: ExportLogsServiceRequest) -> Iterator[tuple[str, LogRecord]]:
@@ -347,12 +238,3 @@ def _metrics(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, Metric
         service = attributes_of(of_resource.resource.attributes).get("service.name", "")
         for of_scope in of_resource.scope_metrics:
             yield from ((service, metric) for metric in of_scope.metrics)
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return attributes_of(value.kvlist_value.values)
-    return getattr(value, kind) if kind else None

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from telemetry.traces import duration
 from waybill import waterfall
 from waybill.jaeger import Jaeger, JaegerError
 from waybill.load import run, skus_in_stock, wait_for_traces
@@ -150,8 +151,8 @@ def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:
         "trace", "HTTP", "lasted", "spans", "errors", "services", box=None, pad_edge=False, header_style="dim"
     )
     found = [(order, trace) for order in orders if order.trace_id and (trace := jaeger.trace(order.trace_id))]
-    for order, trace in sorted(found, key=lambda pair: pair[1].start - pair[1].end):
-        lasted, errors = waterfall.duration(trace.end - trace.start), sum(span.error for span in trace.spans)
+    for order, trace in sorted(found, key=lambda pair: -pair[1].duration_ns):
+        lasted, errors = duration(trace.duration_ns), sum(span.error for span in trace.spans)
         counts = (len(trace.spans), errors, len(trace.services))
         table.add_row(trace.trace_id, str(order.status), lasted, *map(str, counts))
     return table

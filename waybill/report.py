@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from telemetry.traces import duration
 from waybill import waterfall
 from waybill.jaeger import Jaeger
 from waybill.orders import KINDS, Order, outcome
@@ -118,13 +119,13 @@ def latencies(orders: Sequence[Order]) -> Table:
 
 def quantiles(seconds: Sequence[float]) -> list[str]:
     """The 50th, 95th and 99th percentile, for people."""
-    return [waterfall.duration(round(percentile(seconds, percent) * 1e9)) for percent in (50, 95, 99)]
+    return [duration(round(percentile(seconds, percent) * 1e9)) for percent in (50, 95, 99)]
 
 
 def show_list(console: Console, orders: Sequence[Order], link: Callable[[str], str]) -> None:
     """Print one line for each order, up to a bound, with the link to its trace."""
     for order in orders[:LISTED_AT_MOST]:
-        took = waterfall.duration(round(order.seconds * 1e9))
+        took = duration(round(order.seconds * 1e9))
         where = link(order.trace_id) if order.trace_id else "no trace id"
         said = "" if as_expected(order) else f"  {outcome(order.status)}: {waterfall.printable(order.detail)}"
         # Not wrapped: a link that is broken over two lines cannot be clicked.

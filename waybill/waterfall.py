@@ -9,12 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from waybill.jaeger import Span, Trace
+from telemetry.traces import DEEPEST, Span, Trace, duration, unqualified
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow")
 ERROR = "bold red"
-# Deeper spans stay at this depth, so that their names still fit into 80 columns.
-DEEPEST = 12
 # The shortest bar, as a part of the whole time: a bar of no width could not be seen.
 SHORTEST_BAR = 0.02
 
@@ -28,7 +26,7 @@ def render(trace: Trace) -> RenderableType:
     table.add_column("service", no_wrap=True)
     table.add_column("span", overflow="fold", ratio=3)
     table.add_column("time", no_wrap=True, justify="right")
-    table.add_column(f"0 to {duration(trace.end - trace.start)}", no_wrap=True, ratio=2)
+    table.add_column(f"0 to {duration(trace.duration_ns)}", no_wrap=True, ratio=2)
     for depth, span in trace.tree():
         indent = "  " * min(depth, DEEPEST)
         colour = colours[span.service]
@@ -37,7 +35,7 @@ def render(trace: Trace) -> RenderableType:
         table.add_row(
             Text(printable(span.service), colour),
             name,
-            duration(span.duration),
+            duration(span.duration_ns),
             bar(trace, span, "red" if span.error else colour),
         )
         for note, when in notes(trace, span):
@@ -47,60 +45,37 @@ def render(trace: Trace) -> RenderableType:
 
 def headline(trace: Trace) -> Text:
     """Which trace this is, and how large."""
-    started = datetime.fromtimestamp(trace.start / 1e9, UTC)
+    started = datetime.fromtimestamp(trace.start_ns / 1e9, UTC)
     services = f"{len(trace.services)} service" + ("s" if len(trace.services) > 1 else "")
     spans = f"{len(trace.spans)} span" + ("s" if len(trace.spans) > 1 else "")
-    took = duration(trace.end - trace.start)
+    took = duration(trace.duration_ns)
     return Text(f"Trace {trace.trace_id}\n{spans}, {services}, {took}, began {started:%Y-%m-%d %H:%M:%S} UTC", "bold")
 
 
 def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
     """What is worth knowing of a span beside its time, and when it was: errors, events, links, and what looks wrong."""
     if span.error:
-        yield Text(printable(error_text(span)), ERROR), ""
+        yield Text(printable(span.failure), ERROR), ""
     for event in span.events:
         kind = unqualified(event.attributes.get("exception.type"))
         text = f"{event.name} {kind}" if kind else event.name
-        yield Text(f"◆ {printable(text)}", "dim"), f"at {duration(event.time - trace.start)}"
+        yield Text(f"◆ {printable(text)}", "dim"), f"at {duration(event.time_ns - trace.start_ns)}"
     for link in span.links:
         target = trace.by_id.get(link.span_id)
         yield Text(f"→ {printable(target.name) if target else f'trace {link.trace_id[:8]}…'}", "dim"), ""
     parent = trace.by_id.get(span.parent_span_id or "")
-    if parent and span.start < parent.start:
-        early = duration(parent.start - span.start)
+    if parent and span.start_ns < parent.start_ns:
+        early = duration(parent.start_ns - span.start_ns)
         yield Text(f"! begins {early} before its parent: clocks differ", "yellow"), ""
     if span.parent_span_id and not parent:
         yield Text(f"! its parent {span.parent_span_id} is missing", "yellow"), ""
     yield from ((Text(f"! {printable(warning)}", "yellow"), "") for warning in span.warnings)
 
 
-def error_text(span: Span) -> str:
-    """The kind of error and its description, as far as the span tells."""
-    kind = unqualified(span.attributes.get("error.type"))
-    return ": ".join(part for part in (kind, span.error_message) if part) or "error"
-
-
-def unqualified(kind: object) -> str:
-    """The last part of a class's name: with its module it takes three lines."""
-    return str(kind or "").rpartition(".")[2]
-
-
 def bar(trace: Trace, span: Span, colour: str) -> Bar:
     """When the span ran, on the time axis of the whole trace."""
-    whole = max(trace.end - trace.start, 1)
-    begin = min((span.start - trace.start) / whole, 1 - SHORTEST_BAR)
-    end = max((span.end - trace.start) / whole, begin + SHORTEST_BAR)
+    begin, end = trace.bar(span, SHORTEST_BAR)
     return Bar(1, begin, end, color=colour)
-
-
-def duration(nanoseconds: int) -> str:
-    """A length of time with three digits and a unit that suits it."""
-    if nanoseconds < 1_000_000:
-        return f"{nanoseconds / 1e3:.0f} µs"
-    if nanoseconds < 1_000_000_000:
-        milliseconds = nanoseconds / 1e6
-        return f"{milliseconds:.2f} ms" if milliseconds < 10 else f"{milliseconds:.1f} ms"
-    return f"{nanoseconds / 1e9:.2f} s"
 
 
 def printable(text: str) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 import requests
 
+from telemetry.traces import Trace
 from tests.ports import free_port
-from waybill.jaeger import Jaeger, Trace, whole
+from waybill.jaeger import Jaeger, whole
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "waybill-test"

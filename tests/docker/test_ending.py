@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 
+from telemetry.traces import Trace
 from tests.docker.stack import PROJECT, Stack, docker
 from tests.docker.test_stack import FEWEST_SPANS, OURS, PARTS
-from waybill.jaeger import Trace
 
 # The first test waits for images to be fetched and built.
 pytestmark = pytest.mark.timeout(1800)

@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chassis.scenarios import SCENARIOS
+from telemetry.traces import Span
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
 from waybill.drill import ORDERS, Plan, plan_of
-from waybill.jaeger import Jaeger, Span
+from waybill.jaeger import Jaeger
 from waybill.supervise import ROOT
 
 NANOSECONDS = 1_000_000_000
@@ -46,7 +47,7 @@ def test_the_right_answer_ends_well_and_no_span_tells_the_fault(house: House) ->
 
     spans = spans_since(house, began)
     assert len({span.trace_id for span in spans}) == ORDERS
-    slow = [span for span in spans if span.name == "UPDATE products" and span.duration > NANOSECONDS / 2]
+    slow = [span for span in spans if span.name == "UPDATE products" and span.duration_ns > NANOSECONDS / 2]
     assert len(slow) >= plan.faulty
     example = re.search(r"one of its traces: \S+/([0-9a-f]{32})", output)
     assert example

@@ -15,9 +15,10 @@ import pytest
 import requests
 
 from chassis.scenarios import SCENARIOS
+from telemetry.traces import Span, Trace
 from tests.documents import blocks
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
-from waybill.jaeger import Jaeger, Span, Trace
+from waybill.jaeger import Jaeger
 from waybill.walkthroughs import FINDINGS, page, search
 
 IDS = re.compile(r'"(id|order_id|trace_id)":"[^"]+"')
@@ -122,7 +123,7 @@ def matches(span: Span, fields: dict[str, str]) -> bool:
     return (
         (span.service, span.name) == (fields["Service"], fields["Operation"])
         and (not key or str(span.attributes.get(key)) == value)
-        and span.duration >= int(fields.get("Min Duration", "0ms").removesuffix("ms")) * 1_000_000
+        and span.duration_ns >= int(fields.get("Min Duration", "0ms").removesuffix("ms")) * 1_000_000
     )
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from telemetry.traces import Span, Trace
 from tests.documents import ROOT, quoted, rows
 from waybill.doctor import doctor, judge, pipeline, processes, web, yours
 from waybill.doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found
 from waybill.doctor.otlp import endpoint
 from waybill.doctor.processes import OF_OURS, Process
-from waybill.jaeger import Span, Trace
 
 DOCUMENT = ROOT / "docs/doctor.md"
 TESTS = "".join(file.read_text() for file in (ROOT / "tests/system/doctor").glob("test_*.py"))
@@ -252,7 +252,7 @@ def test_what_a_busy_machine_does_to_times_is_no_fault() -> None:
 
 
 def test_an_answer_that_was_no_longer_waited_for_is_no_fault() -> None:
-    call = span("gateway out", "CLIENT", 10, 100, error=True)
+    call = span("gateway out", "CLIENT", 10, 100, status="ERROR")
     assert judged(call, span("order in", "SERVER", 400, 500, "gateway out"))
 
 

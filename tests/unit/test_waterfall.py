@@ -6,8 +6,8 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
-from waybill.jaeger import Event, Link, Span, Trace
-from waybill.waterfall import duration, render
+from telemetry.traces import Event, Link, Span, Trace, duration
+from waybill.waterfall import render
 
 MILLISECOND = 1_000_000
 TRACE_ID = "a" * 32
@@ -23,8 +23,8 @@ def span(number: int, parent: int | None, name: str, begin: float, end: float, *
         name=name,
         kind="INTERNAL",
         service=str(more.pop("service", "order")),
-        start=NOON + round(begin * MILLISECOND),
-        end=NOON + round(end * MILLISECOND),
+        start_ns=NOON + round(begin * MILLISECOND),
+        end_ns=NOON + round(end * MILLISECOND),
         **more,  # type: ignore[arg-type]
     )
 
@@ -65,7 +65,8 @@ def test_the_headline_tells_the_id_the_size_and_the_beginning() -> None:
 
 
 def test_an_error_is_marked_without_colours_too_and_tells_its_type() -> None:
-    failed = span(1, None, "charge", 0, 9, error=True, error_message="no answer", attributes={"error.type": "Timeout"})
+    reason = {"status": "ERROR", "status_description": "no answer"}
+    failed = span(1, None, "charge", 0, 9, attributes={"error.type": "Timeout"}, **reason)
     name, note = lines(failed)
     assert "✗ charge" in name
     assert note.split(maxsplit=0) == ["Timeout: no answer"]
@@ -136,14 +137,24 @@ def test_control_characters_and_markup_in_names_are_harmless() -> None:
 
 
 def test_without_a_terminal_there_are_no_escape_sequences() -> None:
-    plain = printed(span(1, None, "POST /orders", 0, 1, error=True))
+    plain = printed(span(1, None, "POST /orders", 0, 1, status="ERROR"))
     assert "\x1b" not in plain
     assert "✗" in plain
 
 
 @pytest.mark.parametrize(
     ("nanoseconds", "text"),
-    [(0, "0 µs"), (999_400, "999 µs"), (1_234_000, "1.23 ms"), (45_600_000, "45.6 ms"), (1_234_000_000, "1.23 s")],
+    [
+        (0, "0 µs"),
+        (999_400, "999 µs"),
+        (999_600, "1.00 ms"),
+        (1_234_000, "1.23 ms"),
+        (9_996_000, "10.0 ms"),
+        (45_600_000, "45.6 ms"),
+        (999_960_000, "1.00 s"),
+        (1_234_000_000, "1.23 s"),
+        (-1_234_000_000, "-1.23 s"),
+    ],
 )
 def test_durations_have_three_digits(nanoseconds: int, text: str) -> None:
     assert duration(nanoseconds) == text

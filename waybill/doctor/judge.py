@@ -5,9 +5,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+from telemetry.traces import Span, Trace
 from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.otlp import SERVICE
-from waybill.jaeger import Jaeger, Span, Trace
+from waybill.jaeger import Jaeger
 
 SECOND = 1_000_000_000
 # More than a busy machine or a synchronised clock explains, between the clocks of two hosts.
@@ -116,7 +117,7 @@ def _check_ids(trace: Trace) -> None:
 
 
 def _check_parents(trace: Trace) -> None:
-    for span in sorted(trace.spans, key=lambda span: span.start):
+    for span in sorted(trace.spans, key=lambda span: span.start_ns):
         if span.parent_span_id is not None and span.parent_span_id not in trace.by_id:
             raise Broken("parent-missing", trace_id=trace.trace_id, span=span.name, service=span.service)
 
@@ -132,12 +133,12 @@ def _check_clocks(trace: Trace, moments: Moments) -> None:
         elif _instance(parent) != _instance(span):
             # A consumer begins when it likes; and who gave up waiting may have been answered later.
             waited = span.kind == "SERVER" and parent.kind == "CLIENT" and not parent.error
-            _compare(span, parent.service, parent.start, parent.end if waited else None, f"`{parent.name}`")
+            _compare(span, parent.service, parent.start_ns, parent.end_ns if waited else None, f"`{parent.name}`")
 
 
 def _compare(span: Span, other: str, earliest: int, latest: int | None, what: str) -> None:
     """Hold the beginning of a span against what caused it."""
-    early, late = earliest - span.start, span.start - (latest or span.start)
+    early, late = earliest - span.start_ns, span.start_ns - (latest or span.start_ns)
     if max(early, late) > CLOCK_TOLERANCE:
         shows = f"begins before {what} that caused it" if early > late else f"begins after {what} had its answer"
         seconds = f"{max(early, late) / SECOND:.2f}"
@@ -163,7 +164,7 @@ def _same_operation(outer: Span, inner: Span) -> bool:
 
 
 def _same_request(call: Span, root: Span) -> bool:
-    began_within = call.start - CLOCK_TOLERANCE <= root.start <= call.end + CLOCK_TOLERANCE
+    began_within = call.start_ns - CLOCK_TOLERANCE <= root.start_ns <= call.end_ns + CLOCK_TOLERANCE
     return began_within and path_of(root) == _path(first(call, URL))
 
 
@@ -179,7 +180,7 @@ def _instance(span: Span) -> tuple[str, str]:
 
 
 def _span(spans: Collection[Span]) -> Moments:
-    return min(span.start for span in spans), max(span.end for span in spans)
+    return min(span.start_ns for span in spans), max(span.end_ns for span in spans)
 
 
 def _enumeration(names: Collection[str]) -> str:

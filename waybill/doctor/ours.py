@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from telemetry.traces import Trace
 from waybill.doctor import judge, otlp, pipeline, processes, web
 from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.otlp import Endpoint
@@ -14,7 +15,7 @@ from waybill.doctor.pipeline import Collector
 from waybill.doctor.processes import OF_OURS, Process
 from waybill.doctor.visit import TRIES, Visit, ask, times
 from waybill.doctor.web import Unanswered
-from waybill.jaeger import Jaeger, Trace
+from waybill.jaeger import Jaeger
 from waybill.load import skus_in_stock
 from waybill.orders import KINDS, SHIPPED
 from waybill.processes import State

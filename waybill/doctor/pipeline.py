@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from telemetry.traces import Trace
 from waybill.doctor import otlp, web
 from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.web import Unanswered
-from waybill.jaeger import Jaeger, Trace
+from waybill.jaeger import Jaeger
 from waybill.ledger.numbers import parse
 
 A_PAGE = re.compile(r"/(search|trace/[0-9a-f]+|dependencies|monitor)/?([?#].*)?$")

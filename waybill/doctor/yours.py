@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
+from telemetry.traces import Span, Trace
 from waybill.doctor import judge, otlp, pipeline, processes
 from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.otlp import Endpoint
@@ -12,7 +13,7 @@ from waybill.doctor.pipeline import Collector
 from waybill.doctor.processes import Process
 from waybill.doctor.visit import TRIES, Visit, ask, times
 from waybill.doctor.web import Answer
-from waybill.jaeger import Jaeger, Span, Trace
+from waybill.jaeger import Jaeger
 
 WHO = "the service"
 POLL_SECONDS = 0.5
@@ -144,7 +145,7 @@ def _find(jaeger: Jaeger, visit: Visit) -> Trace | None:
         return trace
     names = [name for name in jaeger.services() if name != otlp.SERVICE][:MOST_SERVICES]
     roots = [root for name in names for root in judge.roots_of(jaeger, name, visit.moments)]
-    ours = [root for root in roots if judge.path_of(root) == visit.path and visit.start <= root.start <= visit.end]
+    ours = [root for root in roots if judge.path_of(root) == visit.path and visit.start <= root.start_ns <= visit.end]
     return jaeger.trace(ours[0].trace_id) if len(ours) == 1 else None
 
 
