@@ -1,0 +1,69 @@
+"""What stands at the root for contributors and adopters: licence, hooks, workflow, devcontainer."""
+
+import json
+import re
+import tomllib
+from itertools import chain
+
+import pytest
+
+from tests.documents import ROOT
+from waybill.settings import Settings
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+WORKFLOW = (ROOT / ".github/workflows/tests.yml").read_text()
+HOOKS = (ROOT / ".pre-commit-config.yaml").read_text()
+DEVCONTAINER = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+FOR_STRANGERS = [
+    "Makefile",
+    "Dockerfile",
+    "docker-compose.yml",
+    "pyproject.toml",
+    ".pre-commit-config.yaml",
+    ".devcontainer/devcontainer.json",
+    ".github/workflows/tests.yml",
+]
+
+
+def test_the_folder_that_is_copied_has_the_licence_of_the_rest() -> None:
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence
+    assert "The Waybill Authors" in licence
+    assert (ROOT / "telemetry/LICENSE").read_text() == licence
+
+
+@pytest.mark.parametrize("file", FOR_STRANGERS)
+def test_nothing_that_a_stranger_runs_names_a_path_outside_the_repository(file: str) -> None:
+    assert "../" not in (ROOT / file).read_text()
+
+
+def test_the_workflow_and_the_devcontainer_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    lifecycle = " ".join(value for key, value in DEVCONTAINER.items() if key.endswith("Command"))
+    for text in (WORKFLOW, lifecycle):
+        made = set(re.findall(r"\bmake ([a-z-]+)", text))
+        assert made
+        assert made <= targets
+
+
+def test_the_workflow_runs_each_python_that_the_project_names() -> None:
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    for matrix in re.findall(r"python: (\[.*\])", WORKFLOW):
+        assert json.loads(matrix)[0] == oldest
+
+
+def test_the_devcontainer_forwards_the_ports_of_the_shop_and_of_jaeger() -> None:
+    ports = [Settings.model_fields[name].default for name in ("gateway_port", "jaeger_port")]
+    assert DEVCONTAINER["forwardPorts"] == ports
+    assert list(DEVCONTAINER["portsAttributes"]) == [str(port) for port in ports]
+
+
+def test_each_hook_of_pre_commit_is_a_program_that_make_lint_runs() -> None:
+    lint = re.findall(r"^\t\$\(VENV\)/bin/(\S+)", MAKEFILE.partition("\nlint:")[2].partition("\n\n")[0], re.MULTILINE)
+    hooks = re.findall(r"entry: \.venv/bin/(\S+)", HOOKS)
+    assert set(hooks) == set(lint)
+
+
+def test_actionlint_is_one_version_everywhere() -> None:
+    versions = set(chain(re.findall(r"actionlint@(v\S+)", MAKEFILE), re.findall(r"actionlint\n +rev: (v\S+)", HOOKS)))
+    assert len(versions) == 1
