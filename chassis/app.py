@@ -75,6 +75,8 @@ def configure_telemetry(name: str) -> None:
         telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
     except ValueError as error:
         refuse(str(error))
+    telemetry.instrument_requests()
+    telemetry.instrument_redis()
 
 
 def _state(check: Callable[[], object]) -> str:

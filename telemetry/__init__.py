@@ -4,16 +4,25 @@
     telemetry.instrument_app(app)
 
 The first line, once a process, sets up what spans, metrics and logs are made of and where they go; the second
-traces the requests of a Flask app, and every call that goes out with requests or redis-py.
-`instrument_engine(engine)` adds the statements of a SQLAlchemy engine. README.md says how to copy the folder.
+traces the requests of a Flask app. `instrument_requests()`, `instrument_redis()` and `instrument_engine(engine)`
+add the calls out, the commands and the statements. README.md says how to copy the folder.
+
+There is one file for each library. It is imported when one of its names is first used, so that you can delete the
+files of libraries that you do not have.
 """
 
-from telemetry.boundary import StrictAdapter
-from telemetry.instrument import instrument_app, instrument_engine, operation_and_table, resend_count
-from telemetry.metrics import gauge
-from telemetry.pool import WaitTracingPool
-from telemetry.providers import configure, shutdown
-from telemetry.threads import ContextThreadPool
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .metrics import gauge
+from .providers import configure, shutdown
+from .threads import ContextThreadPool
+
+if TYPE_CHECKING:
+    from .flask import instrument_app
+    from .redis import instrument_redis
+    from .requests import StrictAdapter, instrument_requests, resend_count
+    from .sqlalchemy import WaitTracingPool, instrument_engine, operation_and_table
 
 __all__ = [
     "ContextThreadPool",
@@ -23,7 +32,26 @@ __all__ = [
     "gauge",
     "instrument_app",
     "instrument_engine",
+    "instrument_redis",
+    "instrument_requests",
     "operation_and_table",
     "resend_count",
     "shutdown",
 ]
+
+_FILES = {
+    "StrictAdapter": "requests",
+    "WaitTracingPool": "sqlalchemy",
+    "instrument_app": "flask",
+    "instrument_engine": "sqlalchemy",
+    "instrument_redis": "redis",
+    "instrument_requests": "requests",
+    "operation_and_table": "sqlalchemy",
+    "resend_count": "requests",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return getattr(import_module(f".{_FILES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

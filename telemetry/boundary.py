@@ -1,18 +1,16 @@
-"""Where trace context ends: at callers and at third parties.
+"""Where trace context ends: at callers, and with the request.
 
-Who may send us a `traceparent` can make us record nothing or everything, join our traces and plant baggage; who
-gets ours learns our identifiers, and reads our baggage.
+Whoever may send us a `traceparent` can make us record nothing or everything, join our traces and plant baggage.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
-from requests import PreparedRequest, Response
-from requests.adapters import HTTPAdapter
+from opentelemetry import context
 
 CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
-DEFAULT_PORTS = {"http": 80, "https": 443}
+ROUTE = context.create_key("route")
+"""The key in the context of a request's method and route."""
 
 Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -37,29 +35,17 @@ def strip_incoming(wsgi_app: WsgiApp, keep_baggage: Callable[[str], str] | None 
     return edge
 
 
-class StrictAdapter(HTTPAdapter):
-    """A transport for a requests session that hands trace context to known hosts only.
+def bound(wsgi_app: WsgiApp) -> WsgiApp:
+    """Wrap a WSGI app: what is attached to the context during a call is detached when the call ends.
 
-    It works behind the instrumentation, on the request as it leaves, so it holds for redirects too.
+    A hook that the app skips, because another one raised, would otherwise leave its span to the thread's next request.
     """
 
-    def __init__(self, trusted: Collection[str] = (), **options: Any) -> None:
-        """Trust the services at these base URLs; mount it on both `http://` and `https://`."""
-        self.trusted = {_host_and_port(url) for url in trusted}
-        super().__init__(**options)
+    def bounded(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        token = context.attach(context.get_current())
+        try:
+            return wsgi_app(environ, start_response)
+        finally:
+            context.detach(token)
 
-    def trusts(self, url: str) -> bool:
-        """Whether what is sent to this URL carries trace context."""
-        return _host_and_port(url) in self.trusted
-
-    def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
-        """Send the request, without context unless its host and port are trusted."""
-        if not self.trusts(request.url or ""):
-            for header in CONTEXT_HEADERS:
-                request.headers.pop(header, None)
-        return super().send(request, *args, **options)
-
-
-def _host_and_port(url: str) -> tuple[str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+    return bounded

@@ -11,7 +11,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
-from telemetry.errors import frames, type_name
+from .errors import frames, type_name
 
 
 class JsonLines(logging.Formatter):

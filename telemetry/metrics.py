@@ -10,8 +10,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
-from telemetry.conventions import SCHEMA_URL
-from telemetry.errors import type_name
+from .conventions import SCHEMA_URL
+from .errors import type_name
 
 log = logging.getLogger(__name__)
 

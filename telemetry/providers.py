@@ -14,9 +14,6 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
-from opentelemetry.instrumentation.redis import RedisInstrumentor
-from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.processor.baggage import BaggageSpanProcessor
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.metrics import MeterProvider
@@ -24,12 +21,10 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from wrapt import wrap_function_wrapper
 
-from telemetry import logs, metrics
-from telemetry.conventions import SCHEMA_URL, opt_in_to_stable_names
-from telemetry.errors import QuietErrors
-from telemetry.instrument import correct_client_span, name_redis_pipeline, name_redis_span
+from . import logs, metrics
+from .conventions import SCHEMA_URL, opt_in_to_stable_names
+from .errors import QuietErrors
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +98,6 @@ def configure(service: str, *, version: str = "0.0.0", namespace: str = "", bagg
     _exporters.extend((spans_out, logs_out, metrics_out))
 
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
-    set_global_response_propagator(TraceResponsePropagator())
-    RequestsInstrumentor().instrument(request_hook=correct_client_span)
-    # Inside the instrumentation, which calls no hook before a pipeline, and none after one that fails.
-    wrap_function_wrapper("redis.client", "Pipeline.execute", name_redis_pipeline)
-    RedisInstrumentor().instrument(request_hook=name_redis_span)
 
 
 def shutdown(seconds: float = 3.0) -> None:

@@ -24,7 +24,7 @@ from chassis import app, cache, database, worker
 from services.fulfilment.models import Base
 from services.fulfilment.settings import Settings
 from services.fulfilment.ship import ship
-from telemetry import messaging
+from telemetry import streams
 from telemetry.errors import type_name
 
 # Run with -m, its __name__ is "__main__".
@@ -110,7 +110,7 @@ class Consumer:
         """Ship what the message tells of, and acknowledge it. An error leaves it for the next delivery."""
         with (
             suppress(Exception),
-            messaging.processing(
+            streams.processing(
                 STREAM, message_id, fields, GROUP, cache.address(self.stream), join_trace=self.join_trace
             ) as span,
         ):

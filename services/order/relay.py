@@ -26,7 +26,7 @@ from services.order.clients import Inventory, Payment
 from services.order.models import Base, Order, OutboxMessage, Status, still_leased
 from services.order.process import Shop, process_order
 from services.order.settings import RelaySettings
-from telemetry import messaging
+from telemetry import streams
 
 # Run with -m, its __name__ is "__main__".
 NAME = "services.order.relay"
@@ -101,7 +101,7 @@ def length(server: redis.Redis, stream: str) -> list[Observation]:
 
 
 def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, str]) -> None:
-    with messaging.sending(STREAM, propagate.extract(context, Context()), cache.address(stream)) as (span, fields):
+    with streams.sending(STREAM, propagate.extract(context, Context()), cache.address(stream)) as (span, fields):
         message: dict[Any, Any] = {**fields, "payload": json.dumps(payload)}
         message_id = stream.xadd(STREAM, message)
         span.set_attribute("messaging.message.id", str(message_id))

@@ -17,6 +17,8 @@ def create_app() -> Flask:
     telemetry.configure("odd")
     app = Flask("odd")
     telemetry.instrument_app(app)
+    telemetry.instrument_requests()
+    telemetry.instrument_redis()
     engine = create_engine(os.environ["DATABASE_URL"], poolclass=telemetry.WaitTracingPool, pool_logging_name="odd")
     telemetry.instrument_engine(engine)
     valkey = redis.Redis.from_url(os.environ["VALKEY_URL"])

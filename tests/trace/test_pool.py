@@ -13,9 +13,10 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 
-from telemetry import WaitTracingPool, pool
+from telemetry import WaitTracingPool, instrument_app
+from telemetry import sqlalchemy as pool
 from telemetry.errors import QuietErrors
 from tests.house import PATIENCE_SECONDS, House
 from waybill import postgres
@@ -73,10 +74,17 @@ def test_a_request_that_holds_a_connection_is_named_by_its_route(
 ) -> None:
     engine = make_engine(pool_size=1, max_overflow=0)
     app = flask.Flask(__name__)
-    app.add_url_rule("/reports/<int:year>", view_func=lambda: "", endpoint="report", methods=["POST"])
-    with app.test_request_context("/reports/2026", method="POST"), pool.tracer.start_as_current_span("report"):
-        held = engine.connect()
-    waits_until(held.close, engine)
+    instrument_app(app)
+    held: list[Connection] = []
+
+    @app.post("/reports/<int:year>")
+    def report(year: int) -> str:
+        with pool.tracer.start_as_current_span("report"):
+            held.append(engine.connect())
+        return ""
+
+    app.test_client().post("/reports/2026")
+    waits_until(held[0].close, engine)
     assert (only_wait(exporter).attributes or {})["pool.holders.routes"] == ("POST /reports/<int:year>",)
 
 

@@ -208,7 +208,7 @@ FAULTS = (
         "calls-not-traced",
         "{service} began a trace of its own, {other_trace_id}: {caller} traces none of its calls.",
         "The HTTP client of {caller} is not instrumented, or OTEL_PYTHON_REQUESTS_EXCLUDED_URLS covers the URL.",
-        "`RequestsInstrumentor().instrument()` before the first call; `telemetry.configure` does it.",
+        "`RequestsInstrumentor().instrument()` before the first call; `telemetry.instrument_requests()` does it.",
     ),
     Fault(
         "parent-missing",

@@ -24,6 +24,8 @@ def create_app() -> Flask:
     telemetry.configure("orders", version="1.0.0")
     app = Flask(__name__)
     telemetry.instrument_app(app)
+    telemetry.instrument_requests()
+    telemetry.instrument_redis()
     telemetry.instrument_engine(engine)
 
     @app.post("/orders")

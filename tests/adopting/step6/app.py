@@ -10,7 +10,7 @@ from opentelemetry import context, trace
 from sqlalchemy import Column, MetaData, String, Table, create_engine, insert
 
 import telemetry
-from telemetry import messaging
+from telemetry import streams
 
 tracer = trace.get_tracer(__name__)
 session = requests.Session()
@@ -28,6 +28,8 @@ def create_app() -> Flask:
     telemetry.configure("orders", version="1.0.0")
     app = Flask(__name__)
     telemetry.instrument_app(app)
+    telemetry.instrument_requests()
+    telemetry.instrument_redis()
     telemetry.instrument_engine(engine)
 
     @app.post("/orders")
@@ -49,7 +51,7 @@ def process_order(order_id: str, sku: str, card: str) -> str:
             return "declined"
         with engine.begin() as connection:
             connection.execute(insert(orders).values(id=order_id, sku=sku))
-        with messaging.sending("orders", context.get_current(), server) as (_, fields):
+        with streams.sending("orders", context.get_current(), server) as (_, fields):
             valkey.xadd("orders", fields | {"order_id": order_id})
         span.set_attribute("order.outcome", "completed")
         span.add_event("order_completed")

@@ -10,6 +10,7 @@ import telemetry
 telemetry.configure("shop")
 app = Flask(__name__)
 telemetry.instrument_app(app)
+telemetry.instrument_requests()
 session = requests.Session()
 
 

@@ -12,6 +12,7 @@ import telemetry
 telemetry.configure("shop")
 app = Flask(__name__)
 telemetry.instrument_app(app)
+telemetry.instrument_requests()
 session = requests.Session()
 session.mount("http://", HTTPAdapter(max_retries=Retry(total=2, status_forcelist=[503])))
 

@@ -8,7 +8,7 @@ from opentelemetry import context
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from telemetry import messaging
+from telemetry import streams
 from tests.gallery import stock
 
 stock.configure()
@@ -20,7 +20,7 @@ valkey = redis.Redis(port=int(os.environ["VALKEY_PORT"]), decode_responses=True)
 
 @app.post("/orders")
 def order() -> tuple[dict[str, str], int]:
-    with messaging.sending("orders", context.get_current(), server) as (_, fields):
+    with streams.sending("orders", context.get_current(), server) as (_, fields):
         valkey.xadd("orders", fields | {"sku": "TEA"})
     return {"status": "accepted"}, 202
 
@@ -29,7 +29,7 @@ def ship_next() -> None:
     """What the worker does again and again."""
     with suppress_instrumentation():
         ((_, ((message_id, fields),)),) = valkey.xread({"orders": "0"}, count=1)
-    with messaging.processing("orders", message_id, fields, "shipping", server):
+    with streams.processing("orders", message_id, fields, "shipping", server):
         valkey.set(f"shipped:{message_id}", fields["sku"])
 
 

@@ -12,8 +12,8 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Link, Span, SpanKind
 
-from telemetry.conventions import SCHEMA_URL
-from telemetry.errors import type_name
+from .conventions import SCHEMA_URL
+from .errors import type_name
 
 tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
 process_duration = metrics.get_meter(__name__, schema_url=SCHEMA_URL).create_histogram(

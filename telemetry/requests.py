@@ -1,0 +1,66 @@
+"""requests: every call out is traced, and trace context ends at third parties.
+
+Whoever gets ours learns our identifiers, and reads our baggage.
+"""
+
+from collections.abc import Collection
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import urlsplit
+
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+
+from .boundary import CONTEXT_HEADERS
+from .urls import DEFAULT_PORTS, redact_old_names, without_query
+
+resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
+"""How often the call that is being made was made before; whoever sends again sets it."""
+
+
+def instrument_requests() -> None:
+    """Trace every call of every session in this process."""
+    RequestsInstrumentor().instrument(request_hook=_correct_client_span)
+
+
+class StrictAdapter(HTTPAdapter):
+    """A transport for a requests session that hands trace context to known hosts only.
+
+    It works behind the instrumentation, on the request as it leaves, so it holds for redirects too.
+    """
+
+    def __init__(self, trusted: Collection[str] = (), **options: Any) -> None:
+        """Trust the services at these base URLs; mount it on both `http://` and `https://`."""
+        self.trusted = {_host_and_port(url) for url in trusted}
+        super().__init__(**options)
+
+    def trusts(self, url: str) -> bool:
+        """Whether what is sent to this URL carries trace context."""
+        return _host_and_port(url) in self.trusted
+
+    def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        """Send the request, without context unless its host and port are trusted."""
+        if not self.trusts(request.url or ""):
+            for header in CONTEXT_HEADERS:
+                request.headers.pop(header, None)
+        return super().send(request, *args, **options)
+
+
+def _host_and_port(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+
+
+def _correct_client_span(span: Any, _request: object) -> None:
+    """Say on the span of a call how often it was made before, and of a query only that there was one.
+
+    A library retries under one span, or tells nothing:
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-request-retries-and-redirects
+    """
+    if span.is_recording():
+        if count := resend_count.get():
+            span.set_attribute("http.request.resend_count", count)
+        if url := span.attributes.get("url.full"):
+            span.set_attribute("url.full", without_query(url))
+        redact_old_names(span)
