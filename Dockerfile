@@ -11,6 +11,7 @@ COPY --from=dependencies /venv /venv
 WORKDIR /app
 COPY telemetry telemetry
 COPY chassis chassis
+COPY exhibition exhibition
 COPY services services
 COPY deploy/docker/prepare.py deploy/docker/
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

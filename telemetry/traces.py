@@ -29,6 +29,12 @@ STATUSES = ("UNSET", "OK", "ERROR")
 DEEPEST = 12
 """Deeper spans are drawn at this depth, so that their names have room."""
 
+RAW_TRACES = {"raw_traces": "true", "rawTraces": "true"}
+"""Parameters to ask Jaeger with: without them it adds warnings of its own to the spans, for good.
+
+Jaeger 2.13 knows only the first spelling; newer ones prefer the second.
+"""
+
 _INTEGER = re.compile("-?[0-9]{1,19}")
 _WARNINGS = "@jaeger@warnings"
 # Jaeger warns of clocks when a span does not lie within its parent. That of a consumer never does: it begins after

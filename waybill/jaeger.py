@@ -12,12 +12,9 @@ from urllib.parse import urlencode
 
 import requests
 
-from telemetry.traces import Trace, traces_from_json
+from telemetry.traces import RAW_TRACES, Trace, traces_from_json
 
-# Not even ask for warnings: with them, an early question would leave its mark on a trace for all others.
-# Jaeger 2.13 knows the first spelling alone; newer ones prefer the second.
-RAW = {"raw_traces": "true", "rawTraces": "true"}
-RAW_IN_SEARCH = {f"query.{name}": value for name, value in RAW.items()}
+RAW_IN_SEARCH = {f"query.{name}": value for name, value in RAW_TRACES.items()}
 
 
 class JaegerError(Exception):
@@ -42,7 +39,7 @@ class Jaeger:
 
     def trace(self, trace_id: str) -> Trace | None:
         """The spans that have arrived of one trace; None while there are none."""
-        return next(iter(self._traces(f"/api/v3/traces/{trace_id}", RAW)), None)
+        return next(iter(self._traces(f"/api/v3/traces/{trace_id}", RAW_TRACES)), None)
 
     def find_traces(self, service: str, start: datetime, end: datetime, limit: int = 20) -> list[Trace]:
         """Traces in which a service took part between two moments (with a time zone), at most `limit`."""

@@ -3,11 +3,11 @@
 from flask import Flask
 
 from chassis import app
-from services.gateway import headers, openapi, pages
+from exhibition import viewer
+from services.gateway import headers, openapi
 from services.gateway.api import blueprint, index
 from services.gateway.clients import Inventory, Orders, Payments
 from services.gateway.settings import Settings
-from services.gateway.traces import Traces
 
 
 def create_app() -> Flask:
@@ -17,7 +17,7 @@ def create_app() -> Flask:
     inventory = Inventory(str(settings.inventory_url))
     payments = Payments(str(settings.payment_url))
     checks = {"order": orders.client.ping, "inventory": inventory.client.ping, "payment": payments.client.ping}
-    untraced = pages.UNTRACED if settings.jaeger_url else ()
+    untraced = viewer.UNTRACED if settings.jaeger_url else ()
     flask = app.create("gateway", settings, checks, public=True, untraced=untraced)
     headers.install(flask)
     flask.extensions["orders"] = orders
@@ -26,8 +26,7 @@ def create_app() -> Flask:
     flask.register_blueprint(blueprint)
     if settings.jaeger_url:
         public_url = settings.jaeger_public_url or settings.jaeger_url
-        flask.extensions["traces"] = Traces(str(settings.jaeger_url), str(public_url))
-        flask.register_blueprint(pages.blueprint)
+        viewer.mount(flask, str(settings.jaeger_url), str(public_url), lambda: inventory.products().products)
     else:
         flask.add_url_rule("/", view_func=index)
     flask.extensions["openapi"] = openapi.describe(flask)

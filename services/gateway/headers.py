@@ -1,6 +1,6 @@
 """What a browser may do with an answer of the gateway: https://www.w3.org/TR/CSP3/ and https://fetch.spec.whatwg.org/."""
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 
 ALWAYS = {
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -21,8 +21,6 @@ PAGE = "; ".join(
 )
 """Of the pages: all that is theirs, and nothing inline. Their form is sent by the script."""
 DATA = "default-src 'none'; frame-ancestors 'none'"
-ASSETS = "pages.static"
-"""The only answers that a browser may keep: the others tell how things stand now."""
 
 
 def install(app: Flask) -> None:
@@ -33,6 +31,6 @@ def install(app: Flask) -> None:
 def _protect(response: Response) -> Response:
     response.headers.update(ALWAYS)
     response.headers["Content-Security-Policy"] = PAGE if response.mimetype == "text/html" else DATA
-    if request.endpoint != ASSETS:
-        response.headers["Cache-Control"] = "no-store"
+    # An answer tells how things stand now: a browser keeps only what says so itself.
+    response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -22,7 +22,7 @@ from chassis.scenarios import DRILL, SCENARIO, SYNTHETIC
 from services.gateway.api import IDEMPOTENCY_KEY, Index, OrderRequest, PaidOrder, PlacedOrder, Scenarios
 from services.gateway.clients import Products
 from services.gateway.examples import ANSWERS, PROBLEMS
-from services.gateway.traces import TRACE_ID
+from telemetry.traces import TRACE_ID
 
 Json = dict[str, Any]
 Model = type[BaseModel]
@@ -146,7 +146,7 @@ TAGS = {
 
 OPERATIONS = {
     "index": Operation({200: Index}, tag="operation"),
-    "pages.shop": Operation({200: PAGE, 503: PAGE}, tag="pages"),
+    "viewer.shop": Operation({200: PAGE, 503: PAGE}, tag="pages"),
     "gateway.list_products": Operation({200: Products}, [400, 503], headers=["baggage"]),
     "gateway.post_order": Operation(
         {200: PlacedOrder, 201: PlacedOrder},
@@ -158,7 +158,7 @@ OPERATIONS = {
     "gateway.get_order": Operation({200: PaidOrder}, [400, 404, 503], headers=["baggage"]),
     "gateway.list_scenarios": Operation({200: Scenarios}, [400], tag="faults"),
     "gateway.describe_api": Operation({200: DOCUMENT}, [400], tag="operation"),
-    "pages.view_trace": Operation({200: PAGE, 503: PAGE}, [404], traced=False, tag="pages"),
+    "viewer.view_trace": Operation({200: PAGE, 503: PAGE}, [404], traced=False, tag="pages"),
     "healthz": Operation({200: Health}, traced=False, tag="operation"),
     "readyz": Operation({200: Readiness, 503: Readiness}, traced=False, tag="operation"),
 }

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from services.gateway.pages import COLOURS
+from exhibition.viewer import COLOURS
 from tests.browser.conftest import Open
 from tests.browser.shop import outcome, place_order, rows
 from tests.browser.spans import id_of, send_span

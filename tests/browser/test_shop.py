@@ -19,7 +19,7 @@ from tests.system.api.shopping import hanging
 IMAGES = ROOT / "docs/images"
 MAX_IMAGE_BYTES = 300_000
 WITHOUT_FOLDERS = r"""all => {
-  const folders = /"\/[^"]*?\/(?=(\.venv|chassis|telemetry|services)\/)/g;
+  const folders = /"\/[^"]*?\/(?=(\.venv|chassis|exhibition|telemetry|services)\/)/g;
   for (const dd of all) dd.textContent = dd.textContent.replace(folders, '"');
 }"""
 """Where a machine keeps the code is no business of a reader."""

@@ -16,7 +16,7 @@ import pytest
 
 import telemetry
 from chassis import scenarios
-from services.gateway.pages import UNTRACED
+from exhibition.viewer import UNTRACED
 from tests.documents import (
     ALL,
     METRICS_BY_US,
@@ -36,7 +36,11 @@ README = ROOT / "README.md"
 GLOSSARY = ROOT / "docs/glossary.md"
 TELEMETRY_README = ROOT / "telemetry/README.md"
 TREES = sorted((ROOT / "tests/trace").glob("*.tree"))
-SOURCES = [file for folder in ("telemetry", "chassis", "services") for file in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    file
+    for folder in ("telemetry", "chassis", "exhibition", "services")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+]
 TOP_FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
 NOT_READ = {"OTEL_PROPAGATORS", "OTEL_TRACES_EXPORTER"}
 """Variables of OpenTelemetry, named because we do not obey them."""
@@ -196,10 +200,10 @@ def test_spans_made_by_hand_are_those_in_the_source() -> None:
 
 
 def test_requests_that_come_in_are_the_routes_of_the_services() -> None:
-    route = re.compile(r'^@blueprint\.(get|post|put|patch|delete)\("([^"]+)"\)', re.MULTILINE)
+    route = re.compile(r'^ *@(?:blueprint|pages)\.(get|post|put|patch|delete)\("([^"]+)"\)', re.MULTILINE)
     routes = {
-        (file.parent.name, f"{method.upper()} {path}")
-        for file in ROOT.glob("services/*/*.py")
+        ("gateway" if file.parent.name == "viewer" else file.parent.name, f"{method.upper()} {path}")
+        for file in [*ROOT.glob("services/*/*.py"), *ROOT.glob("exhibition/*/*.py")]
         # The third party traces nothing.
         if file.parent.name != "acquirer"
         for method, path in route.findall(file.read_text())

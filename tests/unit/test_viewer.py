@@ -1,4 +1,4 @@
-"""Reading traces from Jaeger for the gateway's pages: the waterfall, and the bounds of what is read."""
+"""Reading traces from Jaeger for the pages: the waterfall, and the bounds of what is read."""
 
 import json
 import threading
@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from services.gateway import traces
-from services.gateway.traces import DEEPEST, MAX_SPANS, READERS, Traces, Unreadable, Waterfall
+from exhibition.viewer import reader as reading
+from exhibition.viewer.reader import READERS, Traces, Unreadable
+from exhibition.viewer.waterfall import MAX_SPANS, MAX_TEXT, Waterfall, texts
+from telemetry.traces import DEEPEST
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -92,7 +94,7 @@ def test_parents_come_before_their_children_and_siblings_by_time() -> None:
         (2, "span 4"),
         (1, "span 3"),
     ]
-    assert found.whole
+    assert found.trace.problems() == []
 
 
 def test_a_bar_lies_where_its_span_lies_in_the_whole_time() -> None:
@@ -103,10 +105,10 @@ def test_a_bar_lies_where_its_span_lies_in_the_whole_time() -> None:
 
 
 def test_a_missing_parent_a_second_root_or_none_is_not_whole() -> None:
-    assert read(span(1), span(2, 9), span(3, 9)).missing == 1
-    assert not read(span(1), span(2, 9)).whole
-    assert not read(span(1), span(2)).whole
-    assert not read(span(1, 9)).whole
+    assert len(read(span(1), span(2, 9), span(3, 9)).trace.missing) == 1
+    assert read(span(1), span(2, 9)).trace.problems()
+    assert read(span(1), span(2)).trace.problems()
+    assert read(span(1, 9)).trace.problems()
 
 
 def test_spans_that_are_each_others_parents_are_shown() -> None:
@@ -136,16 +138,16 @@ def test_deep_and_many_spans_are_bounded() -> None:
         ({"arrayValue": {"values": [{"stringValue": "a"}, {"intValue": "1"}]}}, '["a", 1]'),
         (
             {"kvlistValue": {"values": [{"key": "é", "value": {"kvlistValue": {"values": [{"key": "b"}]}}}]}},
-            '{"é": {"b": ""}}',
+            '{"é": {"b": null}}',
         ),
         ({"intValue": "not a number"}, "not a number"),
-        ({"stringValue": "x" * 10_000}, "x" * traces.MAX_TEXT + "…"),
+        ({"stringValue": "x" * 10_000}, "x" * MAX_TEXT + "…"),
         ({}, ""),
     ],
 )
 def test_a_value_is_shown_as_people_write_it(value: dict[str, Any], shown: str) -> None:
     found = read(span(1, attributes=[{"key": "key", "value": value}]))
-    assert found.rows[0].span.texts() == [("key", shown)]
+    assert texts(found.rows[0].span.attributes) == [("key", shown)]
 
 
 def test_an_error_says_its_type_and_its_message() -> None:
@@ -155,7 +157,7 @@ def test_an_error_says_its_type_and_its_message() -> None:
         span(3, 1, status={"code": 2}),
         span(4, 1, attributes=[text("error.type", "no error")]),
     )
-    assert [row.span.error for row in found.rows] == ["ReadTimeout", "too late", "no reason given", ""]
+    assert [row.span.failure for row in found.rows] == ["ReadTimeout", "too late", "no reason given", ""]
 
 
 def test_a_failure_began_where_no_child_failed() -> None:
@@ -167,7 +169,7 @@ def test_a_failure_began_where_no_child_failed() -> None:
         span(4, 2, start=20, status=error),
         span(5, 1, start=15),
     )
-    assert len(found.failed) == 4
+    assert len(found.trace.failed) == 4
     assert {row.span.name for row in found.rows if row.is_origin} == {"span 3", "span 4"}
     assert found.first_failure
     assert found.first_failure.span.name == "span 4"
@@ -236,7 +238,7 @@ def test_a_wrong_answer_is_refused_in_words(answer: Answer, said: str) -> None:
 
 
 def test_an_answer_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "SECONDS", 0.3)
+    monkeypatch.setattr(reading, "SECONDS", 0.3)
     with jaeger(endless(b"x", pause=0.05)) as reader, pytest.raises(Unreadable, match="in time"):
         reader.find(TRACE)
 

@@ -1,6 +1,8 @@
 // Places orders, and shows the trace of each as it arrives. The gateway draws it: templates/waterfall.html.
 
-const ANSWER_MS = 10_000;
+// A line may be slow: an order is waited for longer than the gateway works on it, and a page as long as more of it comes.
+const ANSWER_MS = 30_000;
+const SILENCE_MS = 30_000;
 // Tail sampling decides ten seconds after the first span.
 const FIRST_SPANS_MS = 30_000;
 const QUIET_MS = 10_000;
@@ -52,10 +54,12 @@ async function placeOrder(scenario) {
   placing = false;
 }
 
-async function send(body, scenario) {
-  // An order whose outcome is not known is sent again under its key, so that it is not placed twice.
-  const key = unsettled.body === body ? unsettled.key : newKey();
-  unsettled = { body, key };
+async function send(body, scenario = "") {
+  // An order whose outcome is not known is sent again under its key, so that it is not placed twice. It is the one that
+  // is meant if the same is chosen, or nothing that shall go wrong; with another fault it is another order.
+  const meant = unsettled.body === body && (!scenario || unsettled.scenario === scenario);
+  if (!meant) unsettled = { body, scenario, key: newKey() };
+  const { key } = unsettled;
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
   if (scenario) headers.baggage = `waybill.scenario=${scenario}`;
   const began = performance.now();
@@ -67,7 +71,8 @@ async function send(body, scenario) {
   const took = `HTTP ${response.status} after ${Math.round(performance.now() - began)} ms.`;
   if (response.ok) {
     const price = `${(answer.total.amount / 100).toFixed(2)} ${answer.total.currency}`;
-    tell("good", "Order completed", `${price}, paid. ${took}`);
+    const again = response.status === 200 ? "It is the order that was sent before. " : "";
+    tell("good", "Order completed", `${price}, paid. ${again}${took}`);
   } else {
     const detail = answer.detail ? `${answer.detail}. ` : "";
     tell(response.status < 500 ? "refused" : "failed", answer.title, detail + took);
@@ -75,17 +80,18 @@ async function send(body, scenario) {
   show(answer.trace_id, response.headers.get("traceresponse"));
 }
 
-function show(traceId, traceresponse) {
+function show(orderTraceId, traceresponse) {
   const before = last;
   shown = {};
   place.replaceChildren();
   again.hidden = true;
-  if (!traceId || !traceresponse) return say("The answer names no trace.");
-  // https://w3c.github.io/trace-context/#trace-flags
-  const sampled = parseInt(traceresponse.split("-")[3], 16) & 1;
-  if (sampled) {
+  if (!orderTraceId || !traceresponse) return say("The answer names no trace.");
+  // The trace of this answer: that of an order that was sent again is the one in which it came first.
+  // https://w3c.github.io/trace-context/#traceresponse-header
+  const [, traceId, , flags] = traceresponse.split("-");
+  if (parseInt(flags, 16) & 1) {
     last = traceId;
-    return follow(traceId, before);
+    return follow(traceId, before, true);
   }
   say("This order was not sampled: no service has recorded it, so there is no trace.");
 }
@@ -103,7 +109,7 @@ function tell(kind, title, text = "") {
 }
 
 // Shows a trace, and more of it as it arrives, until nothing new has come for a while: what is behind the queue is late.
-async function follow(traceId, before) {
+async function follow(traceId, before, isOrder) {
   const mine = { traceId, before };
   shown = mine;
   const began = performance.now();
@@ -120,13 +126,16 @@ async function follow(traceId, before) {
     if (spansIn(view) && spansIn(view) !== spansShown()) {
       changed = performance.now();
       pause = FIRST_PAUSE_MS;
+      const isFirst = !spansShown();
       draw(view, before);
+      if (isOrder && isFirst) bringIntoView();
     } else if (view?.querySelector("a.jaeger") && !place.querySelector("a.jaeger")) draw(view, before);
     const trouble = troubleOf(view);
     if (trouble && view) drawInstead(view);
     say(trouble ? `${trouble} Trying again …` : progress());
     quiet = spansShown() ? QUIET_MS : FIRST_SPANS_MS;
-  } while (performance.now() - changed < quiet && performance.now() - began < LONGEST_MS);
+    // A gateway that cannot be reached has not said that there is nothing new.
+  } while ((!view || performance.now() - changed < quiet) && performance.now() - began < LONGEST_MS);
 
   if (view) drawInstead(view);
   const still = performance.now() - changed;
@@ -137,10 +146,40 @@ async function follow(traceId, before) {
 
 async function read(traceId) {
   try {
-    const response = await fetch(`/traces/${traceId}`, { signal: AbortSignal.timeout(ANSWER_MS) });
-    return new DOMParser().parseFromString(await response.text(), "text/html").querySelector("article.trace");
+    const page = await textOf(`/traces/${traceId}`);
+    return new DOMParser().parseFromString(page, "text/html").querySelector("article.trace");
   } catch {
     return null;
+  }
+}
+
+// Gives up if nothing comes for a while, and not because much comes slowly.
+async function textOf(url) {
+  const silence = new AbortController();
+  let timer, text = "";
+  const wait = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(), SILENCE_MS);
+  };
+  wait();
+  try {
+    const response = await fetch(url, { signal: silence.signal });
+    for await (const part of parts(response.body.pipeThrough(new TextDecoderStream()))) {
+      text += part;
+      wait();
+    }
+    return text;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function* parts(stream) {
+  const reader = stream.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield value;
   }
 }
 
@@ -182,6 +221,13 @@ function draw(view, before) {
   for (const id of open) place.querySelector(`#${id} details`)?.setAttribute("open", "");
   if (focused) place.querySelector(focused)?.focus({ preventScroll: true });
   highlight();
+}
+
+// On a phone the trace is below what can be seen.
+function bringIntoView() {
+  if (place.getBoundingClientRect().top < window.innerHeight * 0.75) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  outcome.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 
 // Where an element that can have the focus will be found in the next view.

@@ -1,0 +1,1 @@
+"""What is shown and broken on purpose; nothing that a shop needs."""

@@ -1,0 +1,99 @@
+"""The shop page and the view of a trace: a demonstration's pages, which a service mounts beside its API."""
+
+import gzip
+import hashlib
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Flask, Response, make_response, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from chassis import scenarios
+from chassis.problems import Problem, Unavailable
+from exhibition.viewer.reader import Traces, Unreadable
+from exhibition.viewer.waterfall import shorten, texts
+from telemetry.traces import TRACE_ID, duration
+
+UNTRACED = (r"traces/[^/?]+(?:\?.*)?", r"assets/[^/?]+(?:\?.*)?")
+"""A page asks for its trace until it is whole: spans of that would bury those of the orders."""
+
+COLOURS = 8
+"""The number of colours in static/shop.css."""
+STATIC = Path(__file__).with_name("static")
+WORTH_COMPRESSING = 1_000
+"""Bytes; less fits into one packet as it is."""
+
+
+def mount(app: Flask, jaeger_url: str, public_url: str, products: Callable[[], Iterable[Any]]) -> None:
+    """Add `/`, `/traces/<trace_id>` and `/assets/` to the app.
+
+    `public_url` is where a browser finds the Jaeger that is at `jaeger_url` for us. `products` returns what the shop
+    sells, or raises Unavailable.
+    """
+    pages = Blueprint("viewer", __name__, template_folder="templates", static_folder=STATIC, static_url_path="/assets")
+    traces = Traces(jaeger_url, public_url)
+    versions = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in STATIC.iterdir()}
+
+    @pages.get("/")
+    def shop() -> ResponseReturnValue:
+        """Products, an order, and its trace."""
+        faults = scenarios.SCENARIOS if scenarios.enabled() else {}
+        try:
+            found = list(products())
+        except Unavailable:
+            return render_template("shop.html", products=[], scenarios=faults), HTTPStatus.SERVICE_UNAVAILABLE
+        return render_template("shop.html", products=found, scenarios=faults)
+
+    @pages.get("/traces/<trace_id>")
+    def view_trace(trace_id: str) -> ResponseReturnValue:
+        """One trace as a waterfall, as far as it has arrived."""
+        if not TRACE_ID.fullmatch(trace_id):
+            raise Problem(404, detail="a trace id is 32 hexadecimal digits in lower case, and not all of them zeros")
+        try:
+            trace = traces.find(trace_id)
+        except Unreadable as error:
+            page = render_template("trace.html", trace_id=trace_id, problem=str(error))
+            return page, HTTPStatus.SERVICE_UNAVAILABLE
+        link = traces.link(trace_id)
+        page = render_template("trace.html", trace_id=trace_id, trace=trace, link=link, colours=COLOURS)
+        return _only_if_new(page)
+
+    @pages.after_request
+    def fit_a_slow_line(response: Response) -> Response:
+        if request.endpoint == "viewer.static" and request.args.get("v") in versions.values():
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return _compressed(response)
+
+    @pages.app_template_global()
+    def asset(name: str) -> str:
+        """Return the address of a static file, which changes with its content: a browser never asks for it again."""
+        return url_for("viewer.static", filename=name, v=versions[name])
+
+    pages.add_app_template_filter(duration)
+    pages.add_app_template_filter(shorten)
+    pages.add_app_template_filter(texts)
+    app.register_blueprint(pages)
+
+
+def _only_if_new(page: str) -> Response:
+    """Answer a browser that has this page already with "304 Not Modified", which is short."""
+    response = make_response(page)
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.add_etag(weak=True)
+    response.make_conditional(request)
+    return response
+
+
+def _compressed(response: Response) -> Response:
+    """Compress an answer for a browser that can read that."""
+    response.vary.add("Accept-Encoding")
+    if response.status_code not in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE) or response.content_encoding:
+        return response
+    response.direct_passthrough = False
+    body = response.get_data()
+    if len(body) >= WORTH_COMPRESSING and request.accept_encodings["gzip"]:
+        response.set_data(gzip.compress(body, 6, mtime=0))
+        response.content_encoding = "gzip"
+    return response

@@ -1,0 +1,76 @@
+"""Reading traces from Jaeger, within bounds."""
+
+import json
+import threading
+from contextlib import suppress
+
+import requests
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from chassis.client import Client, TooLarge
+from exhibition.viewer.waterfall import Waterfall
+from telemetry.traces import RAW_TRACES, traces_from_json
+
+SECONDS = 2.0
+MAX_BYTES = 8 * 1024 * 1024
+READERS = 2
+"""The number of threads that read at once: one that waits for Jaeger takes no order meanwhile."""
+
+
+class Unreadable(Exception):
+    """Jaeger's answer cannot be shown; the message is for people and says why."""
+
+
+class Traces:
+    """Reads traces from one Jaeger. That is not traced: looking at traces would make more of them."""
+
+    def __init__(self, url: str, public_url: str) -> None:
+        """`public_url` is where a browser finds what is at `url` for us."""
+        self._client = Client("Jaeger", url, ours=False, max_bytes=MAX_BYTES)
+        self._public_url = public_url.rstrip("/")
+        self._has_web_ui: bool | None = None
+        self._readers = threading.BoundedSemaphore(READERS)
+
+    def find(self, trace_id: str) -> Waterfall | None:
+        """Return the spans that have arrived of a trace, None while there are none. Raises Unreadable."""
+        status, body = self._get(f"/api/v3/traces/{trace_id}")
+        if status == 404:
+            return None
+        if status != 200:
+            raise Unreadable(f"Jaeger answered with HTTP status {status}.")
+        try:
+            found = traces_from_json(json.loads(body)["result"].get("resourceSpans", []))
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise Unreadable("What answers at Jaeger's address is not Jaeger 2.13 or newer.") from error
+        return Waterfall(found[0]) if found else None
+
+    def link(self, trace_id: str) -> str | None:
+        """Return where Jaeger's web UI shows a trace; None if it carries none, or cannot be asked."""
+        if self._has_web_ui is None:
+            with suppress(Unreadable):
+                status, body = self._get("/")
+                if status == 200:
+                    self._has_web_ui = b"jaeger-ui-root" in body
+        return f"{self._public_url}/trace/{trace_id}" if self._has_web_ui else None
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Return status and body, unless too many wait for Jaeger already. Raises Unreadable."""
+        if not self._readers.acquire(blocking=False):
+            raise Unreadable("Too many are looking at traces.")
+        try:
+            return self._read(path)
+        finally:
+            self._readers.release()
+
+    def _read(self, path: str) -> tuple[int, bytes]:
+        url = self._client.base_url + path
+        try:
+            with suppress_instrumentation():
+                response = self._client.session.get(url, params=RAW_TRACES, timeout=SECONDS, allow_redirects=False)
+        except TooLarge as error:
+            raise Unreadable(f"The trace is larger than {MAX_BYTES // 1024 // 1024} MiB.") from error
+        except requests.ReadTimeout as error:
+            raise Unreadable("Jaeger does not answer in time.") from error
+        except requests.RequestException as error:
+            raise Unreadable("Jaeger does not answer. Is it running?") from error
+        return response.status_code, response.content
