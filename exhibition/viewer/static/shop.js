@@ -164,22 +164,15 @@ async function textOf(url) {
   wait();
   try {
     const response = await fetch(url, { signal: silence.signal });
-    for await (const part of parts(response.body.pipeThrough(new TextDecoderStream()))) {
-      text += part;
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return text;
+      text += value;
       wait();
     }
-    return text;
   } finally {
     clearTimeout(timer);
-  }
-}
-
-async function* parts(stream) {
-  const reader = stream.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    yield value;
   }
 }
 
