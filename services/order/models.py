@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from sqlalchemy import BigInteger, DateTime, Identity, Index, Row, Update, func, text, update
+from sqlalchemy import JSON, BigInteger, DateTime, Identity, Index, Row, Update, func, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -15,7 +15,8 @@ class Base(DeclarativeBase):
 
     type_annotation_map = {  # noqa: RUF012
         list[dict[str, Any]]: JSONB,
-        dict[str, int]: JSONB,
+        # JSONB would lose the order in which the customer named the products.
+        dict[str, int]: JSON,
         dict[str, str]: JSONB,
         dict[str, Any]: JSONB,
         datetime: DateTime(timezone=True),

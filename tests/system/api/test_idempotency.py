@@ -122,7 +122,6 @@ def test_a_declined_payment_puts_the_last_piece_back(house: House) -> None:
 def test_reservations_of_the_same_products_do_not_block_each_other(house: House) -> None:
     skus = ["TEA-ASSAM", "TEA-DARJEELING", "TEA-EARL-GREY", "TEA-GENMAICHA", SKU]
     there = {sku: number for number, sku in enumerate(skus, 1)}
-    # Not by the way of an order, whose JSONB would put them in one order.
     back = dict(reversed(there.items()))
     reservations = [f"{house.url('inventory')}/reservations/{uuid4()}" for _ in range(40)]
     before = {sku: left(house, sku) for sku in skus}
@@ -138,6 +137,16 @@ def test_reservations_of_the_same_products_do_not_block_each_other(house: House)
         # Twice each, side by side, and released once.
         assert set(orders.map(send, repeat("DELETE"), reservations * 2)) == {204}
     assert {sku: left(house, sku) for sku in skus} == before
+
+
+@pytest.mark.parametrize("skus", [["TEA-GENMAICHA", "TEA-ASSAM", SKU], [SKU, "TEA-GENMAICHA", "TEA-ASSAM"]])
+def test_items_come_back_in_the_order_of_the_customer(house: House, skus: list[str]) -> None:
+    key = str(uuid4())
+    placed = buy(house, dict.fromkeys(skus, 1), key=key).json()
+    found = house.session.get(f"{house.url('gateway')}/orders/{placed['id']}", timeout=30).json()
+    repeated = buy(house, dict.fromkeys(skus, 1), key=key).json()
+    for order in (placed, found, repeated):
+        assert [item["sku"] for item in order["items"]] == skus
 
 
 def test_money_is_whole_and_adds_up(house: House) -> None:
