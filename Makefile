@@ -42,7 +42,7 @@ doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, 
 	@$(WAYBILL) doctor $(if $(SCENARIO),--scenario $(SCENARIO))
 
 check: lint ## what to run after each change: lint, types, and the tests that need nothing but Python; under a minute
-	$(VENV)/bin/pytest --quiet --numprocesses auto tests/unit
+	$(VENV)/bin/pytest --quiet --numprocesses auto tests/unit tests/telemetry
 
 test: $(VENV)/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null
