@@ -58,6 +58,9 @@ trees: $(VENV)/dev ## write every tree that the documents and the tests have ane
 	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/unit/test_blocks.py \
 		tests/unit/test_walkthroughs.py tests/system/test_walkthroughs.py
 
+doctor-table: $(VENV)/dev ## write the tables of docs/doctor.md from the doctor's code
+	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_doctor_faults.py -k document
+
 lint: $(VENV)/dev ## style, types, which folder may import which
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -94,5 +97,5 @@ $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
-.PHONY: help setup demo up down status load load-ui drill ledger trace doctor check test test-docker test-faults \
+.PHONY: help setup demo up down status load load-ui drill ledger trace doctor doctor-table check test test-docker test-faults \
 	trees lint lint-workflows lint-devcontainer lock

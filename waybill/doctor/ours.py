@@ -13,7 +13,7 @@ from waybill.doctor.faults import Broken, Finding, found
 from waybill.doctor.otlp import Endpoint
 from waybill.doctor.pipeline import Collector
 from waybill.doctor.processes import OF_OURS, Process
-from waybill.doctor.visit import TRIES, Visit, ask, times
+from waybill.doctor.visit import TRIES, Request, Visit, ask, times
 from waybill.doctor.web import Unanswered
 from waybill.jaeger import Jaeger
 from waybill.load import skus_in_stock
@@ -57,7 +57,8 @@ def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Fin
     for process in services:
         yield from processes.check(process, address)
     if services:
-        yield f"the environments of {', '.join(process.who for process in services)} are in order"
+        names = ", ".join(process.who for process in services)
+        yield f"no variable in the environments of {names} keeps spans back: {processes.LOOKED_AT}"
     yield pipeline.check_jaeger(settings.jaeger_url, collector)
     jaeger = Jaeger(settings.jaeger_url)
     if state:
@@ -78,7 +79,7 @@ def _check_parts(state: State, folder: Path) -> None:
 
 
 def _visit_gateway(settings: Settings, state: State | None, logs: Path) -> Visit:
-    visit = ask(f"{settings.gateway_url}/readyz", "the gateway")
+    visit = ask(Request(f"{settings.gateway_url}/readyz"), "the gateway")
     states = (visit.answer.json() or {}).get("checks")
     if not states or not isinstance(states, dict):
         holder = otlp.holder_of(settings.gateway_url)
@@ -114,6 +115,7 @@ def _follow_order(jaeger: Jaeger, order: Visit, wait: float, logs: Path) -> Iter
     if trace is None:
         raise Broken("trace-missing", who="the gateway", wait=f"{wait:g}", detail=_losses(logs, ["gateway"], order))
     judge.check_contexts(jaeger, trace)
+    yield from judge.check_apart(jaeger, trace)
     for service in ON_THE_WAY:
         if service not in trace.services:
             raise _why_missing(jaeger, trace, service, order, wait, logs)
@@ -145,7 +147,7 @@ def _order(url: str, sku: Sequence[str], scenario: str, logs: str) -> Visit:
     if answer.status != kind.status:
         detail = (answer.json() or {}).get("detail", "no detail")
         raise Broken("order-failed", detail=f"HTTP {answer.status}, {detail}", logs=logs)
-    return Visit(f"{url}/orders", "", "", start, time.time_ns(), answer)
+    return Visit(Request(f"{url}/orders", "POST"), "", "", start, time.time_ns(), answer)
 
 
 def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait: float, logs: Path) -> Broken:

@@ -75,6 +75,8 @@ def check_jaeger(url: str, collector: Collector) -> str:
     except Unanswered as error:
         name = {"tls": "https-fails", "foreign": "jaeger-other-program"}.get(error.how, "jaeger-closed")
         raise Broken(name, where=url, detail=error, waiting=collector.waiting(), holder=holder) from error
+    if answer.status in (401, 403, 407):
+        raise Broken("jaeger-guarded", where=url, status=answer.status)
     body = answer.json()
     # Without any service it answers {}.
     names = [] if body == {} else (body or {}).get("services")
