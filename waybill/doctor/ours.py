@@ -7,15 +7,15 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from doctor import judge, otlp, pipeline, processes, web
+from doctor.faults import Broken, Finding, found
+from doctor.jaeger import Jaeger
+from doctor.otlp import Endpoint
+from doctor.processes import OF_OURS, Process
+from doctor.visit import TRIES, Request, Visit, ask, times
+from doctor.web import Unanswered
 from telemetry.traces import Trace
-from waybill.doctor import judge, otlp, pipeline, processes, web
-from waybill.doctor.faults import Broken, Finding, found
-from waybill.doctor.otlp import Endpoint
-from waybill.doctor.pipeline import Collector
-from waybill.doctor.processes import OF_OURS, Process
-from waybill.doctor.visit import TRIES, Request, Visit, ask, times
-from waybill.doctor.web import Unanswered
-from waybill.jaeger import Jaeger
+from waybill.doctor.collector import Collector, notice_sampling
 from waybill.load import skus_in_stock
 from waybill.orders import KINDS, SHIPPED
 from waybill.processes import State
@@ -63,7 +63,7 @@ def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Fin
     jaeger = Jaeger(settings.jaeger_url)
     if state:
         yield from pipeline.check_arrival(jaeger, visit.trace_id, visit.span_id, collector, wait)
-    yield from pipeline.notice_sampling(collector)
+    yield from notice_sampling(collector)
     order = _order_until_sampled(settings, scenario, state, logs)
     yield f"an order is completed and sampled: trace {order.answered_in}"
     yield from _follow_order(jaeger, order, wait, logs)

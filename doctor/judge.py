@@ -5,12 +5,12 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from telemetry.traces import Span, Trace
-from waybill.doctor import processes, web
-from waybill.doctor.faults import Broken, Finding, found
-from waybill.doctor.otlp import SERVICE
-from waybill.doctor.processes import Process
-from waybill.jaeger import Jaeger
+from . import processes, web
+from .faults import Broken, Finding, found
+from .jaeger import Jaeger
+from .otlp import SERVICE
+from .processes import Process
+from .traces import Span, Trace
 
 SECOND = 1_000_000_000
 # More than a busy machine or a synchronised clock explains, between the clocks of two hosts.

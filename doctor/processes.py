@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 import psutil
 from opentelemetry.util.re import parse_env_headers
 
-from waybill.doctor import otlp, web
-from waybill.doctor.faults import Broken, Finding, found
-from waybill.doctor.otlp import Endpoint
+from . import otlp, web
+from .faults import Broken, Finding, found
+from .otlp import Endpoint
+from .ports import listeners
 
 # Targets in ways of gRPC's own, which cannot be asked as URLs can.
 OF_GRPC = re.compile("(unix|unix-abstract|dns):/")
@@ -182,21 +183,6 @@ def environment_of(process: psutil.Process) -> dict[str, str]:
     with suppress(psutil.Error):
         return process.environ()
     return {}
-
-
-def listeners(port: int) -> list[psutil.Process]:
-    """The processes that listen on a TCP port of this machine; none where the system does not tell."""
-    with suppress(psutil.Error):
-        pids = {
-            connection.pid
-            for connection in psutil.net_connections(kind="tcp")
-            if connection.status == psutil.CONN_LISTEN
-            and connection.laddr
-            and connection.laddr.port == port
-            and connection.pid
-        }
-        return [psutil.Process(pid) for pid in sorted(pids)]
-    return []
 
 
 def behind(url: str, who: str) -> list[Process]:

@@ -22,10 +22,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from waybill.doctor import web
-from waybill.doctor.faults import Broken
-from waybill.doctor.web import ANSWER_SECONDS, Unanswered, reason
-from waybill.ports import holder
+from . import web
+from .faults import Broken
+from .ports import holder
+from .web import ANSWER_SECONDS, Unanswered, reason
 
 SERVICE = "waybill-doctor"
 HTTP_PORT = 4318

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from waybill.doctor import otlp, web
-from waybill.doctor.faults import Broken
-from waybill.doctor.web import Answer, Unanswered
+from . import otlp, web
+from .faults import Broken
+from .web import Answer, Unanswered
 
 # https://w3c.github.io/trace-context/#traceresponse-header
 TRACERESPONSE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")

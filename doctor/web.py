@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from waybill.doctor.faults import Broken
+from .faults import Broken
 
 # Long, since the machine may be busy.
 ANSWER_SECONDS = 10

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from telemetry.traces import Span, Trace
-from waybill.doctor import judge, otlp, pipeline, processes
-from waybill.doctor.faults import Broken, Finding, found
-from waybill.doctor.judge import Moments
-from waybill.doctor.otlp import Endpoint
-from waybill.doctor.pipeline import Collector
-from waybill.doctor.processes import Process
-from waybill.doctor.visit import TRIES, Request, Visit, ask, times
-from waybill.doctor.web import Answer
-from waybill.jaeger import Jaeger
+from . import judge, otlp, pipeline, processes
+from .faults import Broken, Finding, found
+from .jaeger import Jaeger
+from .judge import Moments
+from .otlp import Endpoint
+from .pipeline import Collector
+from .processes import Process
+from .traces import Span, Trace
+from .visit import TRIES, Request, Visit, ask, times
+from .web import Answer
 
 WHO = "the service"
 POLL_SECONDS = 0.5
