@@ -17,7 +17,7 @@ import redis
 import requests
 
 from tests.ports import free_port
-from waybill import postgres
+from waybill import postgres, valkey
 from waybill.parts import all_parts
 from waybill.processes import lives
 from waybill.settings import Settings
@@ -43,6 +43,7 @@ class House:
         self.environment = dict(environment or {})
         self.parts = {part.name: part for part in all_parts(self.settings)}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._valkey_is_open = False
         self.session = requests.Session()
         self.session.trust_env = False
 
@@ -130,7 +131,21 @@ class House:
 
     def valkey(self) -> redis.Redis:
         """A client of Valkey."""
-        return redis.Redis(port=self.settings.valkey_port, decode_responses=True)
+        client: redis.Redis = redis.Redis.from_url(self.valkey_url, decode_responses=True)
+        return client
+
+    @property
+    def valkey_url(self) -> str:
+        """Where Valkey is, with its password if it wants one."""
+        if self._valkey_is_open:
+            return f"redis://127.0.0.1:{self.settings.valkey_port}/0"
+        return valkey.url(postgres.passwords(self.folder / "data"), self.settings.valkey_port)
+
+    def open_valkey(self) -> None:
+        """Have Valkey start without a password, for services that know none."""
+        part = self.parts["valkey"]
+        self.parts["valkey"] = replace(part, command=[*part.command, "--requirepass", ""])
+        self._valkey_is_open = True
 
     def query(self, service: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement in the database of a service."""

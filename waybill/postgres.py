@@ -17,6 +17,8 @@ from psycopg.sql import SQL, Identifier, Literal
 
 SUPERUSER = "postgres"
 SERVICES = ("order", "inventory", "payment", "fulfilment")
+VALKEY = "valkey"
+PASSWORDS = "passwords.json"
 READ_AND_SEARCH = stat.S_IROTH | stat.S_IXOTH
 
 Passwords = Mapping[str, str]
@@ -34,21 +36,21 @@ def program(name: str) -> Path:
 
 
 def passwords(data: Path) -> Passwords:
-    """The superuser's and every service's password: random, made once, kept where only the owner can read them.
+    """The superuser's, every service's and Valkey's password: random, made once, kept where only the owner can read.
 
     `data` is the folder of all data. Raises click.ClickException when there is a database without its passwords.
     """
-    file = data / "passwords.json"
+    file = data / PASSWORDS
     known = json.loads(file.read_text()) if file.exists() else {}
     if not known and (data / "postgres").exists():
         raise click.ClickException(
             f"{file} is missing, and the database beside it cannot be opened without: "
             f"bring it back, or remove the folder {data} to begin with an empty one."
         )
-    missing = [name for name in (SUPERUSER, *SERVICES) if name not in known]
+    missing = [name for name in (SUPERUSER, *SERVICES, VALKEY) if name not in known]
     if missing:
         known |= {name: secrets.token_urlsafe(24) for name in missing}
-        _write_private(file, json.dumps(known, indent=2))
+        write_private(file, json.dumps(known, indent=2))
     return known
 
 
@@ -93,7 +95,7 @@ def prepare(data: Path, passwords: Passwords) -> None:
     new = data / "postgres.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
-    _write_private(new / "password", passwords[SUPERUSER])
+    write_private(new / "password", passwords[SUPERUSER])
     if owner := user():
         for path in (new / "password", new):
             os.chown(path, owner.pw_uid, owner.pw_gid)
@@ -176,7 +178,7 @@ def _allow(path: Path, rights: int) -> None:
         path.chmod(mode | rights)
 
 
-def _write_private(file: Path, text: str) -> None:
+def write_private(file: Path, text: str) -> None:
     """Write a file that is there in full or not at all, and that its owner alone can read."""
     new = file.with_name(file.name + ".new")
     new.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ class Supervisor:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._state = State(supervisor=running("supervisor", os.getpid()))
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        make_private(folder / "logs")
         self._state.write(state_file(folder))
 
     def start(self, parts: Sequence[Part], note: Note) -> None:
@@ -236,6 +236,12 @@ def state_folder(settings: Settings) -> Path:
     return ROOT / settings.state_dir
 
 
+def make_private(folder: Path, most: int = 0o700) -> None:
+    """Make a folder if it is not there, and take from others what goes beyond the mode `most`."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(folder.stat().st_mode & most)
+
+
 def state_file(folder: Path) -> Path:
     """The file that says what runs."""
     return folder / "state.json"
@@ -264,6 +270,8 @@ def spawn(part: Part, log: IO[bytes]) -> subprocess.Popen[bytes]:
             user=part.user,
             group=part.group,
             extra_groups=None if part.user is None else [],
+            # What it writes is for its owner.
+            umask=0o077,
             # Ctrl-C in the terminal is for us alone: we stop the parts in order.
             start_new_session=True,
         )

@@ -1,6 +1,7 @@
 """`python -m waybill up` and `down`: every part on this machine, without Docker."""
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from rich.table import Table
 from waybill.ports import check_free
 from waybill.processes import Running, State, end, wait_gone
 from waybill.settings import settings
-from waybill.supervise import ROOT, Note, Part, Supervisor, log_file, state_file, state_folder
+from waybill.supervise import ROOT, Note, Part, Supervisor, log_file, make_private, state_file, state_folder
 
 POLL_SECONDS = 0.1
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -59,7 +60,9 @@ def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callabl
     `after_start` runs beside the parts and may be cut off. Raises click.ClickException, with nothing left
     running, when a part does not start or another `run` has this folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    # What is written below is for its owner. PostgreSQL may run as another user, who passes through.
+    os.umask(0o077)
+    make_private(folder, 0o711)
     with _only_one(folder):
         _end_what_is_left(folder)
         supervisor = Supervisor(folder)
@@ -87,7 +90,9 @@ def start_in_background(command: list[str], folder: Path) -> None:
     Its output is shown meanwhile. Exits with its status when it ends before.
     """
     log = log_file(folder, "up")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    os.umask(0o077)
+    make_private(folder, 0o711)
+    make_private(log.parent)
     _refuse_second(folder)
     log.write_bytes(b"")
     # Appended to, so that it may be cut while the supervisor writes.

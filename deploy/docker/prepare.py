@@ -1,7 +1,8 @@
 """Prepare the volumes, before anything else starts: the passwords of the databases, and who may write what.
 
-The passwords are made up once for each installation, and each is handed to its owner only. Every folder below
-/secrets is a volume: `postgres` holds the passwords of all roles, and each service's holds the URL of its own database.
+The passwords are made up once for each installation, and each is handed only to those who need it. Every folder below
+/secrets is a volume: `postgres` holds the passwords of all roles, `valkey` its own, and a service's the URLs that it
+connects to.
 """
 
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path("/secrets")
 OWNERS = ("order", "inventory", "payment", "fulfilment")
+USERS_OF_VALKEY = ("order-relay", "inventory", "fulfilment")
 
 COLLECTOR = Path("/collector")
 COLLECTOR_USER = 10001
@@ -19,20 +21,27 @@ COLLECTOR_USER = 10001
 def main() -> None:
     """Do what has not been done yet."""
     os.chown(COLLECTOR, COLLECTOR_USER, COLLECTOR_USER)
-    _make_passwords()
+    make_passwords(ROOT)
 
 
-def _make_passwords() -> None:
-    # What is there stays, since the database knows it.
-    if (ROOT / "postgres" / "password").exists():
-        return
-    for owner in OWNERS:
+def make_passwords(root: Path) -> None:
+    """Make those that are not there. What is there stays, since the database knows it."""
+    if not (root / "postgres" / "password").exists():
+        for owner in OWNERS:
+            password = secrets.token_urlsafe(24)
+            name = f"waybill_{owner}"
+            _write(root / "postgres" / name, password)
+            _write(root / owner / "database_url", f"postgresql+psycopg://{name}:{password}@postgres:5432/{name}")
+        # Last: it says that the others are whole.
+        _write(root / "postgres" / "password", secrets.token_urlsafe(24))
+    if not (root / "valkey" / "password").exists():
         password = secrets.token_urlsafe(24)
-        name = f"waybill_{owner}"
-        _write(ROOT / "postgres" / name, password)
-        _write(ROOT / owner / "database_url", f"postgresql+psycopg://{name}:{password}@postgres:5432/{name}")
-    # Last: it says that the others are whole.
-    _write(ROOT / "postgres" / "password", secrets.token_urlsafe(24))
+        for user in USERS_OF_VALKEY:
+            _write(root / user / "valkey_url", f"redis://:{password}@valkey:6379/0")
+        _write(root / "valkey" / "valkey.conf", f"requirepass {password}\n")
+        _write(root / "valkey" / "password", password)
+    # It works on the database of order.
+    _write(root / "order-relay" / "database_url", (root / "order" / "database_url").read_text())
 
 
 def _write(path: Path, text: str) -> None:

@@ -103,7 +103,7 @@ def test_no_other_address_of_this_machine_answers(stack: Stack) -> None:
 
 def test_no_password_is_in_an_image_an_environment_a_command_or_a_log(stack: Stack) -> None:
     passwords = passwords_of(stack)
-    assert len(passwords) == len({"the superuser", "order", "inventory", "payment", "fulfilment"})
+    assert len(passwords) == len({"the superuser", "order", "inventory", "payment", "fulfilment", "Valkey"})
     image = docker("image", "inspect", "waybill:local") + docker("image", "history", "--no-trunc", "waybill:local")
     said = docker("inspect", *stack.compose("ps", "--all", "--quiet").split()) + image + stack.compose("logs")
     assert "postgres" in said
@@ -133,7 +133,8 @@ def test_the_logs_of_all_services_can_be_copied_out(stack: Stack, tmp_path: Path
 
 @pytest.mark.parametrize("service", ["order", "order-relay", "inventory", "payment", "fulfilment"])
 def test_a_service_has_the_secret_of_its_own_database_alone_and_cannot_change_it(stack: Stack, service: str) -> None:
-    assert stack.compose("exec", service, "ls", "/run/secrets").split() == ["database_url"]
+    urls = ["database_url"] if service in ("order", "payment") else ["database_url", "valkey_url"]
+    assert stack.compose("exec", service, "ls", "/run/secrets").split() == urls
     owner = service.removesuffix("-relay")
     url = stack.compose("exec", service, "cat", "/run/secrets/database_url")
     assert url.startswith(f"postgresql+psycopg://waybill_{owner}:")
@@ -164,6 +165,7 @@ def test_a_service_has_as_many_workers_as_it_is_told(stack: Stack) -> None:
 
 
 def passwords_of(stack: Stack) -> list[str]:
-    """Those of all roles of the databases."""
+    """Those of all roles of the databases, and Valkey's."""
     each = 'for secret in /run/secrets/*; do cat "$secret"; echo; done'
-    return stack.compose("exec", "postgres", "sh", "-c", each).split()
+    valkey = stack.compose("exec", "valkey", "cat", "/run/secrets/password")
+    return [*stack.compose("exec", "postgres", "sh", "-c", each).split(), valkey.strip()]

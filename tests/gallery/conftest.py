@@ -19,5 +19,7 @@ def receiver() -> Iterator[Receiver]:
 def databases() -> Iterator[House]:
     """PostgreSQL and Valkey."""
     with House() as house:
+        # The small services are shown without a password.
+        house.open_valkey()
         house.start(*DATABASES)
         yield house

@@ -36,7 +36,7 @@ def environment(house: House) -> dict[str, str]:
         "DATABASE_URL": postgres.url(
             "payment", postgres.passwords(house.folder / "data"), house.settings.postgres_port
         ),
-        "VALKEY_URL": f"redis://127.0.0.1:{house.settings.valkey_port}/{DATABASE}",
+        "VALKEY_URL": house.valkey_url.removesuffix("/0") + f"/{DATABASE}",
         "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental,http/dup",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
         "OTEL_METRIC_EXPORT_INTERVAL": "200",
