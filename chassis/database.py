@@ -95,14 +95,6 @@ def _missing_columns(connection: Connection, base: type[DeclarativeBase]) -> lis
     ]
 
 
-def is_away(error: Exception) -> bool:
-    """Whether the error shows that the database cannot be reached, and not that it refuses a statement."""
-    if isinstance(error, exc.DBAPIError):
-        unreachable = isinstance(error, exc.OperationalError) and getattr(error.orig, "sqlstate", None) is None
-        return error.connection_invalidated or unreachable
-    return isinstance(error, exc.TimeoutError)
-
-
 def ping(engine: Engine) -> None:
     """Raise where the database does not answer."""
     with engine.connect() as connection:

@@ -3,7 +3,8 @@
     python -m services.fulfilment.consume
 
 A consumer group shares the messages among all that run. One that is not acknowledged is delivered again, to
-whoever asks; after five deliveries it is put aside into a stream of its own, with what went wrong.
+whoever asks. One that is itself to blame is put aside after five deliveries, into a stream of its own, with what went
+wrong; any other is tried again for as long as it takes.
 """
 
 import logging
@@ -12,16 +13,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import redis
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from pydantic import BaseModel
+from pydantic import ValidationError
 from sqlalchemy import Engine
+from sqlalchemy.exc import DataError, IntegrityError
 
 from chassis import app, cache, database, worker
+from services.fulfilment.clients import Orders
+from services.fulfilment.compare import compare
 from services.fulfilment.models import Base
+from services.fulfilment.queue import DEAD_LETTERS, GROUP, LETTER_FIELDS, STREAM, OrderCompleted
 from services.fulfilment.settings import Settings
 from services.fulfilment.ship import ship
 from telemetry import streams
@@ -30,24 +34,16 @@ from telemetry.errors import type_name
 # Run with -m, its __name__ is "__main__".
 log = logging.getLogger("services.fulfilment.consume")
 
-STREAM = "orders"
-DEAD_LETTERS = "orders.dead"
-GROUP = "fulfilment"
 MAX_DELIVERIES = 5
 BLOCK_MS = 1000
 CLAIM_SECONDS = 1.0
 """How often to look for messages that somebody got and did not finish."""
+LONGEST_PAUSE_SECONDS = 30.0
+TO_BLAME = (ValidationError, DataError, IntegrityError)
+"""The errors that a message causes itself: it cannot be read, or its values are none that the table takes.
 
-
-class DeliveredTooOften(Exception):
-    """The message was delivered more often than it may be, and is not tried again."""
-
-
-class OrderCompleted(BaseModel):
-    """The message."""
-
-    order_id: UUID
-    quantities: dict[str, int]
+Whatever else goes wrong passes, or is mended by somebody: a full disk, a lock, a right that is missing.
+"""
 
 
 @dataclass
@@ -61,9 +57,12 @@ class Consumer:
     name: str = socket.gethostname()
     joined: bool = False
     next_claim: float = 0.0
+    pause: float = CLAIM_SECONDS
+    cursor: str = "0-0"
+    """Where to go on looking for messages that somebody did not finish, so that each has its turn."""
 
     def step(self) -> bool:
-        """Wait for a message, a second at most, and handle it; False where none came."""
+        """Wait for a message, a second at most, and handle it; False if none came."""
         # A poll belongs to no order: each that comes back empty would be a trace of its own.
         with suppress_instrumentation():
             try:
@@ -77,7 +76,7 @@ class Consumer:
         return bool(deliveries)
 
     def _join_group(self) -> None:
-        """Make the group where there is none: at the first start, and where the server lost its data."""
+        """Make the group if there is none: at the first start, and after the server lost its data."""
         if not self.joined:
             try:
                 self.stream.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
@@ -94,11 +93,12 @@ class Consumer:
         """A message that somebody got and did not acknowledge, now ours, and how often it was delivered."""
         if time.monotonic() < self.next_claim:
             return []
-        # Each claim counts as a delivery. While the database is away there is none, and no message is to blame.
+        # Each delivery is a span in an order's trace. While the database is away there is none.
         database.ping(self.engine)
-        answer: Any = self.stream.xautoclaim(STREAM, GROUP, self.name, self.redeliver_after_ms, count=1)
+        answer: Any = self.stream.xautoclaim(STREAM, GROUP, self.name, self.redeliver_after_ms, self.cursor, count=1)
+        self.cursor = answer[0]
         messages = [(message_id, fields) for message_id, fields in answer[1] if fields]
-        if not messages:
+        if not messages and self.cursor == "0-0":
             self.next_claim = time.monotonic() + CLAIM_SECONDS
         return [(message_id, fields, self._deliveries(message_id)) for message_id, fields in messages]
 
@@ -116,19 +116,23 @@ class Consumer:
         ):
             span.set_attribute("waybill.delivery_count", count)
             try:
-                if count > MAX_DELIVERIES:
-                    # Those before ended the process that handled them.
-                    raise DeliveredTooOften
-                order = OrderCompleted.model_validate_json(fields["payload"])
+                order = OrderCompleted.model_validate_json(fields.get("payload", ""))
                 span.set_attribute("order.id", str(order.order_id))
                 ship(self.engine, order.order_id, order.quantities)
             except Exception as error:
                 log.warning("delivery %d of message %s failed: %s", count, message_id, type_name(error))
-                # While the database is away no message is to blame.
-                if count >= MAX_DELIVERIES and not database.is_away(error):
+                if not isinstance(error, TO_BLAME):
+                    self._try_again_later()
+                elif count >= MAX_DELIVERIES:
                     self._put_aside(message_id, fields, count, error)
                 raise
             self._acknowledge(message_id)
+            self.pause, self.next_claim = CLAIM_SECONDS, 0.0
+
+    def _try_again_later(self) -> None:
+        """Look for unfinished messages after a pause, which grows with each failure until a message is shipped."""
+        self.next_claim = time.monotonic() + self.pause
+        self.pause = min(2 * self.pause, LONGEST_PAUSE_SECONDS)
 
     def _acknowledge(self, message_id: str) -> None:
         # Deleted as well, so that the stream holds what is still to be done and nothing else.
@@ -139,7 +143,8 @@ class Consumer:
 
     def _put_aside(self, message_id: str, fields: dict[str, str], count: int, error: Exception) -> None:
         trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
-        letter: dict[Any, Any] = {**fields, "error": type_name(error), "deliveries": str(count), "trace_id": trace_id}
+        reason = dict(zip(LETTER_FIELDS, (type_name(error), str(count), trace_id), strict=True))
+        letter: dict[Any, Any] = {**fields, **reason}
         with self.stream.pipeline() as pipeline:
             pipeline.xadd(DEAD_LETTERS, letter)
             pipeline.xack(STREAM, GROUP, message_id)
@@ -155,13 +160,21 @@ def main() -> None:
     app.configure_telemetry("fulfilment")
     engine = database.connect("fulfilment", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
+    # An answer may take as long as it waits for a message.
+    patience = settings.request_deadline + BLOCK_MS / 1000
+    stream = cache.connect(settings.valkey_url.get_secret_value(), patience)
+    orders = Orders(str(settings.order_url))
     consumer = Consumer(
         engine=engine,
-        stream=cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline),
+        stream=stream,
         join_trace=settings.join_order_trace,
         redeliver_after_ms=int(settings.redeliver_after * 1000),
     )
-    worker.run("fulfilment", worker.Loop(consumer.step, idle_seconds=0))
+    worker.run(
+        "fulfilment",
+        worker.Loop(consumer.step, idle_seconds=0),
+        worker.Loop(lambda: compare(engine, stream, orders, settings.request_deadline), settings.compare_every),
+    )
 
 
 if __name__ == "__main__":

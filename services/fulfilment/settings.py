@@ -1,14 +1,21 @@
 """What fulfilment has to know."""
 
+from typing import Annotated
+
+from pydantic import Field, HttpUrl
+
 from chassis.settings import DatabaseUrl, Seconds, ServiceSettings, ValkeyUrl
 
 
 class Settings(ServiceSettings):
-    """Environment variables: DATABASE_URL, VALKEY_URL, JOIN_ORDER_TRACE, REDELIVER_AFTER."""
+    """Environment variables: DATABASE_URL, VALKEY_URL, ORDER_URL, JOIN_ORDER_TRACE, REDELIVER_AFTER, COMPARE_EVERY."""
 
     database_url: DatabaseUrl
     valkey_url: ValkeyUrl
+    order_url: HttpUrl
     join_order_trace: bool = True
     """Whether processing a message is part of the order's trace, or a trace of its own with a link to it."""
     redeliver_after: Seconds = 5.0
     """How long a message that was not acknowledged waits before it is delivered again."""
+    compare_every: Annotated[float, Field(gt=0, le=15)] = 10.0
+    """How often to compare completed orders with shipments; a liveness probe waits for it."""

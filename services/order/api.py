@@ -6,14 +6,21 @@ from uuid import UUID
 
 from flask import Blueprint, current_app, jsonify, request
 from flask.typing import ResponseReturnValue
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel, ConfigDict, Field
 
 from chassis.problems import Problem, read_body
+from services.order import store
+from services.order.announce import announce_again
 from services.order.models import Order
 from services.order.place import find_order, place_order
 from services.order.process import Shop
 
 blueprint = Blueprint("order", __name__)
+
+UNTRACED = ("announcements",)
+"""fulfilment asks every few seconds, which belongs to no order."""
+MAX_ANNOUNCEMENTS = 500
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
@@ -26,6 +33,17 @@ class OrderRequest(BaseModel):
 
     quantities: dict[Sku, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
     payment_token: str = Field(pattern="^[!-~]{1,255}$")
+
+
+class Announced(BaseModel):
+    """What became of orders that were announced."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shipped: list[UUID] = Field(max_length=MAX_ANNOUNCEMENTS)
+    under_way: list[UUID] = Field(max_length=MAX_ANNOUNCEMENTS)
+    """Their message is in the stream, or was put aside."""
+    missing: list[UUID] = Field(max_length=MAX_ANNOUNCEMENTS)
 
 
 def _shop() -> Shop:
@@ -47,6 +65,21 @@ def post_order() -> ResponseReturnValue:
 def get_order(order_id: UUID) -> ResponseReturnValue:
     """An order as it stands."""
     return jsonify(_as_json(find_order(_shop().engine, order_id)))
+
+
+@blueprint.get("/announcements")
+def get_announcements() -> ResponseReturnValue:
+    """Completed orders of which nobody knows yet that they are shipped, the first 500."""
+    with suppress_instrumentation():
+        return jsonify(order_ids=store.unconfirmed(_shop().engine, MAX_ANNOUNCEMENTS))
+
+
+@blueprint.post("/announcements")
+def post_announcements() -> ResponseReturnValue:
+    """Take down what became of them, and announce those that are missing again."""
+    body = read_body(Announced)
+    announce_again(_shop().engine, body.shipped, body.under_way, body.missing)
+    return "", 204
 
 
 def _as_json(order: Order) -> dict[str, object]:

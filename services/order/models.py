@@ -1,11 +1,11 @@
-"""The table of orders."""
+"""The tables of orders and of their messages to fulfilment."""
 
 import uuid
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from sqlalchemy import JSON, BigInteger, DateTime, Identity, Index, Row, Update, func, text, update
+from sqlalchemy import JSON, BigInteger, DateTime, Identity, Index, Row, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -52,6 +52,8 @@ class Order(Base):
     """The trace in which the order was accepted, W3C Trace Context; None where tracing is switched off."""
     leased_until: Mapped[datetime]
     """Until then somebody works on it; later, a pending order may be taken up again."""
+    leased_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When the lease began. Before that it does not hold: the clock was set back since."""
     resume_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """Until then the relay leaves a pending order alone; the customer may send it again at any time."""
     items: Mapped[list[dict[str, Any]] | None]
@@ -59,22 +61,21 @@ class Order(Base):
     amount: Mapped[int | None] = mapped_column(BigInteger)
     currency: Mapped[str | None]
     refused_sku: Mapped[str | None]
+    ask_at: Mapped[datetime | None]
+    """When to ask fulfilment next whether it is shipped; None once it is, and while nothing is to be shipped."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    # What the relay looks for, once a second.
-    __table_args__ = (Index("orders_pending", "resume_at", postgresql_where=text("status = 'pending'")),)
+    __table_args__ = (
+        # What the relay looks for, once a second.
+        Index("orders_pending", "resume_at", postgresql_where=text("status = 'pending'")),
+        # What fulfilment asks for.
+        Index("orders_unconfirmed", "ask_at", postgresql_where=text("ask_at IS NOT NULL")),
+    )
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:
         """The order that a statement returned: plain data, which no session follows."""
         return cls(**row._mapping)
-
-
-def still_leased(order: Order) -> Update:
-    """An update of an order, where it is pending and its lease is still the one that this order tells of."""
-    return update(Order).where(
-        Order.id == order.id, Order.status == Status.PENDING, Order.leased_until == order.leased_until
-    )
 
 
 class OutboxMessage(Base):

@@ -6,24 +6,16 @@ import logging
 from uuid import UUID, uuid4
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from sqlalchemy import ColumnElement, Engine, Interval, bindparam, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.deadline import DeadlineExceeded
 from chassis.problems import IN_FLIGHT, Problem, Unavailable, absent_part
-from services.order.models import Order, Status, still_leased
+from services.order import store
+from services.order.models import Order, Status
 from services.order.process import Shop, process_order
 
 log = logging.getLogger(__name__)
-
-# Made once: SQLAlchemy takes longer to put a statement together than to send it.
-ACCEPT = (
-    insert(Order)
-    .values(leased_until=func.now() + bindparam("lease", type_=Interval))
-    .on_conflict_do_nothing()
-    .returning(*Order.__table__.columns)
-)
 
 
 def place_order(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> tuple[Order, bool]:
@@ -52,22 +44,18 @@ def find_order(engine: Engine, order_id: UUID) -> Order:
 
 
 def _accept(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> Order | None:
-    """Write the order down; None where its key is known."""
+    """Write the order down; None if its key is known."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     columns = {
         "id": uuid4(),
-        "status": Status.PENDING,
         "quantities": quantities,
         "payment_token": payment_token,
         "idempotency_key": key,
         "fingerprint": _fingerprint(quantities, payment_token),
         "traceparent": carrier.get("traceparent"),
-        "lease": shop.lease,
     }
-    with shop.engine.begin() as db:
-        row = db.execute(ACCEPT, columns).first()
-    return Order.from_row(row) if row else None
+    return store.accept(shop.engine, shop.lease, columns)
 
 
 def _take_up_again(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> Order:
@@ -77,34 +65,23 @@ def _take_up_again(shop: Shop, quantities: dict[str, int], payment_token: str, k
         raise Problem(422, "idempotency-key-reused", "this Idempotency-Key came before, with another order")
     if order.status != Status.PENDING:
         return order
-    leased = _lease(shop, order)
+    leased = store.lease(shop.engine, order, shop.lease)
     if leased is None:
         raise Problem(409, IN_FLIGHT, "this order is being processed; ask again shortly")
     return leased
 
 
 def _find(engine: Engine, condition: ColumnElement[bool]) -> Order:
-    with engine.begin() as db:
-        row = db.execute(select(Order).where(condition)).first()
-    if row is None:
+    order = store.find(engine, condition)
+    if order is None:
         raise Problem(404, "order-not-found", "there is no such order")
-    return Order.from_row(row)
-
-
-def _lease(shop: Shop, order: Order) -> Order | None:
-    """Keep others away from a pending order; None where somebody does that already."""
-    free = update(Order).where(Order.id == order.id, Order.status == Status.PENDING, Order.leased_until < func.now())
-    with shop.engine.begin() as db:
-        leased = free.values(leased_until=func.now() + shop.lease).returning(*Order.__table__.columns)
-        row = db.execute(leased).first()
-    return Order.from_row(row) if row else None
+    return order
 
 
 def _end_lease(engine: Engine, order: Order) -> None:
-    """Let the next attempt begin at once, where the lease is still ours. Where this fails, it ends by itself."""
+    """Let the next attempt begin at once. If this fails, the lease ends by itself."""
     try:
-        with engine.begin() as db:
-            db.execute(still_leased(order).values(leased_until=func.now()))
+        store.end_lease(engine, order)
     except SQLAlchemyError:
         log.warning("order %s stays leased until %s", order.id, order.leased_until)
 

@@ -5,27 +5,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from opentelemetry import metrics, propagate, trace
-from sqlalchemy import Engine, bindparam, insert, select, update
+from sqlalchemy import Engine
 
+from services.order import store
 from services.order.clients import Inventory, Payment, PaymentState, Reservation
-from services.order.models import Order, OutboxMessage, Status
+from services.order.models import Order, Status
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 settled_orders = metrics.get_meter(__name__).create_counter(
     "waybill.orders", unit="{order}", description="Orders that came to their end, by outcome."
 )
-
-# Made once: SQLAlchemy takes longer to put a statement together than to send it.
-SETTLE = (
-    update(Order)
-    .where(Order.id == bindparam("order_id"), Order.status == Status.PENDING)
-    .values({name: bindparam(name) for name in ("status", "items", "amount", "currency", "refused_sku")})
-    .values(payment_token=None)
-    .returning(*Order.__table__.columns)
-)
-UNSETTLED = {"items": None, "amount": None, "currency": None, "refused_sku": None}
-ANNOUNCE = insert(OutboxMessage)
 
 
 @dataclass(frozen=True)
@@ -95,21 +85,11 @@ def refuse(shop: Shop, order: Order, outcome: Status, sku: str | None = None) ->
 
 
 def _settle(engine: Engine, order: Order, **columns: object) -> Order:
-    with engine.begin() as db:
-        row = db.execute(SETTLE, UNSETTLED | columns | {"order_id": order.id}).first()
-        if row is None:
-            # Somebody who took the order up meanwhile has settled it.
-            return Order.from_row(db.execute(select(Order).where(Order.id == order.id)).one())
-        settled = Order.from_row(row)
-        if settled.status == Status.COMPLETED:
-            db.execute(ANNOUNCE, _announcement(settled))
-    settled_orders.add(1, {"order.outcome": settled.status})
-    log.info("order %s is %s", settled.id, settled.status)
-    return settled
-
-
-def _announcement(order: Order) -> dict[str, object]:
-    """The message to fulfilment, with the context of now: the relay sends it later, from another process."""
+    # The context of now, for the message: the relay sends it later, from another process.
     context: dict[str, str] = {}
     propagate.inject(context)
-    return {"payload": {"order_id": str(order.id), "quantities": order.quantities}, "context": context}
+    settled, by_us = store.settle(engine, order, context, columns)
+    if by_us:
+        settled_orders.add(1, {"order.outcome": settled.status})
+        log.info("order %s is %s", settled.id, settled.status)
+    return settled

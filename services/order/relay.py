@@ -17,13 +17,14 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import Observation
 from opentelemetry.trace import Link
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Engine
 
 import telemetry
 from chassis import app, cache, database, deadline, worker
 from chassis.problems import Unavailable
+from services.order import store
 from services.order.clients import Inventory, Payment
-from services.order.models import Base, Order, OutboxMessage, Status, still_leased
+from services.order.models import Base
 from services.order.process import Shop, process_order
 from services.order.settings import RelaySettings
 from telemetry import streams
@@ -35,7 +36,6 @@ tracer = trace.get_tracer(NAME)
 
 STREAM = "orders"
 DEAD_LETTERS = "orders.dead"
-BATCH = 50
 POLL_SECONDS = 0.1
 RESUME_SECONDS = 1.0
 
@@ -72,26 +72,19 @@ def main() -> None:
 
 
 def publish(engine: Engine, stream: redis.Redis) -> bool:
-    """Send the oldest messages of the outbox, and mark them sent; False where there were none.
+    """Send the oldest messages of the outbox, and mark them sent; False if there were none.
 
     The rows are locked until they are marked, and a second relay skips them.
     """
-    unsent = (
-        select(OutboxMessage)
-        .where(OutboxMessage.sent_at.is_(None))
-        .order_by(OutboxMessage.id)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
     # A poll belongs to no order: as spans, its statements would be traces of their own, ten in a second.
     with suppress_instrumentation(), engine.begin() as db:
-        messages = db.execute(unsent).all()
+        messages = store.unsent(db)
         if messages:
             # While the stream is away, each try to send would be an error in the trace of the same order.
             stream.ping()
         for message in messages:
             _send(stream, message.payload, message.context)
-        _mark_sent(db, [message.id for message in messages])
+        store.mark_sent(db, messages)
     return bool(messages)
 
 
@@ -107,18 +100,13 @@ def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, st
         span.set_attribute("messaging.message.id", str(message_id))
 
 
-def _mark_sent(db: Connection, ids: list[int]) -> None:
-    if ids:
-        db.execute(update(OutboxMessage).where(OutboxMessage.id.in_(ids)).values(sent_at=func.now()))
-
-
 def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
-    """Take up one order that nobody works on and that is pending for longer than `after`; False where is none.
+    """Take up one order that nobody works on and that is pending for longer than `after`; False if there is none.
 
     Its first trace has ended: this is a new one, with a link to it.
     """
     with suppress_instrumentation():
-        order = _lease_abandoned(shop, after)
+        order = store.lease_abandoned(shop.engine, after, shop.lease)
     if order is None:
         return False
     first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
@@ -129,40 +117,12 @@ def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
             span.set_attribute("order.id", str(order.id))
             process_order(shop, order)
     except Exception as error:
-        _put_off(shop.engine, order)
+        with suppress_instrumentation():
+            store.put_off(shop.engine, order)
         if not isinstance(error, (Unavailable, deadline.DeadlineExceeded)):
             raise
         log.warning("order %s stays pending: %s", order.id, type(error).__name__)
     return True
-
-
-def _put_off(engine: Engine, order: Order) -> None:
-    """Try again after as long as the order is old, an hour at most: what fails for ever is tried ever more rarely.
-
-    The lease ends at once: the customer need not wait for us.
-    """
-    age = func.least(func.now() - Order.created_at, timedelta(hours=1))
-    with suppress_instrumentation(), engine.begin() as db:
-        db.execute(still_leased(order).values(leased_until=func.now(), resume_at=func.now() + age))
-
-
-def _lease_abandoned(shop: Shop, after: timedelta) -> Order | None:
-    oldest = (
-        select(Order.id)
-        .where(
-            Order.status == Status.PENDING,
-            Order.leased_until < func.now(),
-            Order.resume_at < func.now(),
-            Order.created_at < func.now() - after,
-        )
-        .order_by(Order.resume_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    lease = update(Order).where(Order.id == oldest.scalar_subquery()).values(leased_until=func.now() + shop.lease)
-    with shop.engine.begin() as db:
-        row = db.execute(lease.returning(*Order.__table__.columns)).first()
-    return Order.from_row(row) if row else None
 
 
 if __name__ == "__main__":

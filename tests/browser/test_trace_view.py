@@ -17,13 +17,13 @@ from opentelemetry import trace
 from opentelemetry.trace import format_span_id
 from playwright.sync_api import expect
 
-from doctor.jaeger import Jaeger
 from tests.browser.conftest import Change, Open, Without
 from tests.browser.shop import assert_highlighted, place_order, row, rows, shown_trace
 from tests.browser.spans import id_of, send_span
 from tests.documents import ROOT
 from tests.house import House, wait_until
 from tests.system.api.shopping import hanging
+from waybill.jaeger import Jaeger
 
 HOSTILE = [
     "<script>document.title = 'taken'</script>",

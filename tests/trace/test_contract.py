@@ -37,7 +37,7 @@ def scenario(name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def spans(house: House, receiver: Receiver) -> list[Span]:
-    """The spans of requests of every sort: completed, refused, failed, repeated, read, and lost."""
+    """The spans of requests of every sort: completed, refused, failed, repeated, read, lost, and announced again."""
     key = {"Idempotency-Key": str(uuid.uuid4())}
     poisoned = house.order(headers=scenario("poison-message"))
     exhausted = house.order(headers=scenario("pool-exhaustion"))
@@ -61,6 +61,14 @@ def spans(house: House, receiver: Receiver) -> list[Span]:
     Traces(house, receiver).settle()
     traces = {trace_id_of(response) for response in responses}
     traces |= {link.trace_id for span in receiver.spans if span.trace_id in traces for link in span.links}
+    # What was announced again is a trace of its own: nobody could read that message.
+    again = receiver.wait_for(
+        lambda: [span for span in receiver.spans if span.name == "announce_again" and links_to(span, poisoned)],
+        PATIENCE_SECONDS,
+        "the poisoned order, announced again",
+    )
+    receiver.wait_for_trace(again[0].trace_id, "XACK XDEL", timeout=PATIENCE_SECONDS)
+    traces.add(again[0].trace_id)
     return [span for span in receiver.spans if span.trace_id in traces]
 
 
@@ -148,6 +156,10 @@ def test_the_commands_of_a_document_place_orders(house: House, receiver: Receive
         spans = receiver.wait_for_trace(answer.json()["trace_id"], "process orders", timeout=PATIENCE_SECONDS)
         seen = {span.attributes.get("waybill.scenario") for span in spans}
         assert seen == {asked_for[1] if asked_for else None}
+
+
+def links_to(span: Span, response: requests.Response) -> bool:
+    return trace_id_of(response) in {link.trace_id for link in span.links}
 
 
 def attributes_of_metric(metric: Metric) -> set[str]:

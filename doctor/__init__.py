@@ -1,1 +1,0 @@
-"""Find out where spans get lost, in anybody's services."""

@@ -1,0 +1,51 @@
+"""Announcing orders to fulfilment again, if their message was lost on its way."""
+
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import Link
+from sqlalchemy import Connection, Engine
+
+from services.order import store
+from services.order.models import Order
+
+log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
+announced_again = metrics.get_meter(__name__).create_counter(
+    "waybill.orders.announced_again",
+    unit="{order}",
+    description="Completed orders that had neither a shipment nor a message, and were announced again.",
+)
+
+
+def announce_again(engine: Engine, shipped: Sequence[UUID], under_way: Sequence[UUID], missing: Sequence[UUID]) -> None:
+    """Write down which orders are shipped, and announce those that are missing again, in one transaction.
+
+    All but the shipped ones are asked for again later.
+    """
+    with engine.begin() as db:
+        # What belongs to no order: its statements would be traces of their own.
+        with suppress_instrumentation():
+            store.confirm(db, shipped)
+            store.ask_later(db, under_way)
+            lost = store.ask_later(db, missing)
+        for order in lost:
+            _announce(db, order)
+    announced_again.add(len(lost))
+    if lost:
+        log.warning("%d completed orders had no shipment and no message, and are announced again", len(lost))
+
+
+def _announce(db: Connection, order: Order) -> None:
+    """Write the message once more. The order's trace has ended: this is a new one, with a link to it."""
+    first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
+    link = Link(trace.get_current_span(first).get_span_context())
+    with tracer.start_as_current_span("announce_again", context=Context(), links=[link]) as span:
+        span.set_attribute("order.id", str(order.id))
+        context: dict[str, str] = {}
+        propagate.inject(context)
+        store.announce(db, order, context)
