@@ -45,7 +45,7 @@ doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, 
 	@$(WAYBILL) doctor $(if $(SCENARIO),--scenario $(SCENARIO))
 
 check: lint ## what to run after each change: lint, types, and the tests that need nothing but Python; under a minute
-	$(VENV)/bin/pytest --quiet --numprocesses auto tests/unit
+	$(VENV)/bin/pytest --quiet --numprocesses auto tests/unit tests/telemetry
 
 test: $(VENV)/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null
@@ -60,6 +60,9 @@ test-faults: $(VENV)/dev ## end and kill parts under load, then check the books:
 trees: $(VENV)/dev ## write every tree that the documents and the tests have anew, from real runs: review them like code
 	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/unit/test_blocks.py \
 		tests/unit/test_walkthroughs.py tests/system/test_walkthroughs.py
+
+doctor-table: $(VENV)/dev ## write the tables of docs/doctor.md from the doctor's code
+	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_doctor_faults.py -k document
 
 lint: $(VENV)/dev ## style, types, which folder may import which
 	$(VENV)/bin/ruff check .
@@ -97,5 +100,5 @@ $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	@touch $@
 
-.PHONY: help setup demo up down status load load-ui drill ledger trace dead-letters doctor check test test-docker test-faults \
-	trees lint lint-workflows lint-devcontainer lock
+.PHONY: help setup demo up down status load load-ui drill ledger trace dead-letters doctor doctor-table check test \
+	test-docker test-faults trees lint lint-workflows lint-devcontainer lock

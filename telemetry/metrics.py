@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from threading import Lock
 
 from opentelemetry import metrics
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -15,6 +16,9 @@ from .errors import type_name
 
 log = logging.getLogger(__name__)
 
+_readers: dict[tuple[str, str, str], list[Callable[[], Iterable[Observation]]]] = {}
+_lock = Lock()
+
 
 def configure(resource: Resource, exporter: MetricExporter, interval_ms: int) -> MeterProvider:
     """Make the meter provider of this process, which sends every `interval_ms` milliseconds."""
@@ -25,18 +29,28 @@ def configure(resource: Resource, exporter: MetricExporter, interval_ms: int) ->
 
 
 def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, description: str) -> None:
-    """Report what `read` finds each time that metrics are sent; while it raises, there is a line in the log instead.
+    """Report what `read` finds each time that metrics are sent; if it raises, there is a line in the log instead.
 
-    It is called in the thread that sends, and its own queries are not traced: they belong to no request.
+    A gauge may have several readers, such as one for each queue; tell them apart by an attribute. A reader is called
+    in the thread that sends, and its own queries are not traced: they belong to no request.
     """
+    with _lock:
+        readers = _readers.setdefault((name, unit, description), [])
+        readers.append(read)
+        if len(readers) > 1:
+            return  # The SDK drops the second instrument of a name without a word, so that the first reads for all.
 
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
-        try:
-            with suppress_instrumentation():
-                return list(read())
-        except Exception as error:
-            log.warning("%s cannot be read: %s", name, type_name(error))
-            return []
+        return [observation for each in readers.copy() for observation in _read(name, each)]
 
     meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
     meter.create_observable_gauge(name, [callback], unit, description)
+
+
+def _read(name: str, read: Callable[[], Iterable[Observation]]) -> list[Observation]:
+    try:
+        with suppress_instrumentation():
+            return list(read())
+    except Exception as error:
+        log.warning("%s cannot be read: %s", name, type_name(error))
+        return []

@@ -13,6 +13,7 @@ from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 
 from .boundary import CONTEXT_HEADERS
+from .guard import guarded
 from .urls import DEFAULT_PORTS, redact_old_names, without_query
 
 resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
@@ -52,6 +53,7 @@ def _host_and_port(url: str) -> tuple[str | None, int | None]:
     return parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
+@guarded
 def _correct_client_span(span: Any, _request: object) -> None:
     """Say on the span of a call how often it was made before, and of a query only that there was one.
 

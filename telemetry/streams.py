@@ -6,6 +6,7 @@ Names and attributes: https://opentelemetry.io/docs/specs/semconv/messaging/mess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.context import Context
@@ -52,8 +53,8 @@ def sending(destination: str, origin: Context, server: tuple[str, int]) -> Itera
 @contextmanager
 def processing(
     destination: str,
-    message_id: str,
-    fields: Mapping[str, str],
+    message_id: str | bytes,
+    fields: Mapping[str, str] | Mapping[bytes, bytes],
     group: str,
     server: tuple[str, int],
     *,
@@ -64,7 +65,7 @@ def processing(
     With `join_trace` it is the sender's child as well, so that a message is part of the trace that caused it. The
     conventions allow this for messages that are processed one by one. Without, it begins a trace of its own.
     """
-    sender = propagate.extract({name: fields[name] for name in FIELDS if name in fields})
+    sender = propagate.extract(_context_of(fields))
     sent_in = trace.get_current_span(sender).get_span_context()
     attributes = {**_attributes("process", destination, server), "messaging.consumer.group.name": group}
     with (
@@ -72,12 +73,22 @@ def processing(
         tracer.start_as_current_span(
             f"process {destination}",
             kind=SpanKind.CONSUMER,
-            attributes={**attributes, "messaging.operation.type": "process", "messaging.message.id": message_id},
+            attributes={**attributes, "messaging.operation.type": "process", "messaging.message.id": _text(message_id)},
             links=[Link(sent_in)] if sent_in.is_valid else [],
         ) as span,
         _measured(attributes),
     ):
         yield span
+
+
+def _context_of(fields: Mapping[Any, Any]) -> dict[str, str]:
+    # redis-py returns bytes, unless the client was made with decode_responses=True.
+    found = {name: fields.get(name, fields.get(name.encode())) for name in FIELDS}
+    return {name: _text(value) for name, value in found.items() if value is not None}
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else bytes(value).decode(errors="replace")
 
 
 @contextmanager

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALL = [*sorted(ROOT.glob("*.md")), ROOT / "telemetry/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ALL = [
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "telemetry/README.md",
+    ROOT / "doctor/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 TELEMETRY = ROOT / "docs/telemetry.md"
 SPANS_BY_HAND = "Spans that we make by hand"
 SPANS_OF_LIBRARIES = (

@@ -4,8 +4,8 @@ import click
 import requests
 from rich.console import Console
 
+from doctor.jaeger import Jaeger, JaegerError
 from waybill import waterfall
-from waybill.jaeger import Jaeger, JaegerError
 from waybill.orders import KINDS, Kind, outcome
 from waybill.settings import settings
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from doctor.jaeger import Jaeger, JaegerError
 from telemetry.traces import duration
 from waybill import waterfall
-from waybill.jaeger import Jaeger, JaegerError
 from waybill.load import run, skus_in_stock, wait_for_traces
 from waybill.orders import Job, Order
 from waybill.settings import settings

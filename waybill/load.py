@@ -14,8 +14,8 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from doctor.jaeger import Jaeger, JaegerError
 from waybill import report
-from waybill.jaeger import Jaeger, JaegerError
 from waybill.ledger import close_ledger, last_line, left_out, open_ledger
 from waybill.orders import Job, Order, parse_mix
 from waybill.settings import settings

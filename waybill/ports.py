@@ -4,8 +4,8 @@ import socket
 from collections.abc import Sequence
 
 import click
-import psutil
 
+from doctor.ports import holder
 from waybill.supervise import Part
 
 
@@ -36,21 +36,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def holder(port: int) -> str:
-    """The processes that have a TCP port of this machine, for people; at least that there is one."""
-    try:
-        pids = {
-            connection.pid
-            for connection in psutil.net_connections(kind="tcp")
-            if connection.laddr and connection.laddr.port == port and connection.pid
-        }
-        names = sorted(f"{psutil.Process(pid).name()} (process {pid})" for pid in pids)
-    except psutil.Error:
-        # macOS shows this to root alone.
-        names = []
-    return " and ".join(names) or "a process of another user"
 
 
 def _another(port: int) -> int:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from doctor.jaeger import Jaeger
 from telemetry.traces import duration
 from waybill import waterfall
-from waybill.jaeger import Jaeger
 from waybill.orders import KINDS, Order, outcome
 
 SLOWEST = 3

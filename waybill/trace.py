@@ -5,8 +5,8 @@ import re
 import click
 from rich.console import Console
 
+from doctor.jaeger import Jaeger, JaegerError
 from waybill import waterfall
-from waybill.jaeger import Jaeger, JaegerError
 from waybill.settings import settings
 
 

@@ -103,11 +103,12 @@ def visit(house: House, browser: Browser, change: object, without: object) -> It
     context.on("dialog", lambda dialog: complaints.append(dialog.message))
     context.on("request", lambda request: asked.append(request.url))
 
-    def open_page(path: str = "/", *, scheme: str = "light", width: int = 1080) -> Page:
+    def open_page(path: str | None = "/", *, scheme: str = "light", width: int = 1080) -> Page:
         page = context.new_page()
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         page.set_viewport_size({"width": width, "height": 800})
-        page.goto(house.url("gateway") + path)
+        if path is not None:
+            page.goto(house.url("gateway") + path)
         return page
 
     yield open_page

@@ -80,6 +80,102 @@ def test_an_order_that_fails_shows_its_errors_and_goes_through_when_it_is_placed
     assert house.query("order", "SELECT count(*) FROM orders") == number
 
 
+def test_another_fault_after_an_order_that_failed_is_another_order(visit: Open, house: House) -> None:
+    page = visit()
+    [(before,)] = house.query("order", "SELECT count(*) FROM orders")
+    place_order(page, "acquirer-times-out")
+    expect(outcome(page)).to_contain_text("the acquirer does not answer")
+    rows(page, "payment")
+    first = shown_trace(page)
+    place_order(page, "declined")
+    expect(outcome(page)).to_contain_text("Payment declined")
+    assert house.query("order", "SELECT count(*) FROM orders") == [(before + 2,)]
+    expect(page.locator("#trace-heading")).not_to_contain_text(first)
+    rows(page, "payment")
+    expect(page.locator("tr.failed")).to_have_count(0)
+
+
+def test_an_order_that_is_sent_again_shows_what_its_second_try_did(visit: Open) -> None:
+    page = visit()
+    place_order(page, "acquirer-times-out")
+    expect(outcome(page)).to_contain_text("the acquirer does not answer")
+    rows(page, "payment")
+    first = shown_trace(page)
+    place_order(page)
+    expect(outcome(page)).to_contain_text("It is the order that was sent before.")
+    expect(page.locator("#trace-heading")).not_to_contain_text(first)
+    expect(row(page, "order", "process_order")).to_contain_text("◆ order_completed")
+    expect(page.locator("tr.failed")).to_have_count(0)
+
+
+def test_on_a_slow_line_an_order_shows_its_whole_trace(visit: Open, house: House) -> None:
+    page = visit(None)
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    speed = {"latency": 2_000, "downloadThroughput": 48_000 / 8, "uploadThroughput": 48_000 / 8}
+    session.send("Network.emulateNetworkConditions", {"offline": False, **speed})
+    page.goto(house.url("gateway"))
+    said: list[str] = []
+    page.expose_function("noted", lambda text: said.append(text))
+    page.evaluate(
+        """() => new MutationObserver(() => noted(document.getElementById("said").textContent))
+        .observe(document.getElementById("said"), { childList: true })"""
+    )
+    place_order(page)
+    expect(outcome(page)).to_contain_text("Order completed")
+    rows(page, *ALL)
+    expect(page.locator("#said")).to_contain_text("Nothing new has come")
+    assert not [text for text in said if "cannot be reached" in text]
+
+
+def test_a_line_that_is_cut_for_a_while_is_waited_for(visit: Open) -> None:
+    page = visit()
+    page.clock.install()
+    page.route("**/traces/*", lambda route: route.fulfill(status=502))
+    place_order(page)
+    said = page.locator("#said")
+    expect(said).to_have_text("The gateway cannot be reached. Trying again …")
+    page.clock.fast_forward(60_000)
+    expect(said).to_have_text("The gateway cannot be reached. Trying again …")
+    page.unroute("**/traces/*")
+    page.clock.fast_forward(5_000)
+    rows(page, *ALL)
+
+
+def test_a_trace_is_sent_packed_and_only_if_there_is_more_of_it(house: House) -> None:
+    address = f"{house.url('gateway')}/traces/{house.order().json()['trace_id']}"
+    wait_until(lambda: "fulfilment" in house.session.get(address, timeout=30).text, "the trace is whole")
+    packed = house.session.get(address, stream=True, timeout=30)
+    size = len(packed.raw.read(decode_content=False))
+    plain = house.session.get(address, headers={"Accept-Encoding": "identity"}, timeout=30)
+    assert "Content-Encoding" not in plain.headers
+    assert size < len(plain.content) / 5
+    again = house.session.get(address, headers={"If-None-Match": packed.headers["ETag"]}, timeout=30)
+    assert (again.status_code, again.content) == (304, b"")
+    refused = house.session.get(address, headers={"Accept-Encoding": "gzip;q=0"}, timeout=30)
+    assert "Content-Encoding" not in refused.headers
+
+
+def test_what_never_changes_is_asked_for_once(visit: Open) -> None:
+    page = visit()
+    for _ in range(2):
+        with page.expect_response("**/assets/shop.js*") as answered:
+            page.reload()
+    answer = answered.value
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert answer.headers["content-encoding"] == "gzip"
+    assert page.evaluate("performance.getEntriesByType('resource').every(({ transferSize }) => transferSize === 0)")
+
+
+def test_on_a_phone_an_order_brings_its_trace_into_view(visit: Open) -> None:
+    page = visit(width=360)
+    assert page.evaluate("scrollY") == 0
+    place_order(page)
+    rows(page, "gateway")
+    expect(page.locator("#trace-heading")).to_be_in_viewport()
+    expect(outcome(page)).to_be_in_viewport()
+
+
 def test_an_order_that_is_still_in_flight_keeps_its_key(visit: Open, house: House) -> None:
     page = visit()
     [(before,)] = house.query("order", "SELECT count(*) FROM orders")

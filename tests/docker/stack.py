@@ -11,9 +11,9 @@ from typing import Any
 
 import requests
 
+from doctor.jaeger import Jaeger, whole
 from telemetry.traces import Trace
 from tests.ports import free_port
-from waybill.jaeger import Jaeger, whole
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "waybill-test"

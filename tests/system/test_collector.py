@@ -14,9 +14,9 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from doctor.jaeger import Jaeger
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.otlp import Backend, one_span, pair, send_spans, span_of
-from waybill.jaeger import Jaeger
 from waybill.supervise import ROOT
 
 OURS = tuple(name for name in SERVICES if name != "acquirer")

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chassis.scenarios import SCENARIOS
+from doctor.jaeger import Jaeger
 from telemetry.traces import Span
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
 from waybill.drill import ORDERS, Plan, plan_of
-from waybill.jaeger import Jaeger
 from waybill.supervise import ROOT
 
 NANOSECONDS = 1_000_000_000

@@ -29,10 +29,10 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from doctor.jaeger import Jaeger, JaegerError
 from telemetry.traces import Event, Trace, traces_from_json
 from tests.ports import free_port
 from waybill import binaries
-from waybill.jaeger import Jaeger, JaegerError
 from waybill.settings import settings
 from waybill.trace import trace as trace_command
 

@@ -15,11 +15,11 @@ import grpc
 import psutil
 import pytest
 
+from doctor.jaeger import Jaeger
 from telemetry.traces import Trace
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.ports import free_port
 from tests.system.test_collector import own
-from waybill.jaeger import Jaeger
 from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import doubts, good, losses, verdict
 from waybill.ledger.watch import watch

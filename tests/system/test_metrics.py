@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from doctor.jaeger import Jaeger
 from tests.documents import ROOT, blocks
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
 from tests.system.test_pipeline import load
 from tests.system.test_up_and_down import environment, waybill  # noqa: F401
-from waybill.jaeger import Jaeger
 from waybill.parts import all_parts
 
 DOCUMENTS = [ROOT / "docs/metrics.md", *sorted((ROOT / "docs/walkthroughs").glob("*.md"))]

@@ -14,10 +14,10 @@ import psutil
 import pytest
 import requests
 
+from doctor.jaeger import Jaeger
 from telemetry.traces import Trace
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from waybill import binaries
-from waybill.jaeger import Jaeger
 from waybill.supervise import ROOT, log_file
 
 OURS = tuple(name for name in SERVICES if name != "acquirer")

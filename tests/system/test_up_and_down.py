@@ -16,8 +16,8 @@ import psutil
 import pytest
 import requests
 
+from doctor.jaeger import Jaeger
 from tests.house import wait_until
-from waybill.jaeger import Jaeger
 from waybill.orders import SHIPPED
 from waybill.processes import State
 from waybill.settings import Settings

@@ -15,10 +15,10 @@ import pytest
 import requests
 
 from chassis.scenarios import SCENARIOS
+from doctor.jaeger import Jaeger
 from telemetry.traces import Span, Trace
 from tests.documents import blocks
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
-from waybill.jaeger import Jaeger
 from waybill.walkthroughs import FINDINGS, page, search
 
 IDS = re.compile(r'"(id|order_id|trace_id)":"[^"]+"')

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -13,30 +14,34 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from doctor import judge, pipeline, processes, web, yours
+from doctor.cli import _how as how_to_ask
+from doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found, with_tables
+from doctor.otlp import endpoint
+from doctor.processes import OF_OURS, Process
 from telemetry.traces import Span, Trace
-from tests.documents import ROOT, quoted, rows
-from waybill.doctor import doctor, judge, pipeline, processes, web, yours
-from waybill.doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found
-from waybill.doctor.otlp import endpoint
-from waybill.doctor.processes import OF_OURS, Process
+from tests.documents import ROOT
+from waybill.doctor import doctor
 
 DOCUMENT = ROOT / "docs/doctor.md"
 TESTS = "".join(file.read_text() for file in (ROOT / "tests/system/doctor").glob("test_*.py"))
-HEADINGS = (
-    "The service answers",
-    "The environment of a process",
-    "The Collector takes spans",
-    "Jaeger has what the Collector took",
-    "The trace is whole",
-    "What it remarks",
-)
 MILLISECOND = 1_000_000
 
 
 def test_the_document_has_a_row_for_each_fault_with_the_texts_of_the_code() -> None:
-    documented = [tuple(row[1:]) for heading in HEADINGS for row in rows(DOCUMENT, heading)]
-    assert documented == [(f"`{fault.name}`", fault.says, fault.cause, fault.fix) for fault in (*FAULTS, *NOTICES)]
-    assert len(BY_NAME) == len(documented)
+    text = DOCUMENT.read_text()
+    expected = with_tables(text)
+    if text != expected and os.environ.get("UPDATE_TREES") == "1":
+        DOCUMENT.write_text(expected)
+        warnings.warn(f"UPDATE_TREES=1: wrote {DOCUMENT}", stacklevel=1)
+    else:
+        assert text == expected, "run `make doctor-table` and review"
+    assert len(BY_NAME) == len(FAULTS) + len(NOTICES)
+
+
+def test_each_fault_has_all_of_its_texts() -> None:
+    assert [fault.name for fault in (*FAULTS, *NOTICES) if not all(vars(fault).values())] == []
+    assert [fault.name for fault in (*FAULTS, *NOTICES) if any("|" in text for text in vars(fault).values())] == []
 
 
 def test_each_fault_is_made_for_real_by_a_test() -> None:
@@ -46,7 +51,8 @@ def test_each_fault_is_made_for_real_by_a_test() -> None:
 
 
 def test_each_fault_is_raised_somewhere_in_the_doctor() -> None:
-    code = "\n".join(file.read_text() for file in Path(processes.__file__).parent.glob("*.py") if file.stem != "faults")
+    files = [*(ROOT / "doctor").glob("*.py"), *(ROOT / "waybill/doctor").glob("*.py")]
+    code = "\n".join(file.read_text() for file in files if file.stem != "faults")
     assert [name for name in BY_NAME if f'"{name}"' not in code] == []
 
 
@@ -285,7 +291,142 @@ def test_a_request_now_is_within_the_moments_of_the_search() -> None:
     assert asked[0][0] < datetime.fromtimestamp(now / judge.SECOND, UTC) < asked[0][1]
 
 
-def test_the_document_names_every_symptom() -> None:
-    cells = [row[0] for heading in HEADINGS[:-1] for row in rows(DOCUMENT, heading)]
-    assert all(cells)
-    assert all(quoted(row[1]) for heading in HEADINGS for row in rows(DOCUMENT, heading))
+@pytest.mark.parametrize(
+    ("path", "twice"), [("/basket", True), ("/basket?all=1", False), ("/stock", False)], ids=["same", "query", "path"]
+)
+def test_a_request_within_a_request_is_a_repetition_only_of_the_same_one(path: str, twice: bool) -> None:
+    def asked(path: str) -> dict[str, str]:
+        return {"http.request.method": "GET", "url.path": path.partition("?")[0], "url.query": path.partition("?")[2]}
+
+    outer = span("shop GET", "SERVER", 10, 100, attributes=asked("/basket"))
+    inner = span("shop inner", "INTERNAL", 20, 90, "shop GET", attributes=asked(path))
+    if twice:
+        with pytest.raises(Broken, match="records `shop inner` twice"):
+            judged(outer, inner)
+    else:
+        assert judged(outer, inner)
+
+
+@pytest.mark.parametrize(
+    ("name", "automatic", "share"),
+    [
+        ("Always_Off", False, 0),
+        ("PARENTBASED_ALWAYS_OFF", False, 0),
+        (" always_off", True, 0),
+        # Neither the SDK nor its set-up by variables knows these: the default counts.
+        (" always_off", False, 1),
+        (" Always_Off", True, 1),
+        ("jaeger_always_off", False, 1),
+    ],
+)
+def test_a_sampler_is_read_as_the_sdk_reads_it(name: str, automatic: bool, share: float) -> None:
+    path = {"PYTHONPATH": f"/venv/lib/{processes.AUTO_INSTRUMENTATION}:"} if automatic else {}
+    assert of_environment(OTEL_TRACES_SAMPLER=name, **path).sampler()[1] == share
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "agree"),
+    [
+        ("", "tracecontext", True),
+        ("b3", "b3multi, baggage", True),
+        ("b3", "", False),
+        ("tracecontext,b3", "b3", True),
+        ("none", "", False),
+        ("baggage", "tracecontext,baggage", False),
+    ],
+)
+def test_two_services_agree_where_they_have_a_format_in_common(one: str, other: str, agree: bool) -> None:
+    one_has, other_has = (of_environment(OTEL_PROPAGATORS=value).formats() for value in (one, other))
+    assert bool(one_has & other_has) == agree
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://ann:sesame@host:1/x is it", "http://host:1/x is it"),
+        ("OTEL=ann:sesame@host:4317.", "OTEL=host:4317."),
+        ("https://key@host/", "https://host/"),
+        ("http://ann:se@same@host/", "http://host/"),
+        ("http://host/users/@ann?mail=a@b", "http://host/users/@ann?mail=a@b"),
+        ("the clock: a@b", "the clock: a@b"),
+        ("localhost:4317, 12:30", "localhost:4317, 12:30"),
+    ],
+)
+def test_no_password_of_an_address_is_shown(text: str, shown: str) -> None:
+    assert web.without_passwords(text) == shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--jaeger=http://ann:sesame@127.0.0.1:1/x"],
+        ["--otlp=http://ann:sesame@127.0.0.1:1/x"],
+        ["--otlp=https://ann:sesame@127.0.0.1:1/v1/traces", "--protocol=http/protobuf"],
+        ["--service-url=http://ann:sesame@127.0.0.1:1/x"],
+        ["--service-url=http://ann:ses/ame@127.0.0.1:1/x"],
+        ["--jaeger=http://ann:sesame@a..b/"],
+        ["--trace=" + "1" * 32, "--jaeger=http://ann:sesame@127.0.0.1:1"],
+        ["--service-url=http://127.0.0.1:1", "--header=sesame"],
+        ["--service-url=http://127.0.0.1:1", "--header=Key: sesame\n"],
+        ["--service-url=http://127.0.0.1:1", "--header=Key: sesame", "--data=sesame"],
+    ],
+)
+def test_the_doctor_prints_no_password(options: list[str]) -> None:
+    result = CliRunner().invoke(doctor, options)
+    assert result.exit_code in (1, 2)
+    assert not re.search("sesame|ses/ame", result.output), result.output
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+@pytest.mark.parametrize("value", ["http://ann:sesame@a..b", "ann:sesame@a..b:4317", "http://ann:ses ame@host:4317"])
+def test_a_variable_that_cannot_be_used_is_shown_without_a_password(variable: str, value: str) -> None:
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector", variable: value}
+    with pytest.raises(Broken) as broken:
+        of_environment(**settings).endpoint()
+    assert not re.search("ses ?ame", web.without_passwords(str(broken.value)))
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "content_type"),
+    [
+        (None, "GET", None),
+        (b'{"sku": 1}', "POST", "application/json"),
+        (b"sku=1", "POST", "application/x-www-form-urlencoded"),
+        (b"", "POST", "application/x-www-form-urlencoded"),
+    ],
+)
+def test_a_body_decides_on_method_and_type_unless_they_are_given(
+    data: bytes | None, method: str, content_type: str | None
+) -> None:
+    how, headers = how_to_ask(None, data, {})
+    assert (how, headers.get("Content-Type")) == (method, content_type)
+    assert how_to_ask("put", data, {"content-type": "text/csv"}) == ("PUT", {"content-type": "text/csv"})
+
+
+def test_what_changes_something_is_asked_once_and_a_header_goes_nowhere_else() -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Moved(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append((self.command, self.path))
+            self.send_response(307 if self.path == "/" else 200)
+            self.send_header("Location", "/there")
+            self.send_header("traceresponse", f"00-{'1' * 32}-{'1' * 16}-00")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moved) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        result = CliRunner().invoke(doctor, [f"--service-url={url}", "--data=1"])
+        assert "answered once and sampled none" in result.output
+        assert asked == [("POST", "/")]
+        asked.clear()
+        CliRunner().invoke(doctor, [f"--service-url={url}", "--header=Key: sesame"])
+        assert asked == [("GET", "/")]
+        server.shutdown()

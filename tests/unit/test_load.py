@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from chassis.scenarios import SCENARIOS
+from doctor.jaeger import Jaeger
 from telemetry.traces import Span, Trace
-from waybill.jaeger import Jaeger
 from waybill.load import load
 from waybill.orders import KINDS, Order, deal, outcome, parse_mix
 from waybill.report import check_traces, good, percentile, show_completeness, show_orders

@@ -7,15 +7,15 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from doctor import judge, otlp, pipeline, processes, web
+from doctor.faults import Broken, Finding, found
+from doctor.jaeger import Jaeger
+from doctor.otlp import Endpoint
+from doctor.processes import OF_OURS, Process
+from doctor.visit import TRIES, Request, Visit, ask, times
+from doctor.web import Unanswered
 from telemetry.traces import Trace
-from waybill.doctor import judge, otlp, pipeline, processes, web
-from waybill.doctor.faults import Broken, Finding, found
-from waybill.doctor.otlp import Endpoint
-from waybill.doctor.pipeline import Collector
-from waybill.doctor.processes import OF_OURS, Process
-from waybill.doctor.visit import TRIES, Visit, ask, times
-from waybill.doctor.web import Unanswered
-from waybill.jaeger import Jaeger
+from waybill.doctor.collector import Collector, notice_sampling
 from waybill.load import skus_in_stock
 from waybill.orders import KINDS, SHIPPED
 from waybill.processes import State
@@ -57,12 +57,13 @@ def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Fin
     for process in services:
         yield from processes.check(process, address)
     if services:
-        yield f"the environments of {', '.join(process.who for process in services)} are in order"
+        names = ", ".join(process.who for process in services)
+        yield f"no variable in the environments of {names} keeps spans back: {processes.LOOKED_AT}"
     yield pipeline.check_jaeger(settings.jaeger_url, collector)
     jaeger = Jaeger(settings.jaeger_url)
     if state:
         yield from pipeline.check_arrival(jaeger, visit.trace_id, visit.span_id, collector, wait)
-    yield from pipeline.notice_sampling(collector)
+    yield from notice_sampling(collector)
     order = _order_until_sampled(settings, scenario, state, logs)
     yield f"an order is completed and sampled: trace {order.answered_in}"
     yield from _follow_order(jaeger, order, wait, logs)
@@ -78,7 +79,7 @@ def _check_parts(state: State, folder: Path) -> None:
 
 
 def _visit_gateway(settings: Settings, state: State | None, logs: Path) -> Visit:
-    visit = ask(f"{settings.gateway_url}/readyz", "the gateway")
+    visit = ask(Request(f"{settings.gateway_url}/readyz"), "the gateway")
     states = (visit.answer.json() or {}).get("checks")
     if not states or not isinstance(states, dict):
         holder = otlp.holder_of(settings.gateway_url)
@@ -114,6 +115,7 @@ def _follow_order(jaeger: Jaeger, order: Visit, wait: float, logs: Path) -> Iter
     if trace is None:
         raise Broken("trace-missing", who="the gateway", wait=f"{wait:g}", detail=_losses(logs, ["gateway"], order))
     judge.check_contexts(jaeger, trace)
+    yield from judge.check_apart(jaeger, trace)
     for service in ON_THE_WAY:
         if service not in trace.services:
             raise _why_missing(jaeger, trace, service, order, wait, logs)
@@ -145,7 +147,7 @@ def _order(url: str, sku: Sequence[str], scenario: str, logs: str) -> Visit:
     if answer.status != kind.status:
         detail = (answer.json() or {}).get("detail", "no detail")
         raise Broken("order-failed", detail=f"HTTP {answer.status}, {detail}", logs=logs)
-    return Visit(f"{url}/orders", "", "", start, time.time_ns(), answer)
+    return Visit(Request(f"{url}/orders", "POST"), "", "", start, time.time_ns(), answer)
 
 
 def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait: float, logs: Path) -> Broken:

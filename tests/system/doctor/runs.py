@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event
 
 import grpc  # type: ignore[import-untyped]
 import requests
@@ -25,6 +26,7 @@ from tests.ports import free_port
 from waybill.processes import State, running
 from waybill.supervise import ROOT, state_file
 
+BY_VARIABLES = "is set up by variables"
 SOON = "--wait=3"
 """For what never comes."""
 KEY = "Bearer of the key"
@@ -44,6 +46,9 @@ class Report:
         _, _, last = self.text.rpartition("✗ ")
         assert f"docs/doctor.md, {fault}\n" in last, self.text
         assert not [word for word in words if word not in last], self.text
+
+    def status_is(self, status: int) -> None:
+        assert self.status == status, self.text
 
     def finds_nothing(self) -> None:
         assert self.status == 0, self.text
@@ -187,7 +192,12 @@ def checkout(house: House, *mistakes: str, **environment: str) -> Iterator[str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{house.settings.collector_port}",
     }
     log = house.folder / f"checkout-{port}.log"
-    with process([sys.executable, "-m", "tests.system.checkout", str(port), *mistakes], log, **(ours | environment)):
+    command = [sys.executable, "-m", "tests.system.checkout", str(port), *mistakes]
+    if BY_VARIABLES in mistakes:
+        command = [str(Path(sys.executable).with_name("opentelemetry-instrument")), *command]
+        ours |= {"OTEL_SERVICE_NAME": ours["NAME"], "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        ours |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    with process(command, log, **(ours | environment)):
         wait_until(lambda: listens(port), log.read_text)
         yield f"http://127.0.0.1:{port}/basket"
 
@@ -220,6 +230,13 @@ class Quiet(BaseHTTPRequestHandler):
 class Hello(Quiet):
     def do_GET(self) -> None:
         self.answer(200, b"hello")
+
+
+class LoginFirst(Quiet):
+    """Wants a name and password, as a proxy in front of Jaeger does."""
+
+    def do_GET(self) -> None:
+        self.answer(401, WWW_Authenticate="Basic")
 
 
 class Circle(Quiet):
@@ -320,6 +337,12 @@ def text_at(url: str) -> str:
     with requests.Session() as session:
         session.trust_env = False
         return session.get(url, timeout=PATIENCE_SECONDS).text
+
+
+def ask_until(ended: Event, url: str) -> None:
+    """Ask again and again."""
+    while not ended.is_set():
+        text_at(url)
 
 
 def orders_of(house: House) -> int:

@@ -2,26 +2,35 @@
 
 import os
 import re
+import secrets
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from telemetry.testing import Receiver
-from tests.house import House
+from tests.house import PATIENCE_SECONDS, House
 from tests.ports import free_port
 from tests.system.doctor.runs import (
+    BY_VARIABLES,
     SOON,
     WITH_KEY,
     GuardedOtlp,
+    LoginFirst,
     OtherCollector,
     OtherJaeger,
     addresses,
+    ask_until,
     away,
     checkout,
     collector_with,
     dropping,
+    environment_of,
     forwarding,
     guarded_grpc,
     ours,
@@ -60,6 +69,19 @@ def test_grpc_meets_http_and_http_meets_grpc(house: House, other_collector: Othe
     grpc = f"--otlp=http://127.0.0.1:{house.settings.collector_port}"
     run(grpc, "--protocol=http/protobuf").names("otlp-speaks-grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc")
     run(f"--otlp={other_collector.http}", "--protocol=http/protobuf", addresses(house)[1]).finds_nothing()
+
+
+def test_a_path_of_http_is_nothing_to_grpc(house: House) -> None:
+    endpoint = f"http://127.0.0.1:{house.settings.collector_port}/v1/traces"
+    with checkout(house, BY_VARIABLES, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as url:
+        report = yours(url, *addresses(house))
+        report.finds_nothing()
+        assert "! " not in report.text
+    with checkout(house, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as url:
+        report = yours(url, addresses(house)[1])
+        report.finds_nothing()
+        report.notices("otlp-path-of-http", endpoint)
+    run(f"--otlp={endpoint}", "--protocol=http/protobuf").names("otlp-speaks-grpc")
 
 
 def test_a_service_of_ours_sends_grpc_to_the_port_for_http(house: House, other_collector: OtherCollector) -> None:
@@ -140,6 +162,13 @@ def test_jaeger_is_away(house: House) -> None:
 def test_what_answers_is_not_jaeger() -> None:
     with web_server() as url:
         run(f"--jaeger={url}").names("jaeger-other-program", f"(process {os.getpid()})")
+
+
+def test_jaeger_is_behind_a_password() -> None:
+    with web_server(LoginFirst) as url:
+        report = run(f"--jaeger={url.replace('//', '//ann:sesame@')}")
+        report.names("jaeger-guarded", url, "HTTP 401")
+        assert "sesame" not in report.text
 
 
 def test_a_certificate_of_a_web_page_is_not_trusted(other_jaeger: OtherJaeger) -> None:
@@ -229,6 +258,86 @@ def test_context_is_lost_on_the_way_to_a_service(house: House) -> None:
     ours(house, "--scenario=lost-context").names("context-lost", "payment began a trace of its own", "from order")
 
 
+@pytest.mark.parametrize(("caller", "callee"), [("b3", "tracecontext,baggage"), ("tracecontext", "b3multi")])
+def test_propagators_differ(house: House, caller: str, callee: str) -> None:
+    with (
+        checkout(house, OTEL_PROPAGATORS=callee) as stock,
+        checkout(house, OTEL_PROPAGATORS=caller, STOCK_URL=stock) as url,
+    ):
+        yours(url, *addresses(house)).names("propagators-differ", f"has {caller}, ", f"has {callee}.")
+
+
+def test_a_callee_that_takes_no_context_may_have_lost_it(house: House) -> None:
+    with checkout(house, "takes no context") as stock, checkout(house, STOCK_URL=stock) as url:
+        yours(url, *addresses(house)).names("context-lost", "does not take it", "public=True")
+        yours(stock, *addresses(house)).notices("context-not-taken")
+
+
+def test_a_callee_is_not_traced(house: House) -> None:
+    with checkout(house, "is not instrumented") as stock, checkout(house, STOCK_URL=stock) as url:
+        report = yours(url, *addresses(house))
+        report.finds_nothing()
+        report.notices("calls-end", stock)
+        report = yours(url, *addresses(house), SOON, "--expect=stock")
+        report.names("callee-untraced", "no span of stock", f"at {stock}", "not instrumented")
+    with checkout(house, OTEL_SDK_DISABLED="true") as stock, checkout(house, STOCK_URL=stock) as url:
+        report = yours(url, *addresses(house), SOON, "--expect=stock")
+        report.names("sdk-disabled", f"What listens at {urlsplit(stock).netloc} makes no spans")
+
+
+def test_a_thread_works_without_context(house: House) -> None:
+    with checkout(house) as stock, checkout(house, "works in a thread", STOCK_URL=stock) as url:
+        yours(url, *addresses(house)).names("work-apart", "with `GET` (CLIENT)", "copy_context")
+        asking = Event()
+        with ThreadPoolExecutor() as customers:
+            for _ in range(3):
+                customers.submit(ask_until, asking, url)
+            try:
+                yours(url, *addresses(house)).notices("work-perhaps-apart", "on this request and on others")
+            finally:
+                asking.set()
+
+
+def test_work_in_the_background_is_no_part_of_a_request(house: House) -> None:
+    with checkout(house, "works in the background") as url:
+        report = yours(url, *addresses(house))
+    report.finds_nothing()
+    assert "! " not in report.text
+
+
+def test_a_request_within_a_request_is_another_one(house: House) -> None:
+    with checkout(house) as url:
+        report = yours(url.replace("/basket", "/batch"), *addresses(house))
+    report.finds_nothing()
+    assert "as `GET /batch` of" in report.text
+
+
+# A trace that exists
+
+
+def test_a_trace_that_exists_is_looked_at(house: House) -> None:
+    trace_id = house.order().json()["trace_id"]
+    jaeger = addresses(house)[1]
+    for options in ([f"--trace={trace_id.upper()}", jaeger], [f"--trace={house.settings.jaeger_url}/trace/{trace_id}"]):
+        report = run(*options, "--expect=fulfilment,order:postgresql")
+        report.finds_nothing()
+        assert f"trace {trace_id} is whole: one root, no parent missing" in report.text
+    run(f"--trace={trace_id}", **environment_of(house)).finds_nothing()
+    run(f"--trace={trace_id}", jaeger, "--expect=stock", SOON).names("callee-untraced", "no span of stock")
+    run(f"--trace={trace_id}", jaeger, "--expect=gateway:redis").names("no-database-spans", "redis")
+    run("--trace=17", jaeger, SOON).status_is(2)
+    run(f"--trace={'1' * 32}", jaeger, SOON).names("trace-unknown", "1" * 32)
+
+
+def test_a_trace_may_begin_at_a_caller_that_sends_no_spans(house: House) -> None:
+    trace_id = secrets.token_hex(16)
+    with checkout(house) as url:
+        requests.get(url, headers={"traceparent": f"00-{trace_id}-{'1' * 16}-01"}, timeout=PATIENCE_SECONDS)
+        report = run(f"--trace={trace_id}", addresses(house)[1], "--wait=5")
+    report.finds_nothing()
+    report.notices("caller-untraced", trace_id, "GET /basket")
+
+
 def test_calls_are_not_traced(house: House) -> None:
     with restarted(house, "gateway", OTEL_PYTHON_REQUESTS_EXCLUDED_URLS=".*"):
         report = ours(house, SOON)
@@ -267,8 +376,8 @@ def test_clocks_differ(house: House, tmp_path: Path, service: str, seconds: int,
 
 def test_statements_are_not_traced(house: House, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer\n"
-        "EngineTracer.__init__ = lambda *_: None\n"
+        "import telemetry\n"  # What is set here wins over the function that the folder would import.
+        "telemetry.instrument_engine = lambda _: None\n"
     )
     with restarted(house, "payment", PYTHONPATH=str(tmp_path)):
         ours(house).names("no-database-spans", "payment has no span of its calls to postgresql")
@@ -280,8 +389,22 @@ def test_sqlalchemy_is_too_new_for_its_instrumentation(house: House, tmp_path: P
         yours(url, *addresses(house)).finds_nothing()
     install = ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--target", str(tmp_path)]
     subprocess.run([sys.executable, *install, "sqlalchemy>=2.1,<2.2"], check=True, timeout=240)
+    with checkout(house, BY_VARIABLES, DATABASE_URL=database, PYTHONPATH=str(tmp_path)) as url:
+        yours(url, *addresses(house)).names("sqlalchemy-ignored", "SQLAlchemy 2.1", "instrument_engine(engine)")
     with checkout(house, DATABASE_URL=database, PYTHONPATH=str(tmp_path)) as url:
-        yours(url, *addresses(house)).names("sqlalchemy-ignored", "SQLAlchemy 2.1", "sqlalchemy<2.1")
+        report = yours(url, *addresses(house))
+        report.finds_nothing()
+        report.notices("database-unseen", "SQLAlchemy 2.1")
+
+
+def test_an_engine_is_not_instrumented(house: House) -> None:
+    database = postgres.url("payment", postgres.passwords(house.folder / "data"), house.settings.postgres_port)
+    with checkout(house, "does not instrument its engine", DATABASE_URL=database) as url:
+        report = yours(url, *addresses(house))
+        report.finds_nothing()
+        report.notices("database-unseen", "is connected to postgresql", "SQLAlchemyInstrumentor")
+        name = f"checkout-{urlsplit(url).port}"
+        yours(url, *addresses(house), f"--expect={name}:postgresql").names("no-database-spans", f"{name} has no span")
 
 
 def test_an_app_is_instrumented_twice(house: House) -> None:
@@ -295,7 +418,7 @@ def test_health_checks_are_traced(house: House) -> None:
             text_at(url.replace("/basket", "/healthz"))
         report = yours(url, *addresses(house))
     report.finds_nothing()
-    report.notices("health-checks-traced", "3 of the latest 4 traces of checkout-")
+    report.notices("health-checks-traced", "3 of the latest 4 traces of checkout-", "EXCLUDED_URLS=healthz")
 
 
 @pytest.mark.parametrize("habits", [[], ["takes no context"], ["takes no context", "says its trace"]])

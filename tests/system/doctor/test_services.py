@@ -12,6 +12,8 @@ from telemetry.testing import Receiver
 from tests.house import House
 from tests.ports import free_port
 from tests.system.doctor.runs import (
+    BY_VARIABLES,
+    SOON,
     Circle,
     EventStream,
     addresses,
@@ -119,6 +121,27 @@ def test_another_program_has_the_gateways_port(house: House) -> None:
         ours(house, state=False, WAYBILL_GATEWAY_PORT=port_of(url)).names("other-program", f"(process {os.getpid()})")
 
 
+def test_an_answer_that_failed_is_said_to_have_failed(house: House) -> None:
+    with checkout(house) as url:
+        for path, status in (("/boom", 500), ("/none", 404)):
+            report = yours(url.replace("/basket", path), *addresses(house))
+            report.finds_nothing()
+            report.notices("answer-failed", f"answers at {url.replace('/basket', path)} with HTTP {status}")
+            assert "✓ the service answers" not in report.text
+
+
+def test_a_request_may_have_a_method_a_body_and_headers(house: House) -> None:
+    with checkout(house) as url:
+        orders = url.replace("/basket", "/orders")
+        report = yours(orders, '--data={"sku": "TEA"}', "--header=X-Key: sesame", *addresses(house))
+        report.finds_nothing()
+        assert "answers at" in report.text
+        assert "HTTP 201" in report.text
+        assert "as `POST /orders` of" in report.text
+        assert "sesame" not in report.text
+        assert "HTTP 405" in yours(orders, "--method=delete").text
+
+
 def test_a_service_gives_no_answer(house: House) -> None:
     postgres = f"http://127.0.0.1:{house.settings.postgres_port}/"
     yours(postgres).names("service-silent", "it closes the connection", "postgres", "no HTTP at all")
@@ -163,6 +186,70 @@ def test_a_sampler_is_off(house: House) -> None:
         ours(house).names("sampler-off", "gateway samples no trace", "OTEL_TRACES_SAMPLER_ARG=0")
     with restarted(house, "inventory", OTEL_TRACES_SAMPLER="always_off"):
         ours(house).names("sampler-off", "inventory samples no trace", "OTEL_TRACES_SAMPLER=always_off")
+
+
+@pytest.mark.parametrize("sampler", ["ALWAYS_OFF", " always_off "])
+def test_a_sampler_is_read_as_the_sdk_reads_it(house: House, sampler: str) -> None:
+    with checkout(house, BY_VARIABLES, OTEL_TRACES_SAMPLER=sampler) as url:
+        yours(url, *addresses(house)).names("sampler-off", f"OTEL_TRACES_SAMPLER={sampler}")
+
+
+def test_an_argument_without_a_sampler_counts_for_some(house: House) -> None:
+    with checkout(house, OTEL_TRACES_SAMPLER_ARG="0") as url:
+        report = yours(url, *addresses(house))
+        report.finds_nothing()
+        report.notices("sampler-argument-alone", "OTEL_TRACES_SAMPLER_ARG=0, and no OTEL_TRACES_SAMPLER")
+    with restarted(house, "inventory", OTEL_TRACES_SAMPLER_ARG="0"):
+        # It records what the doctor asks for, and nothing that begins here.
+        yours(f"{house.url('inventory')}/products", *addresses(house)).names("sampler-off", "OTEL_TRACES_SAMPLER_ARG=0")
+
+
+@pytest.mark.parametrize("exporter", ["none", "console", ""])
+def test_a_service_exports_in_another_way(house: House, exporter: str) -> None:
+    with checkout(house, BY_VARIABLES, OTEL_TRACES_EXPORTER=exporter) as url:
+        yours(url, *addresses(house)).names("exporter-other", f"OTEL_TRACES_EXPORTER={exporter} is")
+
+
+def test_a_variable_for_others_is_no_fault(house: House) -> None:
+    # This service is set up in its code, which reads none of these.
+    others = {"OTEL_TRACES_EXPORTER": "none", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask"}
+    with checkout(house, **others) as url:
+        yours(url, *addresses(house)).finds_nothing()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_METRICS_EXPORTER", "nonsense"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http"),
+    ],
+)
+def test_a_component_is_unknown(house: House, variable: str, value: str) -> None:
+    with checkout(house, BY_VARIABLES, **{variable: value}) as url:
+        yours(url, *addresses(house), "--protocol=grpc", SOON).names("component-unknown", f"{variable}={value}")
+
+
+@pytest.mark.parametrize("variable", ["OTEL_PYTHON_FLASK_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS"])
+def test_a_url_is_left_out(house: House, variable: str) -> None:
+    with checkout(house, BY_VARIABLES, **{variable: "healthz, basket"}) as url:
+        for options in (addresses(house), addresses(house)[:1]):
+            yours(url, *options, SOON).names("url-excluded", "leaves /basket out", f"{variable}=healthz, basket")
+        yours(url.replace("/basket", "/batch"), *addresses(house)).finds_nothing()
+
+
+def test_libraries_are_left_out(house: House) -> None:
+    with checkout(house, BY_VARIABLES, OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="redis , flask") as url:
+        report = yours(url, *addresses(house), SOON)
+        report.names("instrumentation-disabled", "does not instrument flask")
+        report.notices("libraries-left-out", "leave redis and flask out")
+
+
+def test_a_service_is_set_up_by_a_file(house: House) -> None:
+    with checkout(house, BY_VARIABLES, OTEL_CONFIG_FILE="/none.yaml", OTEL_TRACES_SAMPLER="always_off") as url:
+        report = yours(url, *addresses(house), SOON)
+    report.names("trace-missing")
+    report.notices("configured-by-file", "/none.yaml")
+    assert "keeps spans back" not in report.text
 
 
 def test_a_sampler_behind_the_gateway_that_follows_it_is_no_fault(house: House) -> None:

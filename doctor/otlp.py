@@ -1,7 +1,6 @@
 """Whether an endpoint takes OTLP as a service sends it, and if not, what stands in the way."""
 
 import os
-import re
 import secrets
 import socket
 import ssl
@@ -23,16 +22,16 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from waybill.doctor import web
-from waybill.doctor.faults import Broken
-from waybill.doctor.web import ANSWER_SECONDS, Unanswered, reason
-from waybill.ports import holder
+from . import web
+from .faults import Broken
+from .ports import holder
+from .web import ANSWER_SECONDS, Unanswered, reason
 
 SERVICE = "waybill-doctor"
 HTTP_PORT = 4318
 """The conventional port for OTLP over HTTP: https://opentelemetry.io/docs/specs/otlp/#otlphttp-default-port"""
 LOOK_SECONDS = 3
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy", "no_grpc_proxy", "no_proxy")
 TRACES_PATH = "/v1/traces"
 # A gateway in front of the Collector may say this, and not in protobuf.
@@ -60,6 +59,8 @@ class Endpoint:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     exact: bool = False
     """Whether HTTP takes the path as it is, and appends nothing."""
+    guessed: bool = False
+    """Whether the path says HTTP, and neither the port nor a variable does."""
 
     @property
     def host(self) -> str:
@@ -80,7 +81,12 @@ class Endpoint:
     @property
     def place(self) -> tuple[str, int]:
         """Host and port, to compare: the names of loopback are one."""
-        return ("127.0.0.1" if self.host in LOOPBACK else self.host, self.port)
+        return ("127.0.0.1" if self.local else self.host, self.port)
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, so that its processes can be looked at."""
+        return self.host in LOOPBACK
 
     @property
     def target(self) -> str:
@@ -112,9 +118,21 @@ def endpoint(url: str, protocol: str = "", *, insecure: bool = False, exact: boo
     web.check_url(url)
     parts = urlsplit(url)
     complete = parts.path.endswith(TRACES_PATH)
+    guessed = not protocol and complete and parts.port != HTTP_PORT
     if not protocol:
         protocol = "http/protobuf" if parts.port == HTTP_PORT or complete else "grpc"
-    return Endpoint(url, "grpc" if protocol == "grpc" else "http/protobuf", exact=complete if exact is None else exact)
+    return Endpoint(
+        url,
+        "grpc" if protocol == "grpc" else "http/protobuf",
+        exact=complete if exact is None else exact,
+        guessed=guessed,
+    )
+
+
+def settled(to: Endpoint) -> Endpoint:
+    """Return the endpoint with gRPC if HTTP was guessed and only gRPC is taken there: gRPC ignores the path."""
+    by_grpc = replace(to, protocol="grpc", guessed=False)
+    return by_grpc if to.guessed and not _takes(to) and _takes(by_grpc) else to
 
 
 def deliver(to: Endpoint, spans: ExportTraceServiceRequest, *, by_proxy: bool = False) -> None:
@@ -150,7 +168,7 @@ def check_past_proxy(to: Endpoint, who: str, pid: int, environment: Mapping[str,
             "proxy-in-the-way",
             who=who,
             endpoint=to.url,
-            variables=", ".join(f"{name}={_without_password(value)}" for name, value in sorted(asked.items())),
+            variables=", ".join(f"{name}={web.without_userinfo(value)}" for name, value in sorted(asked.items())),
             pid=pid,
             host=to.host,
         ) from error
@@ -183,7 +201,7 @@ def new_ids() -> tuple[str, str]:
 def holder_of(url: str) -> str:
     """Who has the port of a URL, where that can be known."""
     at = Endpoint(url)
-    return holder(at.port) if at.host in LOOPBACK else f"a program on {at.host}"
+    return holder(at.port) if at.local else f"a program on {at.host}"
 
 
 def _attributes(values: Mapping[str, str]) -> list[KeyValue]:
@@ -289,10 +307,6 @@ def _takes(to: Endpoint) -> bool:
     except Undelivered as error:
         return error.how == "refused"
     return True
-
-
-def _without_password(url: str) -> str:
-    return re.sub("^(.*://)?.*@", r"\1", url)
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from waybill.doctor import otlp, web
-from waybill.doctor.faults import Broken
-from waybill.doctor.web import Answer, Unanswered
+from . import otlp, web
+from .faults import Broken
+from .web import Answer, Unanswered
 
 # https://w3c.github.io/trace-context/#traceresponse-header
 TRACERESPONSE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
@@ -26,15 +27,35 @@ TRIES = 30
 
 
 @dataclass(frozen=True)
+class Request:
+    """What to ask a service; headers and body may be secrets."""
+
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it changes nothing and has no header of the user's: then it may be made again, and elsewhere too."""
+        return self.method in web.SAFE_METHODS and not self.headers
+
+
+@dataclass(frozen=True)
 class Visit:
     """A request that was answered. Times are in nanoseconds since 1970, by this machine's clock."""
 
-    url: str
+    request: Request
     trace_id: str
     span_id: str
     start: int
     end: int
     answer: Answer = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """Where it was asked."""
+        return self.request.url
 
     @property
     def moments(self) -> tuple[int, int]:
@@ -66,19 +87,30 @@ class Visit:
         parts = urlsplit(self.url)
         # Without a user's name, password or query: they may be secrets.
         url = f"{parts.scheme}://{(parts.hostname or '')}:{parts.port or ''}{parts.path}"
-        attributes = {"http.request.method": "GET", "url.full": url}
-        return otlp.span_of("GET", self.trace_id, self.span_id, self.start, self.end, attributes)
+        attributes = {"http.request.method": self.request.method, "url.full": url}
+        return otlp.span_of(self.request.method, self.trace_id, self.span_id, self.start, self.end, attributes)
 
 
-def ask(url: str, who: str) -> Visit:
-    """GET a URL with a sampled `traceparent` of the doctor's own. Raises Broken where no HTTP comes back."""
+def ask(request: Request, who: str, *, context: bool = True) -> Visit:
+    """Ask, with a sampled `traceparent` of the doctor's own unless `context` is false. Raises Broken without an answer.
+
+    Redirects are followed for a plain request; where a header or a body would go is for the user to say.
+    """
     trace_id, span_id = otlp.new_ids()
+    traceparent = {"traceparent": f"00-{trace_id}-{span_id}-01"} if context else {}
     start = time.time_ns()
+    url = request.url
     try:
-        answer = web.ask(url, headers={"traceparent": f"00-{trace_id}-{span_id}-01"})
+        answer = web.ask(
+            url,
+            request.method,
+            headers={**request.headers, **traceparent},
+            data=request.body,
+            redirects=request.plain,
+        )
     except Unanswered as error:
         raise Broken(FAULTS[error.how], where=url, who=who, detail=error, holder=otlp.holder_of(url)) from error
-    return Visit(url, trace_id, span_id, start, time.time_ns(), answer)
+    return Visit(request, trace_id, span_id, start, time.time_ns(), answer)
 
 
 def times(count: int) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import requests
 
-from telemetry.traces import RAW_TRACES, Trace, traces_from_json
+from .traces import RAW_TRACES, Trace, traces_from_json
 
 RAW_IN_SEARCH = {f"query.{name}": value for name, value in RAW_TRACES.items()}
 

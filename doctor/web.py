@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -14,12 +15,16 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from waybill.doctor.faults import Broken
+from .faults import Broken
 
 # Long, since the machine may be busy.
 ANSWER_SECONDS = 10
 MOST_BYTES = 1_000_000
 MOST_REDIRECTS = 10
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing, so that a request may be made twice: RFC 9110."""
+# A name and password in a URL; or before a host without a scheme, which gRPC takes too.
+CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]*@|(?<![\w./])[^\s/@:=`]+:[^\s/@]*@")
 
 How = Literal["closed", "tls", "silent", "cut", "foreign"]
 """How a question fails: no connection, no TLS, silence, an end without an answer, or an answer that is not HTTP."""
@@ -64,6 +69,7 @@ def ask(
     json: object = None,
     certificate: str = "",
     by_proxy: bool = False,
+    redirects: bool = True,
     seconds: float = ANSWER_SECONDS,
 ) -> Answer:
     """Ask past any proxy, or as the environment has it. Raises Unanswered, and Broken for authorities that are none.
@@ -77,7 +83,14 @@ def ask(
         session.verify = (certificate or _authorities()) if url.startswith("https:") else True
         try:
             with session.request(
-                method, url, headers=headers, data=data, json=json, timeout=seconds, stream=True
+                method,
+                url,
+                headers=headers,
+                data=data,
+                json=json,
+                timeout=seconds,
+                stream=True,
+                allow_redirects=redirects,
             ) as answer:
                 return Answer(answer.status_code, answer.headers, _body(answer, deadline))
         except (OSError, HTTPError, ValueError) as error:
@@ -88,10 +101,30 @@ def check_url(url: str) -> None:
     """Whether something can be asked at a URL. Raises ValueError where not."""
     requests.Request("GET", url).prepare()
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+    blank = parts.netloc.split() != [parts.netloc]
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or blank:
         raise ValueError("no host in it")
     # What a name in the DNS cannot be is refused here, and not in the middle of a connection.
     parts.hostname.encode("idna")
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Whether headers can be sent. Raises ValueError where not."""
+    prepared = requests.Request("GET", "http://127.0.0.1", headers=dict(headers)).prepare()
+    for name, value in prepared.headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError("no name of a header")
+        value.encode("latin-1")
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which no address has a name and a password."""
+    return CREDENTIALS.sub("", text)
+
+
+def without_userinfo(address: str) -> str:
+    """Return one address, sound or not, without whatever stands before its host."""
+    return re.sub("^(.*://)?.*@", r"\1", address, flags=re.DOTALL)
 
 
 def check_authorities(file: str, variable: str, who: str, whose: str) -> None:

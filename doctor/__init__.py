@@ -1,0 +1,1 @@
+"""Find out where spans get lost, in anybody's services."""

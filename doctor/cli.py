@@ -1,0 +1,208 @@
+"""The command line: options, what they ask for, and the report."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import web
+from .faults import Broken, Finding
+
+if TYPE_CHECKING:
+    from .yours import Addresses
+
+A_TRACE = re.compile("[0-9a-f]{16}|[0-9a-f]{32}")
+A_PAGE_OF_A_TRACE = re.compile("(https?://.+)/trace/([0-9a-f]+)")
+
+
+def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        if value:
+            web.check_url(value)
+    except ValueError as error:
+        shown = web.without_userinfo(value)
+        raise click.BadParameter(f"{shown!r} is not a URL such as http://127.0.0.1:5000/products.") from error
+    return value
+
+
+def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for value in values:
+        name, colon, content = value.partition(":")
+        try:
+            if not colon:
+                raise ValueError
+            web.check_headers(headers := {**headers, name.strip(): content.strip()})
+        except ValueError as error:
+            # Without what it says: it may be a key.
+            raise click.BadParameter("use NAME:VALUE, such as 'Accept: text/html'.") from error
+        if name.strip().lower() in ("traceparent", "tracestate"):
+            raise click.BadParameter("the doctor sends a `traceparent` of its own.")
+    return headers
+
+
+def _body(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
+    if value and value.startswith("@"):
+        try:
+            return Path(value[1:]).read_bytes()
+        except OSError as error:
+            raise click.BadParameter(f"{value[1:]}: {web.reason(error)}.") from error
+    return None if value is None else value.encode(errors="surrogateescape")
+
+
+def _trace(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, str]:
+    """The URL of a Jaeger, where a page of it was given, and the id of the trace."""
+    page = A_PAGE_OF_A_TRACE.match(value.strip())
+    base, trace_id = page.groups() if page else ("", value.strip().strip("<>\"'"))
+    if trace_id and not A_TRACE.fullmatch(trace_id.lower()):
+        raise click.BadParameter("a trace id has 32 hexadecimal digits.")
+    return base, trace_id.lower().zfill(32) if trace_id else ""
+
+
+OPTIONS = (
+    click.option("--service-url", callback=_url, default="", help="A URL of your service that is safe to ask."),
+    click.option("--method", help="How to ask it: GET by default, or POST where there is --data."),
+    click.option("--data", metavar="TEXT|@FILE", callback=_body, help="The body to send; JSON is sent as such."),
+    click.option("--header", metavar="NAME:VALUE", multiple=True, callback=_headers, help="A header to send."),
+    click.option("--otlp", callback=_url, default="", help="Where your service sends its spans."),
+    click.option("--jaeger", callback=_url, default="", help="Jaeger's web page and API."),
+    click.option("--trace", metavar="ID", callback=_trace, default="", help="A trace that exists, to look at instead."),
+    click.option(
+        "--protocol",
+        type=click.Choice(["grpc", "http/protobuf"]),
+        help="How your service sends; by default http/protobuf where the port is 4318, else grpc.",
+    ),
+    click.option(
+        "--expect",
+        metavar="NAME,NAME:DATABASE",
+        default="",
+        help="Services that must be in the trace, and databases that they must call, as in stock:postgresql.",
+    ),
+    click.option(
+        "--wait",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0),
+        default=30.0,
+        show_default=True,
+        help="How long spans may be on their way.",
+    ),
+)
+"""What to look at, and how."""
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of the doctor; `addresses_of` reads them."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def addresses_of(
+    *,
+    service_url: str,
+    method: str | None,
+    data: bytes | None,
+    header: dict[str, str],
+    otlp: str,
+    jaeger: str,
+    trace: tuple[str, str],
+    protocol: str | None,
+    expect: str,
+) -> "Addresses | None":
+    """Return what the options ask to look at, or None if they name nothing. Raises click.UsageError."""
+    # For a handshake that fails, gRPC has words of its own; it reads this as it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from . import pipeline, visit, yours
+
+    expected = _expected(expect)
+    page, trace_id = trace
+    jaeger = jaeger or page
+    if trace_id and service_url:
+        raise click.UsageError("--trace looks at a trace that exists: leave --service-url out.")
+    if trace_id and not jaeger:
+        raise click.UsageError("--trace needs --jaeger.")
+    if expected and not ((service_url or trace_id) and jaeger):
+        raise click.UsageError("--expect needs --jaeger, and --service-url or --trace.")
+    if (method or data is not None or header) and not service_url:
+        raise click.UsageError("--method, --data and --header need --service-url.")
+    if not (service_url or otlp or jaeger):
+        return None
+    request = visit.Request(service_url, *_how(method, data, header), data) if service_url else None
+    return yours.Addresses(request, otlp, pipeline.base_of(jaeger), protocol or "", trace_id, expected)
+
+
+def report(findings: Iterable[str | Finding]) -> None:
+    """Print what is found as it is found; exit with 1 where something is broken. Raises click.ClickException."""
+    from .jaeger import JaegerError
+
+    remarks = False
+    try:
+        for finding in findings:
+            remarks |= isinstance(finding, Finding)
+            _print(finding)
+    except Broken as broken:
+        _print_finding("✗", broken.finding, fg="red", bold=True)
+        sys.exit(1)
+    except JaegerError as error:
+        raise click.ClickException(web.without_passwords(str(error))) from error
+    click.secho(f"No fault found.{' Read the remarks above, marked with !.' if remarks else ''}", fg="green", bold=True)
+
+
+@click.command()
+@options
+def main(wait: float, **given: Any) -> None:
+    """Find out where spans get lost: name the first broken hop, its likely cause and the fix.
+
+    Looks at your service, Collector and Jaeger; what is left out is not looked at. Exits with 1 where a hop is broken.
+    """
+    addresses = addresses_of(**given)
+    if addresses is None:
+        raise click.UsageError("say what to look at: --service-url, --otlp, --jaeger.")
+    from . import yours
+
+    report(yours.follow(addresses, wait))
+
+
+def _how(method: str | None, data: bytes | None, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The method and headers of a request, with what follows from its body."""
+    how = (method or ("GET" if data is None else "POST")).upper()
+    if data is None or "content-type" in {name.lower() for name in headers}:
+        return how, headers
+    try:
+        json.loads(data)
+    except ValueError:
+        return how, {**headers, "Content-Type": "application/x-www-form-urlencoded"}
+    return how, {**headers, "Content-Type": "application/json"}
+
+
+def _expected(text: str) -> dict[str, set[str]]:
+    """The services in `cart,stock:postgresql,stock:redis`, each with its databases."""
+    expected: dict[str, set[str]] = {}
+    for name in filter(None, (each.strip() for each in text.split(","))):
+        service, _, database = name.partition(":")
+        expected.setdefault(service, set()).update({database} - {""})
+    return expected
+
+
+def _print(finding: str | Finding) -> None:
+    if isinstance(finding, Finding):
+        _print_finding("!", finding, fg="yellow")
+    else:
+        _print_line(f"✓ {finding}", fg="green")
+
+
+def _print_finding(mark: str, finding: Finding, **style: Any) -> None:
+    _print_line(f"{mark} {finding.says}", **style)
+    for heading, text in (("cause", finding.cause), ("fix", finding.fix), ("more", f"docs/doctor.md, {finding.name}")):
+        _print_line(f"    {heading:5}  {text}")
+
+
+def _print_line(text: str, **style: Any) -> None:
+    # What is found comes from elsewhere: no control character of it is obeyed.
+    shown = web.without_passwords(text)
+    click.secho("".join(character if character.isprintable() else "?" for character in shown), **style)

@@ -1,0 +1,524 @@
+"""What the doctor can name: each fault with its likely cause and its fix, in words for someone who is tired.
+
+The tables of docs/doctor.md are made of it: `make doctor-table`.
+"""
+
+# ruff: noqa: E501 - each text is one cell of a table.
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong, or worth knowing. Names in braces are filled in when it is found."""
+
+    name: str
+    symptom: str
+    says: str
+    cause: str
+    fix: str
+
+
+SECTIONS = {
+    "The service answers": (
+        Fault(
+            "part-ended",
+            "orders fail or wait, and something that ran is gone",
+            "{part} was started and has ended.",
+            "It crashed, or someone killed it. The last line of {log}: {line}",
+            "`make down`, then `make up`.",
+        ),
+        Fault(
+            "service-closed",
+            "no connection",
+            "Nothing listens at {where}.",
+            "The service is not started yet, or it listens elsewhere: {detail}.",
+            "Start it (`make up`, `docker compose up`), or say where it is: WAYBILL_GATEWAY_PORT for ours, --service-url.",
+        ),
+        Fault(
+            "service-silent",
+            "requests wait, or break off without an answer",
+            "{where} accepts connections and does not answer: {detail}. It is {holder}.",
+            "It hangs, is overloaded or stopped; or it speaks HTTPS, or no HTTP at all.",
+            "Look at its log and its load, then start it anew.",
+        ),
+        Fault(
+            "https-fails",
+            "`certificate verify failed` from clients",
+            "TLS with {where} fails: {detail}.",
+            "The certificate's authority is not known here, it has run out or has another name; or the port is for http://.",
+            "REQUESTS_CA_BUNDLE=/path/to/the/authority.pem, or another URL.",
+        ),
+        Fault(
+            "other-program",
+            "answers that make no sense",
+            "What listens at {where} is not {who}: it is {holder}.",
+            "Another program took the port first.",
+            "End that program, or move the service to another port: WAYBILL_GATEWAY_PORT for ours.",
+        ),
+        Fault(
+            "not-ready",
+            "`/readyz` answers 503",
+            "The gateway answers at {where}, and is not ready: {states}.",
+            "What it needs is not started, or cannot be reached from it.",
+            "Look at the logs of those, {logs}; then {anew} starts everything anew.",
+        ),
+        Fault(
+            "order-failed",
+            "orders answer 503",
+            "The order failed: {detail}.",
+            "A part that an order needs fails. That is no fault of the tracing.",
+            "Look at the logs of the services, {logs}.",
+        ),
+    ),
+    "The environment of a process": (
+        Fault(
+            "setting-unusable",
+            "`Failed to read file` or an invalid URL in the log of a service at its start",
+            "{who} cannot use {variable}={value}: {detail}.",
+            "It is in the environment of {whose}. A relative path begins in the folder that this was started in.",
+            "Correct it.",
+        ),
+        Fault(
+            "sdk-disabled",
+            "one service is in no trace",
+            "{who} makes no spans.",
+            "OTEL_SDK_DISABLED={value} is in the environment of process {pid}.",
+            "Start it without OTEL_SDK_DISABLED.",
+        ),
+        Fault(
+            "sampler-off",
+            "no traces at all, or none with one of the services",
+            "{who} samples no trace.",
+            "{setting} is in the environment of process {pid}.",
+            "Start it without that, or with OTEL_TRACES_SAMPLER=parentbased_always_on.",
+        ),
+        Fault(
+            "exporter-other",
+            "one service is in no trace, and perhaps prints its spans",
+            "{who} exports its spans elsewhere than by OTLP, or nowhere.",
+            "OTEL_TRACES_EXPORTER={value} is in the environment of process {pid}.",
+            "Start it without that, or with OTEL_TRACES_EXPORTER=otlp.",
+        ),
+        Fault(
+            "component-unknown",
+            "`Configuration of configurator failed` in the log of a service at its start",
+            "{who} names a component that its set-up does not know: {variable}={value}.",
+            "It is in the environment of process {pid}. One unknown name keeps the SDK from being set up at all.",
+            "Correct the name, or install the package that has it.",
+        ),
+        Fault(
+            "url-excluded",
+            "some URLs of a service are in no trace",
+            "{who} leaves {path} out: {variable}={value}.",
+            "It is in the environment of process {pid}: regular expressions that are searched for in the whole URL.",
+            "Start it without that, or with an expression that ends, such as `/healthz$`.",
+        ),
+        Fault(
+            "instrumentation-disabled",
+            "one service is in no trace, though others that are started in the same way are",
+            "{who} does not instrument {names}.",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS={value} is in the environment of process {pid}.",
+            "Start it without that.",
+        ),
+        Fault(
+            "exports-elsewhere",
+            "one service is in no trace, and says nothing in its log",
+            "{who} sends its spans to {endpoint}, and the Collector takes them at {collector}.",
+            "{variable}={endpoint} is in the environment of process {pid}.",
+            "Start it with {variable}={collector}.",
+        ),
+        Fault(
+            "proxy-in-the-way",
+            "`StatusCode.UNAVAILABLE` in the log of a service, though the Collector runs",
+            "{who} cannot send its spans to {endpoint}, since it asks a proxy to: {variables}.",
+            "These are in the environment of process {pid}. gRPC obeys them too, and no_proxy does not name {host}.",
+            "Start it with no_proxy={host}.",
+        ),
+    ),
+    "The Collector takes spans": (
+        Fault(
+            "collector-away",
+            "nothing new in Jaeger, and `StatusCode.UNAVAILABLE` in the logs of the services",
+            "The Collector does not answer at {where}, where it shows its metrics: {detail}.",
+            "It is not started, or has ended. No `make up` runs here, so it is one in a container.",
+            "`docker compose ps --all` and `docker compose logs otel-collector` tell why; `docker compose up` starts it.",
+        ),
+        Fault(
+            "otlp-closed",
+            "`StatusCode.UNAVAILABLE` and `connection refused` in the log of a service",
+            "Nothing listens at {endpoint}, where {who} sends spans: {detail}.",
+            "The Collector is not started, or listens on another address: one in a container must listen on 0.0.0.0.",
+            "Start it (`make up`), or correct OTEL_EXPORTER_OTLP_ENDPOINT.",
+        ),
+        Fault(
+            "otlp-speaks-http",
+            "`StatusCode.UNAVAILABLE` in the log, though the port is open",
+            "{endpoint} takes OTLP over HTTP, and {who} sends it over gRPC.",
+            "By convention, 4317 is the port for gRPC and 4318 the one for HTTP.",
+            "Send to the port for gRPC, or use the other exporter: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf.",
+        ),
+        Fault(
+            "otlp-speaks-grpc",
+            "the connections of the HTTP exporter break off",
+            "{endpoint} takes OTLP over gRPC, and {who} sends it over HTTP.",
+            "By convention, 4317 is the port for gRPC and 4318 the one for HTTP.",
+            "Send to the port for HTTP, or use the other exporter: OTEL_EXPORTER_OTLP_PROTOCOL=grpc.",
+        ),
+        Fault(
+            "otlp-wants-tls",
+            "`StatusCode.UNAVAILABLE` in the log, though the port is open",
+            "{endpoint} expects TLS, and {who} sends plaintext.",
+            "The endpoint begins with http://.",
+            "OTEL_EXPORTER_OTLP_ENDPOINT={instead}",
+        ),
+        Fault(
+            "otlp-without-tls",
+            "`StatusCode.UNAVAILABLE` in the log; the Collector says nothing",
+            "{endpoint} expects plaintext, and {who} sends TLS.",
+            "The endpoint begins with https://, or has no scheme and OTEL_EXPORTER_OTLP_INSECURE is not true.",
+            "OTEL_EXPORTER_OTLP_ENDPOINT={instead}",
+        ),
+        Fault(
+            "otlp-certificate",
+            "the same",
+            "{who} cannot trust the certificate of {endpoint}: {detail}.",
+            "It is signed by an authority that is not known here, has run out, or is made for another name.",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE=/path/to/the/authority.pem",
+        ),
+        Fault(
+            "otlp-silent",
+            "`StatusCode.DEADLINE_EXCEEDED` in the log of a service",
+            "{endpoint} accepts connections and does not answer {who}: {detail}. It is {holder}.",
+            "It hangs, is overloaded or stopped.",
+            "Look at its log and its load, then start it anew.",
+        ),
+        Fault(
+            "otlp-other-program",
+            "`StatusCode.UNIMPLEMENTED` or `StatusCode.UNAVAILABLE` in the log",
+            "What listens at {endpoint} does not take OTLP: it is {holder}.",
+            "It is another program, or the path is wrong: to OTEL_EXPORTER_OTLP_ENDPOINT alone /v1/traces is appended.",
+            "Correct OTEL_EXPORTER_OTLP_ENDPOINT, or end that program and start the Collector.",
+        ),
+        Fault(
+            "otlp-refuses",
+            "traces come and go; the Collector's log speaks of memory",
+            "The Collector at {endpoint} refuses spans: {detail}.",
+            "Its memory limiter, a quota, or its authentication, which reads OTEL_EXPORTER_OTLP_HEADERS.",
+            "Give it more memory or less to do (`limit_mib` in `collector-config.yaml`), or the key that it asks for.",
+        ),
+    ),
+    "Jaeger has what the Collector took": (
+        Fault(
+            "jaeger-closed",
+            "no page",
+            "Jaeger does not answer at {where}: {detail}.{waiting}",
+            "It is not started, hangs, or listens elsewhere.",
+            "Start it (`make up`, `docker compose up`), or say where it is: WAYBILL_JAEGER_PORT for ours, --jaeger.",
+        ),
+        Fault(
+            "jaeger-guarded",
+            "a page that asks for a password",
+            "What answers at {where} lets nobody in without a password: HTTP {status}.",
+            "Jaeger has no password of its own: a proxy before it asks for one.",
+            "Put name and password into the URL of --jaeger, if it takes Basic authentication; else name Jaeger's own port.",
+        ),
+        Fault(
+            "jaeger-other-program",
+            "another page",
+            "What answers at {where} is not Jaeger: it is {holder}.",
+            "It is another program, a login page, a port of Jaeger's that is not 16686, a Jaeger too old to have /api/v3 "
+            "(before 2.13), or the base path is missing from the URL.",
+            "Say where Jaeger is: WAYBILL_JAEGER_PORT for ours, --jaeger for yours.",
+        ),
+        Fault(
+            "collector-cannot-send",
+            "Jaeger shows nothing new; `Exporting failed` in the Collector's log",
+            "The Collector took a span, and after {wait} s Jaeger does not have it.{waiting}",
+            "The Collector cannot reach Jaeger, sends to another one, or has a rule that drops spans. {detail}",
+            "Its exporter must send to the OTLP port of this Jaeger: JAEGER_OTLP_ENDPOINT of ours. Its log says why not.",
+        ),
+    ),
+    "The trace is whole": (
+        Fault(
+            "no-trace-id",
+            "answers without `traceresponse`",
+            "The gateway's answer names no trace.",
+            "The gateway was started with OTEL_SDK_DISABLED=true, or its app is not instrumented.",
+            "Start it without OTEL_SDK_DISABLED; `telemetry.instrument_app(app)` instruments an app.",
+        ),
+        Fault(
+            "not-sampled",
+            "`traceresponse` ends with -00 or -02",
+            "{who} answered {times} and sampled none of it: trace {trace_id} is not recorded.",
+            "OTEL_TRACES_SAMPLER or OTEL_TRACES_SAMPLER_ARG leaves it out, or who called sent `traceparent` with -00.",
+            "Start it with OTEL_TRACES_SAMPLER=parentbased_always_on, or ask again where it samples a share.",
+        ),
+        Fault(
+            "trace-missing",
+            "other services have traces, this one has none",
+            "Jaeger has no span of {who} for this request, {wait} s after it.",
+            "It is not instrumented, exports to another place, or a tail sampler left the trace out. {detail}",
+            "Look at its log for `Failed to export` or `spans were lost`, and at how its exporter is set up.",
+        ),
+        Fault(
+            "trace-unknown",
+            "Jaeger answers 404 for a trace",
+            "Jaeger at {where} has no trace {trace_id}.",
+            "It was not sampled, was lost on the way, was deleted to make room for newer ones, or is in another Jaeger.",
+            "Ask for a newer one, or let the doctor make a request: --service-url.",
+        ),
+        Fault(
+            "service-missing",
+            "traces end before a service, or have a hole where it should be",
+            "The trace {trace_id} has no span of {service}, {wait} s after the request.",
+            "{service} is not running or was not called, sends its spans elsewhere, or lost them. {detail}",
+            "Look at its environment (OTEL_SDK_DISABLED, OTEL_EXPORTER_OTLP_ENDPOINT) and at its log.",
+        ),
+        Fault(
+            "callee-untraced",
+            "traces end at a call that was answered",
+            "The trace has no span of {service}; and of what answered {caller} at {url} it has none either.",
+            "If that is {service}: it is not instrumented, makes no spans of this URL, or sends them elsewhere. If not: it was not called.",
+            "Give the doctor that URL as --service-url. `FlaskInstrumentor().instrument_app(app)` instruments an app.",
+        ),
+        Fault(
+            "context-lost",
+            "traces end at a call, and another service's traces begin there",
+            "{service} began a trace of its own, {other_trace_id}: the context was lost on the way from {caller}.",
+            "The call `{span}` left without the header `traceparent`, something between the two removed it, or {service} "
+            "does not take it: it treats its callers as strangers (`public=True`), or reads other headers.",
+            "Give the doctor {service} itself as --service-url: if that joins the doctor's trace, it is the call or what "
+            "lies between (adapters, proxies and gateways must pass `traceparent` on); if not, it is {service}.",
+        ),
+        Fault(
+            "propagators-differ",
+            "the same, between services that are set up by environment variables",
+            "{service} began a trace of its own, {other_trace_id}: it and {caller} use different headers for the context.",
+            "OTEL_PROPAGATORS: {caller} (process {caller_pid}) has {sends}, {service} (process {pid}) has {takes}.",
+            "Start both with OTEL_PROPAGATORS=tracecontext,baggage, which is the default too.",
+        ),
+        Fault(
+            "work-apart",
+            "a trace lacks what a service did in a thread, and that is in Jaeger as a trace of its own",
+            "{service} began another trace, {other_trace_id}, while it worked on this request: with `{span}` ({kind}).",
+            "The context was lost within {service}: a thread, a thread pool or a callback runs without it.",
+            "`contextvars.copy_context().run` hands it on, or opentelemetry-instrumentation-threading does.",
+        ),
+        Fault(
+            "calls-not-traced",
+            "traces of one service each, none with two",
+            "{service} began a trace of its own, {other_trace_id}: {caller} traces none of its calls.",
+            "The HTTP client of {caller} is not instrumented, or OTEL_PYTHON_REQUESTS_EXCLUDED_URLS covers the URL.",
+            "`RequestsInstrumentor().instrument()` before the first call; `telemetry.instrument_requests()` does it.",
+        ),
+        Fault(
+            "parent-missing",
+            "Jaeger warns of an invalid parent span",
+            "The trace {trace_id} has a hole: the parent of `{span}` of {service} is missing.",
+            "Its process was killed before it sent it, its queue was full, or a filter drops such spans.",
+            "Look at filters in the Collector and in the SDK, and for `Queue full` or `spans were lost` in the logs.",
+        ),
+        Fault(
+            "ids-repeat",
+            "traces with the spans of several requests, perhaps hours apart",
+            "The trace {trace_id} holds more than one request: {detail}.",
+            "Its ids are made twice: `random` is seeded, or its state is copied by a fork after the first span.",
+            "Do not call `random.seed` in the service; use `random.Random(seed)` where a seed is needed.",
+        ),
+        Fault(
+            "clocks-differ",
+            "a call that is answered before it was made",
+            "The clocks of {one} and {other} differ by {seconds} s or more: `{span}` {shows}.",
+            "The clock of one of the two hosts is not synchronised.",
+            "Synchronise it (`timedatectl` shows whether it is), then restart the services on that host.",
+        ),
+        Fault(
+            "no-database-spans",
+            "no span of a statement, though the service uses its database",
+            "{service} has no span of its calls to {system} in the trace {trace_id}.",
+            "The engine or client is not instrumented, or was made before it was.",
+            "`telemetry.instrument_engine(engine)` right after `create_engine`.",
+        ),
+        Fault(
+            "sqlalchemy-ignored",
+            "the same, after an update; `nothing can be instrumented` in the log at the start",
+            "{who} runs SQLAlchemy {version}, which its instrumentation ignores: there is no span of its statements.",
+            "opentelemetry-instrumentation-sqlalchemy wants SQLAlchemy below 2.1, and says so in one line of the log.",
+            "A newer one of that; Waybill's `telemetry.instrument_engine(engine)`, which traces 2.1 too; or SQLAlchemy 2.0.",
+        ),
+        Fault(
+            "instrumented-twice",
+            "each span twice; request rates twice as high as they are",
+            "{service} records `{span}` twice, one within the other.",
+            "Two instrumentations see the same call: Flask and WSGI, SQLAlchemy and psycopg, requests and urllib3.",
+            "Keep one of the two.",
+        ),
+    ),
+}
+
+FAULTS = tuple(fault for section in SECTIONS.values() for fault in section)
+
+REMARKS = "Remarks"
+"""The heading of what is no fault."""
+
+NOTICES = (
+    Fault(
+        "collector-out-of-reach",
+        "Docker shows no port for the Collector's OTLP",
+        "The Collector runs, and cannot be sent a span from here: its hop is judged by the trace alone.",
+        "In a container, its port for spans is not published.",
+        "Nothing to do.",
+    ),
+    Fault(
+        "answer-failed",
+        "clients see an error",
+        "The service answers at {where} with HTTP {status}.",
+        "The request failed, or it is not the one that was meant. That is no fault of the tracing: its trace says more.",
+        "Where that is not meant: another URL, --method, --data or --header.",
+    ),
+    Fault(
+        "configured-by-file",
+        "variables of the environment change nothing",
+        "{who} is set up by the file {value}, which is not looked at.",
+        "OTEL_CONFIG_FILE is in the environment of process {pid}; what the other variables say does not count then.",
+        "Nothing to do where the trace is whole; else look at its exporter, sampler and propagators.",
+    ),
+    Fault(
+        "otlp-path-of-http",
+        "one of two services that send to the same address is in no trace",
+        "{endpoint} takes OTLP over gRPC, which ignores the path; over HTTP, to which the path belongs, it takes none.",
+        "The service may send either way: OTEL_EXPORTER_OTLP_PROTOCOL does not say, and its code is not looked at.",
+        "Nothing to do where it sends over gRPC. Else send to the port for HTTP; --protocol says which it is.",
+    ),
+    Fault(
+        "exports-to-another-address",
+        "two addresses for one Collector, or two Collectors",
+        "{who} sends its spans to {endpoint}, not to {collector}: the doctor's own span goes there too.",
+        "{variable}={endpoint} is in the environment of process {pid}.",
+        "Nothing to do where both are of the same Collector: what arrives in Jaeger tells.",
+    ),
+    Fault(
+        "sampled-in-part",
+        "a trace that someone asks for is mostly not there",
+        "{who} samples {share} of its traces.",
+        "{setting} is in the environment of process {pid}.",
+        "Where that is not meant, start it without.",
+    ),
+    Fault(
+        "sampler-argument-alone",
+        "a service that someone calls is in the traces, and begins none itself",
+        "{who} has OTEL_TRACES_SAMPLER_ARG={value}, and no OTEL_TRACES_SAMPLER.",
+        "The SDK ignores it; Waybill's `telemetry.configure` takes it for the share of the traces that begin here.",
+        "OTEL_TRACES_SAMPLER=parentbased_traceidratio beside it, where that is meant; else remove it.",
+    ),
+    Fault(
+        "libraries-left-out",
+        "spans of one library are missing",
+        "{who} is told to leave {names} out.",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS={value} is in the environment of process {pid}.",
+        "Where that is not meant, start it without.",
+    ),
+    Fault(
+        "context-not-taken",
+        "a service's traces never begin with its caller",
+        "{service} does not take the context that the doctor sends: it began the trace {trace_id}.",
+        "It treats its callers as strangers (`public=True`), which is right for an edge; or it reads other headers than "
+        "`traceparent`, or something before it removes that.{detail}",
+        "Nothing to do where strangers call it; else OTEL_PROPAGATORS=tracecontext,baggage.",
+    ),
+    Fault(
+        "calls-end",
+        "traces end at calls that were answered",
+        "The trace ends at calls that were answered: {urls}.",
+        "What answers there is a third party; or it is not instrumented, or sends its spans elsewhere.",
+        "Nothing to do for a third party. Else give the doctor that URL as --service-url.",
+    ),
+    Fault(
+        "caller-untraced",
+        "Jaeger warns of an invalid parent span, at the first span",
+        "The trace {trace_id} begins at a caller whose span is not in Jaeger: the parent of `{span}` of {service}.",
+        "The caller sends `traceparent` and no spans, as a browser, a proxy or a test may; or they were lost.",
+        "Nothing to do where the caller is not yours.",
+    ),
+    Fault(
+        "work-perhaps-apart",
+        "traces of one span, at the same moments as requests",
+        "{service} began another trace, {other_trace_id}, while it worked on this request and on others.",
+        "`{span}` ({kind}) is a part of a request whose context was lost in a thread, or has nothing to do with any.",
+        "Ask again while nobody else does: then it can be told.",
+    ),
+    Fault(
+        "database-unseen",
+        "no span of a statement, though the service uses its database",
+        "{service} is connected to {systems}, and the trace {trace_id} has no span of a call to it.",
+        "This request needs none; or the engine or client is not instrumented, or was made before it was.{detail}",
+        "Ask a URL that needs it, with --expect {service}:{system}. To instrument an engine: "
+        "`SQLAlchemyInstrumentor().instrument(engine=engine)`, `telemetry.instrument_engine(engine)`.",
+    ),
+    Fault(
+        "tail-sampling",
+        "the same, and errors are always there",
+        "The Collector samples: of the traces without an error or a scenario it leaves most out.",
+        "It runs with `collector-sampling.yaml`. The doctor's order asks for a scenario, so that it is kept.",
+        "Where that is not meant, start without it.",
+    ),
+    Fault(
+        "health-checks-traced",
+        "Jaeger's list is full of requests that nobody made",
+        "{count} of the latest {total} traces of {service} are health checks.",
+        "Its instrumentation does not leave {paths} out.",
+        "OTEL_PYTHON_FLASK_EXCLUDED_URLS={names}; with Waybill's folder `telemetry.instrument_app(app, untraced=[…])`.",
+    ),
+)
+
+BY_NAME = {fault.name: fault for fault in (*FAULTS, *NOTICES)}
+
+
+HEAD = ("symptom", "name", "it says", "likely cause", "fix")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\")
+
+
+def with_tables(document: str) -> str:
+    """Return a document whose table under each heading of ours has what stands here."""
+    for heading, faults in {**SECTIONS, REMARKS: NOTICES}.items():
+        rows = [HEAD, ("---",) * len(HEAD)]
+        rows += [(fault.symptom, f"`{fault.name}`", fault.says, fault.cause, fault.fix) for fault in faults]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in rows).replace(
+            "| --- | --- | --- | --- | --- |", "|---|---|---|---|---|"
+        )
+        section = re.compile(rf"(^## {re.escape(heading)}\n(?:(?!## |\|).*\n)*)(?:\|.*\n)*", re.MULTILINE)
+        document, count = section.subn(rf"\g<1>{_escaped(table)}", document)
+        if count != 1:
+            raise ValueError(f"the document has no heading {heading!r}")
+    return document
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault as it was found: its texts with what is so here."""
+
+    name: str
+    says: str
+    cause: str
+    fix: str
+
+
+class Broken(Exception):
+    """The hop at which it breaks; there is no sense in looking further."""
+
+    def __init__(self, name: str, **facts: object) -> None:
+        self.finding = found(name, **facts)
+        super().__init__(self.finding.says)
+
+
+def found(name: str, **facts: object) -> Finding:
+    """The fault, or notice, of this name with its facts filled in. Raises KeyError where one is missing."""
+    fault = BY_NAME[name]
+    says, cause, fix = (text.format_map(facts).strip() for text in (fault.says, fault.cause, fault.fix))
+    # The names of services and URLs stay as they are.
+    return Finding(name, re.sub("^(the|what) ", lambda found: found[0].capitalize(), says), cause, fix)

@@ -1,0 +1,313 @@
+"""Whether a trace says what happened: in one piece, in the right order, each thing once."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+from . import processes, web
+from .faults import Broken, Finding, found
+from .jaeger import Jaeger
+from .otlp import SERVICE
+from .processes import Process
+from .traces import Span, Trace
+
+SECOND = 1_000_000_000
+# More than a busy machine or a synchronised clock explains, between the clocks of two hosts.
+CLOCK_TOLERANCE = SECOND // 20
+THIS_MACHINE = "this machine"
+HEALTH_CHECKS = {"health", "healthz", "readyz", "livez", "ready", "live", "ping", "heartbeat", "status"}
+LATEST = 50
+MANY = 200
+WORK = ("SERVER", "CONSUMER")
+"""The kinds of spans with which a service begins to work on something that comes from outside."""
+RECENT = timedelta(minutes=10)
+# Old names beside those of the stable conventions: whose service it is may not have moved yet.
+DATABASE = ("db.system.name", "db.system")
+METHOD = ("http.request.method", "http.method")
+URL = ("url.full", "http.url")
+HOST = ("server.address", "net.host.name")
+PORT = ("server.port", "net.host.port")
+STATUS = ("http.response.status_code", "http.status_code")
+PATH = ("url.path", "http.target", "http.route")
+
+Moments = tuple[int, int]
+"""When a request left and when its answer was there, in nanoseconds since 1970 by this machine's clock."""
+
+
+def check(trace: Trace, moments: Moments | None) -> Iterator[str | Finding]:
+    """What must hold for any trace of one request. Raises Broken for the first thing that does not.
+
+    Without the moments of the request, its trace begins where it begins: at a caller that may send no spans.
+    """
+    _check_ids(trace)
+    top = _begun_elsewhere(trace) if moments is None else None
+    if top:
+        yield found("caller-untraced", trace_id=trace.trace_id, span=top.name, service=top.service)
+    _check_parents(trace, top)
+    services = _enumeration(trace.services - {SERVICE})
+    root = "one root, no parent missing" if top is None else "no other parent missing"
+    count = "1 span" if len(trace.spans) == 1 else f"{len(trace.spans)} spans"
+    yield f"trace {trace.trace_id} is whole: {root}, {count}, of {services}"
+    _check_clocks(trace, moments)
+    hosts = {*trace.services - {SERVICE}, *({THIS_MACHINE} if moments else ())}
+    if len(hosts) > 1:
+        yield f"the clocks of {_enumeration(hosts)} agree"
+    _check_repetition(trace)
+    yield "nothing is recorded twice"
+
+
+def first(span: Span, names: Collection[str]) -> str:
+    """The value of the first of these attributes that the span has, or ""."""
+    return next((str(span.attributes[name]) for name in names if name in span.attributes), "")
+
+
+def path_of(span: Span) -> str:
+    """The path of a SERVER span's request, without a query."""
+    return first(span, PATH).partition("?")[0]
+
+
+def lost_contexts(jaeger: Jaeger, trace: Trace) -> list[tuple[Span, Span]]:
+    """Calls in the trace whose other side began a trace of its own, with the root of that.
+
+    The two belong together where the same path was called at the same time. Raises JaegerError.
+    """
+    parents = {span.parent_span_id for span in trace.spans}
+    calls = [span for span in trace.spans if span.kind == "CLIENT" and first(span, URL) and span.span_id not in parents]
+    if not calls:
+        return []
+    roots = [root for name in set(jaeger.services()) - trace.services for root in roots_of(jaeger, name, _span(calls))]
+    return [(call, root) for call in calls for root in roots if _same_request(call, root)]
+
+
+def check_contexts(jaeger: Jaeger, trace: Trace, known: Mapping[str, Process] | None = None) -> None:
+    """Whether each call that is in the trace was continued in it. Raises Broken where one was not, and JaegerError.
+
+    `known` are processes of services; others on this machine are found by the addresses in the trace.
+    """
+    if lost := lost_contexts(jaeger, trace):
+        call, root = lost[0]
+        _compare_formats(call, root, trace, known or {})
+        raise Broken(
+            "context-lost",
+            service=root.service,
+            other_trace_id=root.trace_id,
+            caller=call.service,
+            span=call.name,
+        )
+
+
+def roots_of(jaeger: Jaeger, service: str, moments: Moments) -> list[Span]:
+    """The SERVER spans of a service with which traces began between two moments. Raises JaegerError."""
+    spans = _spans_of(jaeger, service, moments, timedelta(seconds=1), LATEST)
+    return [span for span in spans if span.parent_span_id is None and span.kind == "SERVER"]
+
+
+def check_apart(jaeger: Jaeger, trace: Trace) -> Iterator[Finding]:
+    """Whether a service did a part of its work in another trace. Raises Broken where it did, and JaegerError.
+
+    Such a trace begins with a span that no request makes, while the service works on this one. One whose like begins
+    outside of all requests too comes of a job in the background.
+    """
+    ours = [span for span in trace.spans if span.kind in WORK]
+    for service in sorted({span.service for span in ours}):
+        served = [span for span in ours if span.service == service]
+        spans = _spans_of(jaeger, service, _span(served), timedelta(minutes=1), MANY)
+        apart = [span for span in spans if span.parent_span_id is None and span.kind in ("CLIENT", "INTERNAL")]
+        works = [span for span in spans if span.kind in WORK and span.trace_id != trace.trace_id]
+        jobs = {_what(root) for root in apart if not any(_within(root, work) for work in [*served, *works])}
+        for root in apart:
+            at_that_time = any(_within(root, each) for each in served)
+            if root.trace_id == trace.trace_id or _what(root) in jobs or not at_that_time:
+                continue
+            facts = {"service": service, "other_trace_id": root.trace_id, "span": root.name, "kind": root.kind}
+            if not any(_within(root, work) for work in works):
+                raise Broken("work-apart", **facts)
+            yield found("work-perhaps-apart", **facts)
+            break
+
+
+def unanswered_calls(trace: Trace) -> list[Span]:
+    """The HTTP calls that had an answer and of which no span of the other side is in the trace."""
+    parents = {span.parent_span_id for span in trace.spans}
+    calls = [span for span in trace.spans if span.kind == "CLIENT" and span.service != SERVICE and first(span, URL)]
+    return [span for span in calls if span.span_id not in parents and first(span, STATUS)]
+
+
+def address_of(call: Span) -> str:
+    """Where a call went, without a query."""
+    return web.without_passwords(first(call, URL).partition("?")[0])
+
+
+def _spans_of(jaeger: Jaeger, service: str, moments: Moments, around: timedelta, limit: int) -> list[Span]:
+    start, end = (datetime.fromtimestamp(moment / SECOND, UTC) for moment in moments)
+    traces = jaeger.find_traces(service, start - around, end + around, limit)
+    return [span for trace in traces for span in trace.spans if span.service == service]
+
+
+def _what(root: Span) -> tuple[str, str]:
+    return root.name, address_of(root)
+
+
+def _within(root: Span, work: Span) -> bool:
+    """Whether a trace began while a process worked on something, or right after."""
+    return _instance(root) == _instance(work) and work.start_ns <= root.start_ns <= work.end_ns + SECOND
+
+
+def _compare_formats(call: Span, root: Span, trace: Trace, known: Mapping[str, Process]) -> None:
+    """Whether the two sides of a call use the same headers for the context. Raises Broken where they do not."""
+    callers = [known[call.service]] if call.service in known else _served_by(trace, call.service)
+    for caller in callers:
+        for process in [known[root.service]] if root.service in known else processes.behind(first(call, URL), ""):
+            if process.environment and caller.environment and not caller.formats() & process.formats():
+                raise Broken(
+                    "propagators-differ",
+                    service=root.service,
+                    other_trace_id=root.trace_id,
+                    caller=call.service,
+                    caller_pid=caller.pid,
+                    pid=process.pid,
+                    sends=caller.environment.get("OTEL_PROPAGATORS") or "the default",
+                    takes=process.environment.get("OTEL_PROPAGATORS") or "the default",
+                )
+
+
+def _served_by(trace: Trace, service: str) -> list[Process]:
+    """The processes of a service on this machine, by the addresses at which it was called."""
+    for span in trace.spans:
+        if span.service == service and span.kind == "SERVER":
+            caller = trace.by_id.get(span.parent_span_id or "")
+            url = first(caller, URL) if caller else ""
+            host, port = first(span, HOST), first(span, PORT)
+            if found := processes.behind(url or f"http://{host.partition(':')[0]}:{port}", service):
+                return found
+    return []
+
+
+def notice_health_checks(jaeger: Jaeger, service: str) -> Iterator[Finding]:
+    """Say it where health checks are among the traces of a service. Raises JaegerError."""
+    now = datetime.now(UTC)
+    traces = jaeger.find_traces(service, now - RECENT, now + timedelta(minutes=1), LATEST)
+    roots = [span for trace in traces for span in trace.spans if span.parent_span_id is None]
+    checks = [
+        path for span in roots if span.kind == "SERVER" and (path := path_of(span)).rpartition("/")[2] in HEALTH_CHECKS
+    ]
+    if checks:
+        paths = sorted(set(checks))
+        yield found(
+            "health-checks-traced",
+            count=len(checks),
+            total=len(traces),
+            service=service,
+            paths=_enumeration(paths),
+            names=",".join(path.lstrip("/") for path in paths),
+        )
+
+
+def check_databases(trace: Trace, expected: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Whether each service has spans of the databases that it uses for this. Raises Broken where one has none."""
+    for service, systems in expected.items():
+        seen = {first(span, DATABASE) for span in trace.spans if span.service == service}
+        for system in systems:
+            if system not in seen:
+                raise Broken("no-database-spans", service=service, system=system, trace_id=trace.trace_id)
+    yield "each service records its databases"
+
+
+def has_database_spans(trace: Trace, service: str) -> bool:
+    """Whether the trace has a database span of this service."""
+    return any(span.service == service and first(span, DATABASE) for span in trace.spans)
+
+
+def _check_ids(trace: Trace) -> None:
+    roots = [span for span in trace.spans if span.parent_span_id is None]
+    if len(roots) > 1:
+        raise Broken("ids-repeat", trace_id=trace.trace_id, detail=f"it has {len(roots)} roots")
+    if len(trace.by_id) < len(trace.spans):
+        raise Broken("ids-repeat", trace_id=trace.trace_id, detail="two spans have the same id")
+
+
+def _begun_elsewhere(trace: Trace) -> Span | None:
+    """The span with which a trace without a root begins, if a request or message from outside makes such a span."""
+    tops = [span for span in trace.spans if span.parent_span_id not in trace.by_id]
+    remote = len(tops) == 1 and tops[0].parent_span_id is not None and tops[0].kind in ("SERVER", "CONSUMER")
+    return tops[0] if remote else None
+
+
+def _check_parents(trace: Trace, top: Span | None) -> None:
+    for span in sorted(trace.spans, key=lambda span: span.start_ns):
+        if span.parent_span_id is not None and span.parent_span_id not in trace.by_id and span is not top:
+            raise Broken("parent-missing", trace_id=trace.trace_id, span=span.name, service=span.service)
+
+
+def _check_clocks(trace: Trace, moments: Moments | None) -> None:
+    # From the root on, so that a wrong clock is told from the right ones before it.
+    for _, span in trace.tree():
+        parent = trace.by_id.get(span.parent_span_id or "")
+        if parent is None:
+            if span.kind == "SERVER" and moments:
+                _compare(span, THIS_MACHINE, *moments, "the request")
+        elif _instance(parent) != _instance(span):
+            # A consumer begins when it likes; and who gave up waiting may have been answered later.
+            waited = span.kind == "SERVER" and parent.kind == "CLIENT" and not parent.error
+            _compare(span, parent.service, parent.start_ns, parent.end_ns if waited else None, f"`{parent.name}`")
+
+
+def _compare(span: Span, other: str, earliest: int, latest: int | None, what: str) -> None:
+    """Hold the beginning of a span against what caused it."""
+    early, late = earliest - span.start_ns, span.start_ns - (latest or span.start_ns)
+    if max(early, late) > CLOCK_TOLERANCE:
+        shows = f"begins before {what} that caused it" if early > late else f"begins after {what} had its answer"
+        seconds = f"{max(early, late) / SECOND:.2f}"
+        raise Broken("clocks-differ", one=span.service, other=other, seconds=seconds, span=span.name, shows=shows)
+
+
+def _check_repetition(trace: Trace) -> None:
+    for span in trace.spans:
+        parent = trace.by_id.get(span.parent_span_id or "")
+        if parent and _instance(parent) == _instance(span) and _same_operation(parent, span):
+            raise Broken("instrumented-twice", service=span.service, span=span.name)
+
+
+def _same_operation(outer: Span, inner: Span) -> bool:
+    """Whether two spans of one process, one right within the other, are two records of one thing."""
+    if outer.kind == "SERVER":
+        # A second instrumentation makes its span INTERNAL, since it is not the first of the request.
+        # A request that the service dispatches to itself, as a batch does, is another one.
+        both = inner.kind == "SERVER" or (inner.kind == "INTERNAL" and bool(first(inner, METHOD)))
+        return both and _target(outer) == _target(inner)
+    # A client of a cloud's API rightly has a span of its own around that of the HTTP request.
+    both_http = bool(first(outer, METHOD)) and first(outer, URL) == first(inner, URL) != ""
+    both_database = first(outer, DATABASE) == first(inner, DATABASE) != ""
+    return outer.kind == inner.kind == "CLIENT" and (both_http or both_database)
+
+
+def _target(span: Span) -> tuple[str, str, str]:
+    """What a request asks for: method, path and query."""
+    query = first(span, ("url.query",)) or first(span, PATH).partition("?")[2]
+    return first(span, METHOD), path_of(span), query
+
+
+def _same_request(call: Span, root: Span) -> bool:
+    began_within = call.start_ns - CLOCK_TOLERANCE <= root.start_ns <= call.end_ns + CLOCK_TOLERANCE
+    return began_within and path_of(root) == _path(first(call, URL))
+
+
+def _path(url: str) -> str:
+    # An attribute may hold anything.
+    with suppress(ValueError):
+        return urlsplit(url).path or "/"
+    return "/"
+
+
+def _instance(span: Span) -> tuple[str, str]:
+    return span.service, str(span.resource.get("service.instance.id", ""))
+
+
+def _span(spans: Collection[Span]) -> Moments:
+    return min(span.start_ns for span in spans), max(span.end_ns for span in spans)
+
+
+def _enumeration(names: Collection[str]) -> str:
+    *most, last = sorted(names)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,34 @@
+"""Telemetry never fails its host: an error inside one of its hooks becomes a line in the log, and nothing else."""
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+from .errors import type_name
+
+P = ParamSpec("P")
+
+log = logging.getLogger(__name__)
+
+_reported: set[str] = set()
+
+
+def guarded(hook: Callable[P, object]) -> Callable[P, None]:
+    """Return the hook so that its errors end here; the first one of each hook is a warning, more are DEBUG."""
+
+    @wraps(hook)
+    def guard(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:
+            report(hook.__qualname__, error)
+
+    return guard
+
+
+def report(what: str, error: Exception) -> None:
+    """Log that a hook failed: as a warning with its stack once, then at DEBUG. The text of an error may hold data."""
+    level = logging.DEBUG if what in _reported else logging.WARNING
+    _reported.add(what)
+    log.log(level, "%s failed, and what it would have recorded is missing: %s", what, type_name(error), exc_info=error)

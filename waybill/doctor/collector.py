@@ -1,0 +1,71 @@
+"""Our Collector: what it tells of itself beside the way of the spans."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from doctor import pipeline, web
+from doctor.faults import Broken, Finding, found
+from doctor.web import Unanswered
+from waybill.ledger.numbers import parse
+
+
+class Collector(pipeline.Collector):
+    """A Collector whose metrics, and perhaps its log, can be read."""
+
+    def __init__(self, metrics_url: str, log: Path) -> None:
+        self.metrics_url = metrics_url
+        self.log = log
+
+    def check(self) -> None:
+        """Whether it shows its metrics, which tell that it runs. Raises Broken where not."""
+        try:
+            runs = "otelcol_" in web.ask(self.metrics_url).text
+        except Unanswered as error:
+            raise Broken("collector-away", where=self.metrics_url, detail=error) from error
+        if not runs:
+            raise Broken("collector-away", where=self.metrics_url, detail="another program does")
+
+    def waiting(self) -> str:
+        """How many spans wait for Jaeger, as a sentence; "" where none do, or it does not tell."""
+        queued = 0
+        # Another program may have its port.
+        with suppress(ValueError):
+            queued = parse(self._metrics()).total("otelcol_exporter_queue_size", data_type="traces")
+        return f" {queued:,} spans wait in the Collector." if queued else ""
+
+    def samples(self) -> bool:
+        """Whether a tail sampler is at work."""
+        return "otelcol_processor_tail_sampling" in self._metrics()
+
+    def last_complaint(self) -> str:
+        """Why it could not send, as the end of its log has it."""
+        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
+        for line in reversed(lines):
+            if "Exporting failed" in line:
+                # What Go says of a connection, without what each layer put around it.
+                error = re.sub(r".*desc = ", "", str(_fields(line).get("error", ""))).replace('"', "")
+                return f"Its log says: {error}." if error else ""
+        return ""
+
+    def _metrics(self) -> str:
+        with suppress(Unanswered):
+            return web.ask(self.metrics_url).text
+        return ""
+
+
+def notice_sampling(collector: Collector) -> Iterator[Finding]:
+    """Say it where the Collector leaves traces out."""
+    if collector.samples():
+        yield found("tail-sampling")
+
+
+def _fields(line: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
