@@ -9,12 +9,22 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from telemetry.traces import DEEPEST, Span, Trace, duration, unqualified
+from telemetry.traces import DEEPEST, Span, Trace, chosen, duration, unqualified
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow")
 ERROR = "bold red"
 # The shortest bar, as a part of the whole time: a bar of no width could not be seen.
 SHORTEST_BAR = 0.02
+SHOWN = (
+    "http.response.status_code",
+    "http.request.resend_count",
+    "db.response.status_code",
+    "order.id",
+    "order.outcome",
+    "waybill.delivery_count",
+    "pool.holders.routes",
+)
+"""Attributes that tell what came of a span; the error's type stands beside its description."""
 
 
 def render(trace: Trace) -> RenderableType:
@@ -53,12 +63,17 @@ def headline(trace: Trace) -> Text:
 
 
 def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
-    """What is worth knowing of a span beside its time, and when it was: errors, events, links, and what looks wrong."""
+    """Yield what is worth knowing of a span beside its time, and when it was.
+
+    That is errors, the attributes of SHOWN, events, links, and what looks wrong.
+    """
     if span.error:
         yield Text(printable(span.failure), ERROR), ""
+    if attributes := chosen(span.attributes, SHOWN):
+        yield Text(printable(" ".join(attributes)), "dim"), ""
     for event in span.events:
         kind = unqualified(event.attributes.get("exception.type"))
-        text = f"{event.name} {kind}" if kind else event.name
+        text = " ".join([event.name, *([kind] if kind else []), *chosen(event.attributes, SHOWN)])
         yield Text(f"◆ {printable(text)}", "dim"), f"at {duration(event.time_ns - trace.start_ns)}"
     for link in span.links:
         target = trace.by_id.get(link.span_id)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 from opentelemetry import trace
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 from opentelemetry.trace import format_span_id
 from playwright.sync_api import expect
 
@@ -23,6 +25,7 @@ from tests.browser.shop import assert_highlighted, place_order, row, rows, shown
 from tests.browser.spans import id_of, send_span
 from tests.documents import ROOT
 from tests.house import House, wait_until
+from tests.otlp import pair, send_spans
 from tests.system.api.shopping import hanging
 
 HOSTILE = [
@@ -170,6 +173,26 @@ def test_a_trace_with_a_hole_is_shown_and_said_to_have_one(visit: Open, house: H
     page = visit(f"/traces/{id_of(root)}")
     expect(page.locator("tbody tr")).to_have_count(2)
     expect(page.locator(".state")).to_have_text("not whole: 1 parent is missing")
+
+
+def test_a_span_of_a_kind_that_is_not_known_yet_is_shown_alike_on_the_page_and_in_the_terminal(
+    visit: Open, house: House
+) -> None:
+    trace_id, begin = os.urandom(16), time.time_ns()
+    spans = [Span(trace_id=trace_id, span_id=os.urandom(8), name="of the future", kind=9)]  # type: ignore[arg-type]
+    spans[0].start_time_unix_nano, spans[0].end_time_unix_nano = begin, begin + 4_210_000
+    of_resource = ResourceSpans(scope_spans=[ScopeSpans(spans=spans)])
+    of_resource.resource.attributes.append(pair("service.name", "odd"))
+    send_spans(house, [of_resource])
+    page = visit(f"/traces/{trace_id.hex()}")
+    rows(page, "odd")
+    expect(row(page, "odd", "of the future").locator("td.time")).to_have_text("4.21 ms")
+    expect(page.locator(".kind")).to_have_count(0)
+    command = [sys.executable, "-m", "waybill", "trace", trace_id.hex()]
+    environment = os.environ | {"WAYBILL_JAEGER_PORT": str(house.settings.jaeger_port)}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"of the future +4\.21 ms", run.stdout), run.stdout
 
 
 def test_a_trace_that_jaeger_does_not_have_is_said_to_be_missing(visit: Open) -> None:

@@ -81,6 +81,15 @@ def test_events_are_shown_with_their_moment() -> None:
     assert " ".join(second.split()) == "◆ exception ReadTimeout at 8.00 ms"
 
 
+def test_attributes_that_tell_what_came_of_a_span_stand_below_it() -> None:
+    attributes = {"order.outcome": "out of\x1b stock", "http.response.status_code": 409, "url.path": "/orders"}
+    taken = Event("taken_up", NOON, {"order.id": "7"})
+    _, *told, event = lines(span(1, None, "POST /orders", 0, 9, attributes=attributes, events=(taken,)))
+    text = " ".join(line.strip() for line in told)
+    assert text == 'http.response.status_code=409 order.outcome="out of\\u001b stock"'
+    assert " ".join(event.split()) == "◆ taken_up order.id=7 at 0 µs"
+
+
 def test_a_link_names_its_span_or_the_other_trace() -> None:
     here, elsewhere = Link(TRACE_ID, f"{1:016x}"), Link("b" * 32, f"{1:016x}"[::-1])
     shown = lines(
