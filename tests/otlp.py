@@ -1,9 +1,10 @@
 """OTLP by hand: spans of any content, sent to a real Collector, and a backend that keeps what comes out as it is."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Condition
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Condition, Thread
 from typing import Any, Self
 
 import grpc  # type: ignore[import-untyped]
@@ -15,32 +16,81 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from tests.house import PATIENCE_SECONDS, House
 
 
+class OverHttp:
+    """Takes OTLP over HTTP on a free port, and hands on the body of each request."""
+
+    def __init__(self, take: Callable[[bytes], object], status: int = 200) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                take(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Keep quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # It would wait for connections that the Collector keeps open.
+        self._server.block_on_close = False
+        self._thread = Thread(target=self._server.serve_forever)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def hand_on(body: bytes, endpoint: str) -> None:
+    """Send spans that came over HTTP to an endpoint that takes gRPC."""
+    with grpc.insecure_channel(endpoint.removeprefix("http://")) as channel:
+        channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")(body, PATIENCE_SECONDS)
+
+
 class Backend:
-    """Stands where Jaeger would, and keeps what it is sent as it is."""
+    """Stands where Jaeger would, and keeps what it is sent as it is.
+
+    The Collector sends to `address`, by OTLP over HTTP, and a service to `endpoint`, by OTLP over gRPC.
+    """
 
     def __init__(self) -> None:
         self._changed = Condition()
         self._kept: list[ExportTraceServiceRequest] = []
+        self._http = OverHttp(lambda body: self._keep(ExportTraceServiceRequest.FromString(body)))
+        self.address = self._http.address
         self._server = grpc.server(ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
         method = grpc.unary_unary_rpc_method_handler(
             self._export, request_deserializer=ExportTraceServiceRequest.FromString
         )
         service = "opentelemetry.proto.collector.trace.v1.TraceService"
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": method}),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     def __enter__(self) -> Self:
         self._server.start()
+        self._http.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._http.__exit__()
         self._server.stop(grace=1).wait()
 
     def _export(self, request: ExportTraceServiceRequest, _context: object) -> bytes:
+        self._keep(request)
+        return b""
+
+    def _keep(self, request: ExportTraceServiceRequest) -> None:
         with self._changed:
             self._kept.append(request)
             self._changed.notify_all()
-        return b""
 
     def received(self) -> list[ResourceSpans]:
         """What has arrived: one entry for each span, with its resource and scope."""

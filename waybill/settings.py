@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     metrics_port: Port = 8889
     """The metrics of all services, as the Collector hands them on."""
     jaeger_port: Port = 16686
-    jaeger_otlp_port: Port = 14317
+    jaeger_otlp_port: Port = 14318
     jaeger_health_port: Port = 13134
     jaeger_metrics_port: Port = 8890
     """What Jaeger counts of itself."""

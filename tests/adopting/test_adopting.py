@@ -18,6 +18,7 @@ import requests
 from telemetry.testing import Receiver, Span, assert_tree, render
 from tests.documents import blocks
 from tests.house import PATIENCE_SECONDS, House, wait_until
+from tests.otlp import OverHttp, hand_on
 from tests.ports import free_port
 from tests.small_services import ROOT, ended, served, session, start
 from waybill import binaries, postgres
@@ -139,7 +140,8 @@ def test_the_collector_of_the_page_starts_as_it_says_and_passes_spans_on(
     given = dict(word.split("=") for word in words if re.match("[A-Z_]+=", word))
     # Its Jaeger is our receiver, and its ports are free ones.
     ports = {name: f"127.0.0.1:{free_port()}" for name in ("OTLP_GRPC_ENDPOINT", "HEALTH_ENDPOINT", "METRICS_ENDPOINT")}
-    where = {"JAEGER_OTLP_ENDPOINT": receiver.endpoint.removeprefix("http://"), "SELF_METRICS_PORT": str(free_port())}
+    jaeger = OverHttp(lambda body: hand_on(body, receiver.endpoint))
+    where = {"JAEGER_OTLP_ENDPOINT": jaeger.address, "SELF_METRICS_PORT": str(free_port())}
     assert where.keys() - {"SELF_METRICS_PORT"} <= given.keys()
     shutil.copy(ROOT / "collector-config.yaml", tmp_path)
     command = [binaries.find("otelcol"), *words[len(given) + 1 :]]
@@ -147,11 +149,12 @@ def test_the_collector_of_the_page_starts_as_it_says_and_passes_spans_on(
     try:
         endpoint = f"http://{ports['OTLP_GRPC_ENDPOINT']}"
         wait_until(lambda: collector.poll() is not None or answers(f"http://{ports['HEALTH_ENDPOINT']}/"), "Collector")
-        with step(8, receiver, databases, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as order:
-            response = order("tok_visa")
-            # This one is logged.
-            assert order("tok_broken").status_code == 500
-        receiver.wait_for_trace(response.headers["traceresponse"].split("-")[1], "XDEL", timeout=PATIENCE_SECONDS)
+        with jaeger:
+            with step(8, receiver, databases, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as order:
+                response = order("tok_visa")
+                # This one is logged.
+                assert order("tok_broken").status_code == 500
+            receiver.wait_for_trace(response.headers["traceresponse"].split("-")[1], "XDEL", timeout=PATIENCE_SECONDS)
         wait_until((tmp_path / given["LOGS_FILE"]).exists, "the log")
     finally:
         collector.terminate()

@@ -1,15 +1,17 @@
 """What the Collector has accepted it stores in the end, whatever dies meanwhile; what it cannot, it refuses."""
 
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import grpc  # type: ignore[import-untyped]
 import pytest
 import requests
 import yaml
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -22,6 +24,10 @@ from waybill.supervise import ROOT
 OURS = tuple(name for name in SERVICES if name != "acquirer")
 ORDERS = 10
 QUEUE = 600
+LARGE_TEXT = "x" * 40 * 1024
+LARGE_REQUESTS, LARGE_SPANS = 26, 50
+CONSUMERS = 4
+"""How many batches the Collector sends side by side: num_consumers in collector-config.yaml."""
 SERIES = 1000
 """The limit of one service in collector-config.yaml."""
 
@@ -72,16 +78,51 @@ def test_what_was_accepted_outlives_a_kill_in_the_midst_of_sending(house: House)
         assert backend.wait_for(accepted).keys() == accepted
 
 
-def test_it_never_gives_up() -> None:
+def test_large_spans_outlive_a_jaeger_that_hangs(house: House) -> None:
+    house.start("collector", "jaeger")
+    house.processes["jaeger"].send_signal(signal.SIGSTOP)
+    try:
+        for sending in range(1, CONSUMERS + 1):
+            send_spans(house, [one_span()])
+            wait_until(partial(in_flight, house, sending), "it is being sent")
+        # All that comes now waits, and is made into batches that are as large as they may be.
+        for _ in range(LARGE_REQUESTS):
+            send_spans(house, [large_span() for _ in range(LARGE_SPANS)])
+    finally:
+        house.processes["jaeger"].send_signal(signal.SIGCONT)
+    wait_until(lambda: own(house, "otelcol_exporter_queue_size") == 0, "the queue is empty")
+    assert own(house, "otelcol_exporter_send_failed_spans") == 0
+    spans = CONSUMERS + LARGE_REQUESTS * LARGE_SPANS
+    assert own(house, "otelcol_exporter_sent_spans") == spans
+    # More, if one was sent whose answer came too late.
+    assert stored(house) >= spans
+
+
+def test_the_largest_request_fits_into_a_batch_and_a_batch_into_a_request_to_jaeger() -> None:
+    usual, jaeger = (
+        yaml.safe_load((ROOT / file).read_text()) for file in ("collector-config.yaml", "deploy/jaeger.yaml")
+    )
+    received = usual["receivers"]["otlp"]["protocols"]["grpc"]["max_recv_msg_size_mib"] * 2**20
+    batch = usual["exporters"]["otlp_http"]["sending_queue"]["batch"]
+    assert batch["sizer"] == "bytes"
+    assert received + batch["min_size"] < batch["max_size"]
+    # Jaeger's default, for a Jaeger that is not ours.
+    assert batch["max_size"] < 20 * 2**20
+    assert batch["max_size"] < jaeger["receivers"]["otlp"]["protocols"]["http"]["max_request_body_size"]
+
+
+def test_it_never_gives_up_and_soon_tries_again() -> None:
     usual, tail = (yaml.safe_load((ROOT / f"collector-{name}.yaml").read_text()) for name in ("config", "sampling"))
-    # 0 is for ever, and the default is five minutes.
-    assert usual["exporters"]["otlp_grpc"]["retry_on_failure"]["max_elapsed_time"] == 0
-    assert "otlp_grpc" not in tail["exporters"]
+    # 0 is for ever, and the default is five minutes. By gRPC it would connect again after up to two minutes.
+    retry = usual["exporters"]["otlp_http"]["retry_on_failure"]
+    assert retry == {"max_elapsed_time": 0, "initial_interval": "1s", "max_interval": "5s"}
+    assert usual["service"]["pipelines"]["traces/jaeger"]["exporters"] == ["otlp_http"]
+    assert "otlp_http" not in tail["exporters"]
 
 
 def test_a_full_queue_refuses_what_it_cannot_keep_and_says_so(house: House) -> None:
     part = house.parts["collector"]
-    limit = f"--set=exporters.otlp_grpc.sending_queue.queue_size={QUEUE}"
+    limit = f"--set=exporters.otlp_http.sending_queue.queue_size={QUEUE}"
     house.parts["collector"] = replace(part, command=[*part.command, limit])
     house.start("collector")
     send_spans(house, [one_span() for _ in range(QUEUE)])
@@ -154,6 +195,18 @@ def send_until_it_fails(house: House) -> set[bytes]:
         except grpc.RpcError:
             return accepted
         accepted |= {span_of(of).span_id for of in spans}
+
+
+def in_flight(house: House, requests: int) -> bool:
+    """Whether the Collector waits for the answers to so many requests."""
+    return own(house, "otelcol_exporter_in_flight_requests") == requests
+
+
+def large_span() -> ResourceSpans:
+    """A span of 40 KiB. They are in a link, where no limit of values reaches them."""
+    of = one_span()
+    span_of(of).links.append(Span.Link(trace_id=bytes(16), span_id=bytes(8), attributes=[pair("prompt", LARGE_TEXT)]))
+    return of
 
 
 def of_service(service: str, *, name: str = "GET /orders/<uuid:order_id>", instance: str = "worker") -> ResourceSpans:

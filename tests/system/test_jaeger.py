@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,10 +12,10 @@ from threading import Thread
 import pytest
 import requests
 from click.testing import CliRunner
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
@@ -88,11 +88,24 @@ def wait_until_it_answers(jaeger: Jaeger, process: subprocess.Popen[bytes], log:
             return
 
 
+class OverHttp(SpanExporter):
+    """Sends spans to Jaeger as the Collector does."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/v1/traces"
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        body = encode_spans(spans).SerializeToString()
+        with requests.Session() as session:
+            session.trust_env = False
+            session.post(self._url, body, headers={"Content-Type": "application/x-protobuf"}).raise_for_status()
+        return SpanExportResult.SUCCESS
+
+
 def tracer(service: str, otlp_port: int) -> Tracer:
     """Each span is exported, and has arrived, when it ends."""
     provider = TracerProvider(resource=Resource({"service.name": service}), shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{otlp_port}", insecure=True)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(SimpleSpanProcessor(OverHttp(otlp_port)))
     return provider.get_tracer("test")
 
 

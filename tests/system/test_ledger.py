@@ -7,17 +7,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
-import grpc
 import psutil
 import pytest
 
 from doctor.jaeger import Jaeger
 from telemetry.traces import Trace
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
+from tests.otlp import OverHttp
 from tests.ports import free_port
 from tests.system.test_collector import own
 from waybill.ledger.balance import Ledger
@@ -359,12 +358,9 @@ def nobody() -> str:
 
 @contextmanager
 def nobody_who_knows_spans() -> Iterator[str]:
-    """The address of a gRPC server that answers every call with UNIMPLEMENTED: sending again is of no use."""
-    server = grpc.server(ThreadPoolExecutor(1))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None).wait()
+    """The address of a server that has nothing at the path for spans: sending again is of no use."""
+    with OverHttp(lambda _: None, status=404) as server:
+        yield server.address
 
 
 def waybill(house: House, *arguments: str) -> tuple[int, str]:

@@ -272,7 +272,7 @@ def test_all_else_gets_through_as_it_is(house: House, backend: Backend) -> None:
 def test_the_spans_of_orders_get_through_as_the_services_sent_them(house: House, backend: Backend) -> None:
     with ExitStack() as stack:
         before = stack.enter_context(Backend())
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{before.address}", "REQUEST_DEADLINE": "60"}
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": before.endpoint, "REQUEST_DEADLINE": "60"}
         services = stack.enter_context(House(environment))
         services.start(*DATABASES)
         services.start(*SERVICES)

@@ -41,7 +41,7 @@ def recorded() -> dict[str, Trace]:
     """A trace of each kind, as the services send it."""
     with ExitStack() as stack:
         backend = stack.enter_context(Backend())
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{backend.address}", "REQUEST_DEADLINE": "60"}
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint, "REQUEST_DEADLINE": "60"}
         house = stack.enter_context(House(environment))
         house.start(*DATABASES)
         house.start(*SERVICES)

@@ -71,11 +71,11 @@ def collector(
     return parse(f"""# the Collector
 target_info{{service_instance_id="{name}"}} 1
 otelcol_receiver_accepted_spans{{receiver="otlp"}} {accepted}
-otelcol_exporter_sent_spans{{exporter="otlp_grpc"}} {sent}
+otelcol_exporter_sent_spans{{exporter="otlp_http"}} {sent}
 otelcol_exporter_sent_spans{{exporter="debug"}} {sent}
-otelcol_exporter_queue_size{{exporter="otlp_grpc"}} {queued}
-otelcol_exporter_send_failed_spans{{exporter="otlp_grpc"}} {rejected}
-otelcol_exporter_enqueue_failed_spans{{exporter="otlp_grpc"}} {not_queued}
+otelcol_exporter_queue_size{{exporter="otlp_http"}} {queued}
+otelcol_exporter_send_failed_spans{{exporter="otlp_http"}} {rejected}
+otelcol_exporter_enqueue_failed_spans{{exporter="otlp_http"}} {not_queued}
 {sampling}""")
 
 

@@ -9,7 +9,7 @@ from waybill.orders import SHIPPED
 from waybill.settings import Settings
 
 NOTHING = Numbers({})
-TO_JAEGER = "otlp_grpc"
+TO_JAEGER = "otlp_http"
 TO_STORAGE = "jaeger_storage_exporter"
 
 

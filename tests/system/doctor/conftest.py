@@ -42,14 +42,12 @@ def other_collector(house: House, tmp_path_factory: pytest.TempPathFactory) -> I
             "otlp/tls": {"protocols": {"grpc": _with_tls(tls, certificate, key)}},
             "otlp/expired": {"protocols": {"grpc": _with_tls(expired, expired_certificate, key)}},
         },
-        "exporters": {
-            "otlp_grpc": {"endpoint": f"127.0.0.1:{house.settings.jaeger_otlp_port}", "tls": {"insecure": True}}
-        },
+        "exporters": {"otlp_http": {"endpoint": f"http://127.0.0.1:{house.settings.jaeger_otlp_port}"}},
         "service": {
             "extensions": ["health_check"],
             "telemetry": {"metrics": {"level": "none"}},
             "pipelines": {
-                "traces": {"receivers": ["otlp/http", "otlp/tls", "otlp/expired"], "exporters": ["otlp_grpc"]}
+                "traces": {"receivers": ["otlp/http", "otlp/tls", "otlp/expired"], "exporters": ["otlp_http"]}
             },
         },
     }
