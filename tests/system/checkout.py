@@ -91,7 +91,7 @@ def work(tracer: trace.Tracer) -> None:
     """What a service does without a request, often."""
     while True:
         with tracer.start_as_current_span("sweep"):
-            time.sleep(0.01)
+            time.sleep(0.05)
 
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
