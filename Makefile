@@ -1,48 +1,67 @@
 # `make demo` is all that a new machine needs: Python 3.11 or newer, and a network for the first time.
 PYTHON ?= python3
 VENV = .venv
-WAYBILL = $(VENV)/bin/python -m waybill
-CHOICES = $(if $(SAMPLING),WAYBILL_SAMPLING=$(SAMPLING)) $(if $(METRICS),WAYBILL_METRICS=$(METRICS))
+WAYBILL = WAYBILL_TYPED=make $(VENV)/bin/python -m waybill
+CHOICES = $(if $(SAMPLING),WAYBILL_SAMPLING="$$SAMPLING") $(if $(METRICS),WAYBILL_METRICS="$$METRICS")
+# make puts the variables that the reader types into the environment. Commands read them there, in quotes, so that
+# the shell takes none of it for its own.
+# Ctrl-C ends a command with a line of its own and the status 130, which make is not to call an error as well; $(2) is
+# another such status. The trap keeps the shell until the command has ended.
+run = @trap : INT; $(1); status=$$?; case $$status in 0|130$(if $(2),|$(2))) ;; *) exit $$status ;; esac
 .DEFAULT_GOAL := help
 
-help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+help: ## what there is to make, with its variables
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p; s/^##   ([A-Z]+=[^ ]*) +/\t\1\t/p' $(MAKEFILE_LIST) | expand -t 14,46
 
 setup: $(VENV)/tool ## the environment alone: .venv, from hash-locked requirements
+##   PYTHON=python3.13    the Python to make it with, in this and every other target
 
 demo: $(VENV)/tool ## everything, from nothing to orders with their traces; Ctrl-C ends it
-	@$(CHOICES) $(WAYBILL) up --demo
+##   SAMPLING=tail        keep a choice of the traces
+##   METRICS=on           Prometheus beside the rest
+	$(call run,$(CHOICES) $(WAYBILL) up --demo)
 
-up: $(VENV)/tool ## start everything in the background; METRICS=on adds Prometheus, SAMPLING=tail keeps a choice of the traces
-	@$(CHOICES) $(WAYBILL) up --background
+up: $(VENV)/tool ## start everything in the background
+##   SAMPLING=tail        keep a choice of the traces
+##   METRICS=on           Prometheus beside the rest
+	$(call run,$(CHOICES) $(WAYBILL) up --background)
 
 down: $(VENV)/tool ## end what `make up` started
-	@$(WAYBILL) down
+	$(call run,$(WAYBILL) down)
 
 status: $(VENV)/tool ## what runs, and the memory that it takes
-	@$(WAYBILL) status
+	$(call run,$(WAYBILL) status)
 
 load: $(VENV)/tool ## 200 orders, and whether each has its trace
-	@$(WAYBILL) load $(if $(ORDERS),--orders $(ORDERS)) $(if $(RATE),--rate $(RATE)) $(if $(MIX),--mix $(MIX))
+##   ORDERS=200           how many
+##   USERS=8              how many customers place them at once
+##   RATE=20              orders a second; without it, as fast as they are answered
+##   MIX=completed=9,slow-query=1    kinds of orders and their weights
+	$(call run,$(WAYBILL) load $${ORDERS:+--orders="$$ORDERS"} $${USERS:+--users="$$USERS"} $${RATE:+--rate="$$RATE"} \
+		$${MIX:+--mix="$$MIX"})
 
 load-ui: $(VENV)/tool ## Locust's web page instead
-	@$(WAYBILL) load --web-ui
+	$(call run,$(WAYBILL) load --web-ui)
 
-drill: $(VENV)/tool ## a fault among 30 orders, to be found in Jaeger: SEED=7 repeats a drill
-	@# Its status 3 is a wrong answer, which make would call an error.
-	@$(WAYBILL) drill $(if $(SEED),--seed $(SEED)) || [ $$? -eq 3 ]
+drill: $(VENV)/tool ## a fault among 30 orders, to be found in Jaeger or with `make trace` in a second terminal
+##   SEED=7               repeat a drill
+# Its status 3 is a wrong answer, which is no error of make.
+	$(call run,$(WAYBILL) drill $${SEED:+--seed="$$SEED"},3)
 
 ledger: $(VENV)/tool ## what became of every span, and where any were lost
-	@$(WAYBILL) ledger
+	$(call run,$(WAYBILL) ledger)
 
-trace: $(VENV)/tool ## one trace as a waterfall: make trace ID=...
-	@$(WAYBILL) trace $(ID)
+trace: $(VENV)/tool ## one trace as a waterfall
+##   ID=0af7651916cd...   the trace's id, from the answer to an order
+##   WAIT=5               how many seconds to wait for spans that are on their way
+	$(call run,$(WAYBILL) trace $${WAIT:+--wait="$$WAIT"} -- $${ID:+"$$ID"})
 
 dead-letters: $(VENV)/tool ## messages that fulfilment put aside; REPLAY=<id> sends one back, DROP=<id> deletes it, or all
 	@$(WAYBILL) dead-letters $(if $(REPLAY),replay '$(REPLAY)',$(if $(DROP),drop '$(DROP)',list))
 
 doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, and its fix
-	@$(WAYBILL) doctor $(if $(SCENARIO),--scenario $(SCENARIO))
+##   SCENARIO=slow-query  the order asks for a fault
+	$(call run,$(WAYBILL) doctor $${SCENARIO:+--scenario="$$SCENARIO"})
 
 check: lint ## what to run after each change: lint, types, and the tests that need nothing but Python; under a minute
 	$(VENV)/bin/pytest --quiet --numprocesses auto tests/unit tests/telemetry
@@ -54,8 +73,9 @@ test: $(VENV)/dev ## every test that needs no Docker
 test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down
 	$(VENV)/bin/pytest tests/docker
 
-test-faults: $(VENV)/dev ## end and kill parts under load, then check the books: SEED=7 repeats a run
-	SEED=$(or $(SEED),1) $(VENV)/bin/pytest --numprocesses 2 tests/faults
+test-faults: $(VENV)/dev ## end and kill parts under load, then check the books
+##   SEED=7               repeat a run
+	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 2 tests/faults
 
 trees: $(VENV)/dev ## write every tree that the documents and the tests have anew, from real runs: review them like code
 	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/unit/test_blocks.py \
@@ -88,17 +108,9 @@ lock: $(VENV)/dev ## compile requirements/*.txt from pyproject.toml
 	$(LOCK) --extra tool --constraint requirements/services.txt --output-file requirements/tool.txt
 	$(LOCK) --extra tool --extra dev --constraint requirements/tool.txt --output-file requirements/dev.txt
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Waybill needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || \
-		{ rm -rf $(VENV); echo "this Python cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
-
-# A stamp for each set of requirements: done only when pip has ended well.
-$(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
-	@echo "installing requirements/$*.txt into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
-	@touch $@
+# A stamp for each set of requirements: done only when the installation has ended well.
+$(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
+	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< && touch $@)
 
 .PHONY: help setup demo up down status load load-ui drill ledger trace dead-letters doctor doctor-table check test \
 	test-docker test-faults trees lint lint-workflows lint-devcontainer lock

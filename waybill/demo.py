@@ -7,6 +7,7 @@ from rich.console import Console
 from doctor.jaeger import Jaeger, JaegerError
 from waybill import waterfall
 from waybill.orders import KINDS, Kind, outcome
+from waybill.progress import waiting
 from waybill.settings import settings
 
 SKU = "TEA-EARL-GREY"
@@ -29,7 +30,8 @@ def _place_and_show(jaeger: Jaeger) -> None:
     link = jaeger.link if jaeger.has_web_ui() else settings().trace_url
     console = Console()
     for number, kind in enumerate(kind for kind in KINDS.values() if not kind.scenario):
-        status, trace_id = _place(kind)
+        with waiting(lambda: "waiting for the answer to an order"):
+            status, trace_id = _place(kind)
         place = f"{outcome(status)}. Its trace: {link(trace_id)}"
         console.print(f"\nOrder {number + 1}: {place}", soft_wrap=True, highlight=False)
         if number == 0:
@@ -50,9 +52,10 @@ def _place(kind: Kind) -> tuple[int, str]:
 
 
 def _show(jaeger: Jaeger, trace_id: str, kind: Kind, console: Console) -> None:
-    trace = jaeger.wait_for_trace(
-        trace_id, lambda trace: not trace.problems() and trace.services >= kind.services, timeout=TRACE_SECONDS
-    )
+    with waiting(lambda: "waiting for the spans of this order"):
+        trace = jaeger.wait_for_trace(
+            trace_id, lambda trace: not trace.problems() and trace.services >= kind.services, timeout=TRACE_SECONDS
+        )
     if trace:
         console.print(waterfall.render(trace))
     else:

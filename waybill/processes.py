@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +13,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 POLL_SECONDS = 0.05
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long what a part left behind has to end.
 ORPHAN_SECONDS = 2.0
 # The clock that a creation time is computed from may be set while the process runs.
@@ -73,6 +74,20 @@ class State(BaseModel):
 def running(name: str, pid: int, **bounds: signal.Signals | float) -> Running:
     """The record of a process that lives now. Raises psutil.NoSuchProcess when it does not."""
     return Running.model_validate({"name": name, "pid": pid, "created": psutil.Process(pid).create_time(), **bounds})
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Deliver signals to stop only after the block, so that a process that is just being started is not lost."""
+    came: list[int] = []
+    before = {stop: signal.signal(stop, lambda number, _: came.append(number)) for stop in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def end(part: Running, say: Callable[[str], None]) -> bool:

@@ -12,6 +12,8 @@ from platformdirs import user_cache_path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from waybill import typed
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -75,5 +77,5 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = (f"WAYBILL_{str(e['loc'][0]).upper()}={e['input']}: {e['msg']}." for e in error.errors())
+        wrong = (f"{typed.setting(str(e['loc'][0]), e['input'])}={e['input']}: {e['msg']}." for e in error.errors())
         raise click.ClickException("\n".join(wrong)) from error

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 
@@ -72,11 +73,20 @@ class Life:
     ready: bool = True
 
 
+INTERRUPTED = 128 + signal.SIGINT
+
+
 class StoppedError(click.ClickException):
     """Someone asked to stop before everything was ready."""
 
+    exit_code = INTERRUPTED
+
     def __init__(self) -> None:
         super().__init__("Stopped before everything was ready.")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it as what was asked for, and not as an error."""
+        click.echo(self.message, file=file or sys.stderr)
 
 
 class Supervisor:
@@ -209,6 +219,9 @@ class Supervisor:
             self._children[part.name] = child
 
     def _raise_first_failure(self, started: dict[str, Future[None]]) -> None:
+        if self._giving_up and self.stop_asked:
+            # Ctrl-C may have reached a part as well, which had no session of its own yet.
+            raise StoppedError
         self._check()
         failures = [error for future in started.values() if (error := future.exception())]
         if failures:

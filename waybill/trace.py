@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 
 from doctor.jaeger import Jaeger, JaegerError
-from waybill import waterfall
+from waybill import typed, waterfall
 from waybill.settings import settings
 
 
@@ -40,8 +40,8 @@ def trace(trace_id: str, wait: float) -> None:
     if found is None:
         raise click.ClickException(
             f"Jaeger has no trace {trace_id}. Either it was not sampled, or its spans have not arrived yet "
-            "(try a larger --wait), or Jaeger has forgotten it: it keeps the newest traces in memory alone, "
-            "until it stops."
+            f"(try a larger {typed.option('--wait')}), or Jaeger has forgotten it: it keeps the newest traces in "
+            "memory, and only until it stops."
         )
     console = Console()
     console.print(waterfall.render(found))

@@ -20,12 +20,23 @@ from rich.live import Live
 from rich.table import Table
 
 from waybill.ports import check_free
-from waybill.processes import Running, State, end, wait_gone
+from waybill.processes import STOP_SIGNALS, Running, State, end, wait_gone
+from waybill.progress import waiting
 from waybill.settings import settings
-from waybill.supervise import ROOT, Note, Part, Supervisor, log_file, make_private, state_file, state_folder
+from waybill.supervise import (
+    INTERRUPTED,
+    ROOT,
+    Note,
+    Part,
+    StoppedError,
+    Supervisor,
+    log_file,
+    make_private,
+    state_file,
+    state_folder,
+)
 
 POLL_SECONDS = 0.1
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What the supervisor needs itself, beside the bounds of its parts.
 SUPERVISOR_SECONDS = 30
 
@@ -80,7 +91,8 @@ def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callabl
                 threading.Thread(target=after_start, daemon=True).start()
             supervisor.watch(_say)
         finally:
-            supervisor.stop(_say)
+            with waiting(lambda: "stopping"):
+                supervisor.stop(_say)
     _say("Everything has stopped.")
 
 
@@ -94,6 +106,9 @@ def start_in_background(command: list[str], folder: Path) -> None:
     make_private(folder, 0o711)
     make_private(log.parent)
     _refuse_second(folder)
+    asked: list[int] = []
+    # Before there is a child, so that none is left behind by a signal.
+    _on_stop_signals(lambda number, _frame: asked.append(number))
     log.write_bytes(b"")
     # Appended to, so that it may be cut while the supervisor writes.
     with log.open("ab") as output:
@@ -105,16 +120,19 @@ def start_in_background(command: list[str], folder: Path) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    asked: list[int] = []
-    _on_stop_signals(lambda number, _frame: asked.append(number))
     with log.open() as shown:
         while True:
+            # The signal may come at any line: one answer for the whole round.
+            stopping = bool(asked)
             ended, ready = child.poll() is not None, _is_ready(folder, child.pid)
-            if asked:
+            if stopping and not ended:
                 child.send_signal(signal.SIGTERM)
                 child.wait()
             _say(shown.read(), newline=False)
-            if ended or asked:
+            if stopping and child.returncode != INTERRUPTED:
+                # It was stopped before it could say so, or after it had become ready.
+                raise StoppedError
+            if ended or stopping:
                 sys.exit(child.returncode or 1)
             if ready:
                 return
@@ -129,7 +147,9 @@ def stop(folder: Path) -> None:
         _say("Stopping.")
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
-        if wait_gone([supervisor], bound):
+        with waiting(lambda: "waiting for the parts to end"):
+            late = wait_gone([supervisor], bound)
+        if late:
             _say(f"The supervisor (process {supervisor.pid}) did not stop within {bound:.0f} s: killed.")
             supervisor.kill()
             wait_gone([supervisor], SUPERVISOR_SECONDS)
@@ -186,9 +206,9 @@ def _on_stop_signals(handle: Callable[[int, FrameType | None], None]) -> None:
             signal.signal(number, handle)
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _leave(_number: int, _frame: FrameType | None) -> None:
     """Before there are parts: let whoever builds a binary clean up."""
-    sys.exit(128 + number)
+    raise KeyboardInterrupt
 
 
 def _ask_to_stop(supervisor: Supervisor, _number: int, _frame: FrameType | None) -> None:
@@ -199,15 +219,27 @@ def _ask_to_stop(supervisor: Supervisor, _number: int, _frame: FrameType | None)
 def _progress(parts: list[Part]) -> Iterator[Note]:
     """Shows what each part does: lines that change in a terminal, and elsewhere one line when it is ready."""
     console = Console()
-    if not console.is_terminal:
-        yield lambda name, text: _say(f"{name:<12} {text}") if text != "starting" else None
-        return
     texts = {part.name: "waiting" for part in parts}
+    if not console.is_terminal:
+
+        def note(name: str, text: str) -> None:
+            texts[name] = text
+            if text != "starting":
+                _say(f"{name:<12} {text}")
+
+        def missing() -> str:
+            return f"waiting for {', '.join(name for name, text in texts.items() if not text.startswith('ready'))}"
+
+        with waiting(missing):
+            yield note
+        return
+    began = time.monotonic()
 
     def render() -> Table:
         table = Table.grid(padding=(0, 2))
         for name, text in texts.items():
             table.add_row(name, text, style="green" if text.startswith("ready") else "dim")
+        table.add_row("", f"{time.monotonic() - began:.0f} s", style="dim")
         return table
 
     with Live(get_renderable=render, console=console, refresh_per_second=8):

@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from waybill import supervise
+from waybill import progress, supervise
+from waybill.commands import call
 from waybill.supervise import Part
 from waybill.up import run, start_in_background, stop
 
@@ -50,6 +51,7 @@ def make_part(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("parts")
 def main(command: str, folder: Path, parts: str) -> None:
+    progress.PLAIN_LINE_SECONDS = float(os.environ.get("TEST_LINE_SECONDS", progress.PLAIN_LINE_SECONDS))
     supervise.LOG_BYTES = int(os.environ.get("TEST_LOG_BYTES", supervise.LOG_BYTES))
     if command == "run":
         run(lambda: [make_part(folder, **part) for part in json.loads(parts)], folder)
@@ -60,4 +62,7 @@ def main(command: str, folder: Path, parts: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        call(main)
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")

@@ -176,9 +176,12 @@ def archive_with(name: str, script: str) -> bytes:
     return buffer.getvalue()
 
 
-def start_find(releases: str) -> subprocess.Popen[str]:
+def start_find(releases: str, line_seconds: float = 5.0) -> subprocess.Popen[str]:
     """`find("jaeger")` in a process of its own."""
-    script = f"from waybill.binaries import find; print(find('jaeger', releases={releases!r}, timeout=60))"
+    script = (
+        f"from waybill import progress; progress.PLAIN_LINE_SECONDS = {line_seconds}; "
+        f"from waybill.binaries import find; print(find('jaeger', releases={releases!r}, timeout=60))"
+    )
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -450,6 +453,35 @@ def test_interrupting_a_build_ends_what_it_started_and_leaves_nothing(
         # Where nothing reaps orphans, one that has ended stays in the list as a zombie.
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert machine.kept() == []
+
+
+def test_a_build_says_how_much_of_the_whole_is_done(machine: Machine, no_releases: str, tmp_path: Path) -> None:
+    goes_on = tmp_path / "goes on"
+    machine.put(
+        "go",
+        GO_THAT_BUILDS_JAEGER.replace(
+            "build)",
+            "list) for number in 1 2 3 4; do echo example.com/part$number; done ;;\nbuild)\n    "
+            f'echo example.com/part1; while [ ! -e "{goes_on}" ]; do /bin/sleep 0.05; done',
+        ),
+    )
+    process = start_find(no_releases, line_seconds=0.05)
+    wait_for_line(process, "compiling: 1 of 4 packages, 25%, less than a minute left; example.com/part1")
+    goes_on.touch()
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_who_waits_for_another_process_says_so_again_and_again(machine: Machine, releases: ReleaseServer) -> None:
+    releases.may_answer.clear()
+    first = start_find(releases.url)
+    assert releases.archive_requested.wait(60)
+    second = start_find(releases.url, line_seconds=0.05)
+    for _ in range(2):
+        wait_for_line(second, "another process is still getting jaeger")
+    releases.may_answer.set()
+    for process in (first, second):
+        process.communicate()
 
 
 @pytest.mark.parametrize("on_path", ["none", "too old"])

@@ -291,8 +291,8 @@ def test_a_stop_while_parts_start_leaves_nothing(runner: Runner) -> None:
     supervisor = runner.start("run", {"name": "tea", "port": free_port(), "faults": ["never ready"]})
     wait_until(lambda: runner.diary() == ["tea started"])
     output = end(supervisor, signal.SIGTERM)
-    assert supervisor.returncode == 1
-    assert "Stopped before everything was ready." in output
+    assert supervisor.returncode == 130
+    assert output.endswith("\nStopped before everything was ready.\n")
     assert runner.running() == []
 
 
@@ -318,9 +318,28 @@ def test_background_fails_with_the_error_of_the_part(runner: Runner) -> None:
 def test_ctrl_c_while_the_background_starts_leaves_nothing(runner: Runner) -> None:
     process = runner.start("background", {"name": "tea", "port": free_port(), "faults": ["never ready"]})
     wait_until(lambda: runner.diary() == ["tea started"])
-    end(process, signal.SIGINT)
-    assert process.returncode == 1
+    output = end(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert output.endswith("Stopped before everything was ready.\n")
     assert runner.running() == []
+
+
+# None of its processes, the command itself, the supervisor, the part.
+@pytest.mark.parametrize("started", range(4))
+def test_ctrl_c_at_any_moment_of_a_background_start_leaves_nothing(runner: Runner, started: int) -> None:
+    process = runner.start("background", {"name": "tea", "port": free_port(), "faults": ["never ready"]})
+    wait_until(lambda: len(runner.running()) >= started)
+    end(process, signal.SIGINT)
+    assert runner.running() == []
+
+
+def test_a_start_that_takes_long_names_what_it_waits_for(runner: Runner) -> None:
+    process = runner.start(
+        "run", {"name": "tea", "port": free_port(), "faults": ["never ready"]}, TEST_LINE_SECONDS="0.1"
+    )
+    assert process.stdout
+    assert any(line.endswith("s: waiting for tea\n") for line in process.stdout)
+    end(process, signal.SIGTERM)
 
 
 def test_down_ends_what_a_killed_supervisor_left(runner: Runner) -> None:

