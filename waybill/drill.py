@@ -136,13 +136,17 @@ def find_example(jaeger: Jaeger, plan: Plan, orders: Sequence[Order]) -> str:
 def show_where_to_look(console: Console, jaeger: Jaeger, orders: Sequence[Order]) -> None:
     """Print the address of Jaeger's search; of a Jaeger without a web UI, what it would list. Raises JaegerError."""
     console.print(f"{len(orders)} orders were placed, and something is wrong with some of them.")
-    console.print("A card that is declined, or tea that is sold out, is business as usual.\n")
+    console.print("A card that is declined, or tea that is sold out, is business as usual.")
+    console.print("Look at the traces in your browser, or in a second terminal; this one waits for the answer.\n")
     if jaeger.has_web_ui():
         start, end = min(order.started for order in orders), max(order.started + order.seconds for order in orders)
         console.print(jaeger.search_link("gateway", "POST /orders", start, end), soft_wrap=True)
         return
     console.print(traces_of(jaeger, orders))
-    console.print(f"\n`make trace ID=...` shows one, and so does {settings().trace_url('...')}", soft_wrap=True)
+    console.print(
+        f"\nIn a second terminal `make trace ID=...` shows one; in the browser {settings().trace_url('...')} does.",
+        soft_wrap=True,
+    )
 
 
 def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:

@@ -1,35 +1,34 @@
-"""The targets of the Makefile: what the reader types reaches the tool, and Ctrl-C ends them in a plain line."""
+"""The targets of the Makefile: what the reader types reaches the tool, and none of it is run."""
 
-import hashlib
-import http.server
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
-import uuid
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-
-from tests.ports import free_port
-from waybill import environment
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
 # The environment is there, whatever its stamp says.
-MAKE = ["make", "--no-print-directory", "--old-file", ".venv/tool"]
+MAKE = ["make", "--no-print-directory", f"VENV={sys.prefix}", "--old-file", f"{sys.prefix}/tool"]
+
+
+def without_make() -> dict[str, str]:
+    """Return our environment as it is where no make has started us."""
+    ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV", "SEED", "ORDERS")
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MAKE, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE
+        [*MAKE, *arguments],
+        cwd=ROOT,
+        env=without_make(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
     )
 
 
@@ -62,17 +61,22 @@ def test_what_is_typed_reaches_the_tool_whole_and_the_message_names_it(typed: tu
     assert "python -m waybill" not in done.stdout
 
 
+TEXTS = ("; touch {}", "$(touch {})", "`touch {}`", "' ; touch {} '", '" ; touch {} "', "> {}")
+
+
 @pytest.mark.parametrize(
-    "text", ["; touch {}", "$(touch {})", "`touch {}`", "' ; touch {} '", '" ; touch {} "', "> {}"]
-)
-@pytest.mark.parametrize(
-    "target", ["trace ID", "load MIX", "load ORDERS", "drill SEED", "doctor SCENARIO", "up SAMPLING", "up METRICS"]
+    ("target", "text"),
+    [
+        *(("trace ID", text) for text in TEXTS),
+        *((target, "".join(TEXTS)) for target in ("load MIX", "load ORDERS", "load RATE", "drill SEED")),
+        *((target, "".join(TEXTS[:4])) for target in ("doctor SCENARIO", "up SAMPLING", "demo METRICS")),
+    ],
 )
 def test_what_is_typed_is_never_run(target: str, text: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     name, variable = target.split()
     # For make itself a dollar is written twice.
-    assert make(name, f"{variable}={text.format(mark).replace('$', '$$')}").returncode == 2
+    assert make(name, f"{variable}={text.replace('{}', str(mark)).replace('$', '$$')}").returncode == 2
     assert not mark.exists()
 
 
@@ -97,179 +101,3 @@ def test_help_names_every_variable_of_every_target() -> None:
     printed = make("help").stdout
     assert all(f"{variable}=" in printed for named in described.values() for variable in named)
     assert described["trace"] == {"ID", "WAIT"}
-
-
-# --- Ctrl-C
-
-
-class Machine:
-    """A copy of what set-up needs, and an environment by which to know the processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.mark = uuid.uuid4().hex
-        self.environment = {**os.environ, "TEST_MARK": self.mark, "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0"}
-
-    def start(self, *command: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**self.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A foreground job: Ctrl-C in the terminal reaches the whole group.
-            start_new_session=True,
-        )
-
-    def running(self) -> list[str]:
-        return [" ".join(process.cmdline()) for process in psutil.process_iter() if self._is_ours(process)]
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    for process in psutil.process_iter():
-        if machine._is_ours(process):
-            process.kill()
-
-
-@pytest.fixture
-def fresh_clone(tmp_path: Path) -> Path:
-    """Return a clone with a requirement of its own, which pip finds where PIP_FIND_LINKS says."""
-    clone = tmp_path / "clone"
-    (clone / "waybill").mkdir(parents=True)
-    (clone / "requirements").mkdir()
-    shutil.copy(ROOT / "Makefile", clone)
-    shutil.copy(ROOT / "waybill/environment.py", clone / "waybill")
-    wheel = tmp_path / "wheels/tea-1.0-py3-none-any.whl"
-    wheel.parent.mkdir()
-    with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr("tea.py", "")
-        file.writestr("tea-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tea\nVersion: 1.0\n")
-        file.writestr("tea-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr("tea-1.0.dist-info/RECORD", "")
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (clone / "requirements/tool.txt").write_text(f"tea==1.0 \\\n    --hash=sha256:{digest}\n    # via us\n")
-    return clone
-
-
-@pytest.fixture
-def silent_server() -> Iterator[str]:
-    """Yield the address of an index that never answers."""
-    asked = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.wait()
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        asked.set()
-        server.shutdown()
-
-
-def interrupt(process: subprocess.Popen[str], after: str) -> str:
-    """Press Ctrl-C once a line has this text; return what is printed from there to the end."""
-    assert process.stdout
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if after in line:
-            break
-    else:
-        raise AssertionError(f"{after!r} was never said:\n{seen}")
-    os.killpg(process.pid, signal.SIGINT)
-    return process.communicate(timeout=PATIENCE)[0]
-
-
-def test_set_up_shows_what_it_does_and_is_done_once(machine: Machine, fresh_clone: Path, tmp_path: Path) -> None:
-    links = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels")}
-    first = machine.start("make", "setup", cwd=fresh_clone, **links).communicate(timeout=PATIENCE)[0]
-    assert "making the environment .venv\n" in first
-    assert "installing requirements/tool.txt into .venv" in first
-    assert list(fresh_clone.glob(".venv/lib/python*/site-packages/tea.py"))
-    second = machine.start("make", "setup", cwd=fresh_clone, **links).communicate(timeout=PATIENCE)[0]
-    assert second == "make: '.venv/tool' is up to date.\n" or "Nothing to be done" in second
-
-
-def test_ctrl_c_during_set_up_ends_in_one_plain_line_and_the_next_goes_on(
-    machine: Machine, fresh_clone: Path, silent_server: str, tmp_path: Path
-) -> None:
-    process = machine.start(
-        "make", "setup", cwd=fresh_clone, PIP_INDEX_URL=silent_server, PIP_EXTRA_INDEX_URL="", PIP_DEFAULT_TIMEOUT="60"
-    )
-    rest = interrupt(process, "fetching: ")
-    assert rest.strip() == "Stopped before the environment was ready. The same command goes on from here."
-    assert machine.running() == []
-    assert not (fresh_clone / ".venv/tool").exists()
-    links = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels")}
-    assert machine.start("make", "setup", cwd=fresh_clone, **links).wait(PATIENCE) == 0
-
-
-def test_ctrl_c_while_the_environment_is_made_leaves_one_that_is_made_again(
-    machine: Machine, fresh_clone: Path, tmp_path: Path
-) -> None:
-    rest = interrupt(machine.start("make", "setup", cwd=fresh_clone), "making the environment")
-    assert rest.strip() == "Stopped before the environment was ready. The same command goes on from here."
-    assert machine.running() == []
-    links = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels")}
-    assert machine.start("make", "setup", cwd=fresh_clone, **links).wait(PATIENCE) == 0
-
-
-def test_a_set_up_that_fails_says_why(machine: Machine, fresh_clone: Path, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / "wheels")
-    process = machine.start("make", "setup", cwd=fresh_clone, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
-    output = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 2
-    assert "Error: pip could not install requirements/tool.txt:" in output
-    assert "No matching distribution found for tea==1.0" in output
-
-
-def test_progress_counts_what_pip_has_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    requirements = tmp_path / "some.txt"
-    requirements.write_text("tea==1.0\nmilk==1.0 ; sys_platform == 'win32'\nwater==2\n    # via tea==1.0\n")
-    installation = environment.Installation(tmp_path, requirements)
-    assert str(installation) == "fetching: 0 of 3 packages; starting pip"
-    for line in ("Ignoring milk: markers", "Collecting tea==1.0", "  Downloading tea-1.0.whl (3.2 MB)"):
-        installation.read(line)
-    assert str(installation) == "fetching: 1 of 2 packages; Downloading tea-1.0.whl (3.2 MB)"
-    installation.read("Installing collected packages: tea, water")
-    assert str(installation) == "installing: 0 of 2 packages"
-
-
-@pytest.mark.parametrize("target", ["up", "demo"])
-def test_ctrl_c_during_a_build_ends_in_one_plain_line(machine: Machine, target: str, tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    go = programs / "go"
-    go.write_text("#!/bin/sh\n[ $1 = version ] && { echo go version go1.99.0 linux/amd64; exit; }\nsleep 600 & wait\n")
-    go.chmod(0o755)
-    process = machine.start(
-        *MAKE,
-        target,
-        cwd=ROOT,
-        PATH=f"{programs}:/usr/bin:/bin",
-        HTTPS_PROXY=f"http://127.0.0.1:{free_port()}",
-        WAYBILL_STATE_DIR=str(tmp_path / "state"),
-        WAYBILL_CACHE_DIR=str(tmp_path / "cache"),
-        OTELCOL="",
-        JAEGER="",
-    )
-    rest = interrupt(process, "building Jaeger from Go modules")
-    assert rest.strip().splitlines()[-1] in ("Stopped.", "Stopped before everything was ready.")
-    assert "Error" not in rest
-    assert "Traceback" not in rest
-    deadline = time.monotonic() + PATIENCE
-    while machine.running() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert machine.running() == []
