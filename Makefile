@@ -56,8 +56,10 @@ trace: $(VENV)/tool ## one trace as a waterfall
 ##   WAIT=5               how many seconds to wait for spans that are on their way
 	$(call run,$(WAYBILL) trace $${WAIT:+--wait="$$WAIT"} -- $${ID:+"$$ID"})
 
-dead-letters: $(VENV)/tool ## messages that fulfilment put aside; REPLAY=<id> sends one back, DROP=<id> deletes it, or all
-	@$(WAYBILL) dead-letters $(if $(REPLAY),replay '$(REPLAY)',$(if $(DROP),drop '$(DROP)',list))
+dead-letters: $(VENV)/tool ## the messages that fulfilment put aside
+##   REPLAY=<id>          send one back, or `all`
+##   DROP=<id>            delete one, or `all`
+	$(call run,$(WAYBILL) dead-letters $(if $(REPLAY),replay -- "$$REPLAY",$(if $(DROP),drop -- "$$DROP",list)))
 
 doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, and its fix
 ##   SCENARIO=slow-query  the order asks for a fault
