@@ -9,7 +9,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel
 
 import telemetry
-from chassis import deadline, problems, scenarios
+from chassis import deadline, logs, problems, scenarios
 from chassis.settings import ServiceSettings, refuse
 
 VERSION = "0.1.0"
@@ -37,7 +37,7 @@ def create(
     """A Flask app that is traced, answers errors as problem documents, keeps a deadline and tells its health.
 
     `checks` are the parts that it cannot work without, by name: each raises where its part does not answer.
-    `untraced` are patterns of paths, without the first slash, that get no spans.
+    `untraced` are patterns of paths that get no spans.
     """
     configure_telemetry(name)
     app = Flask(name, static_folder=None)
@@ -71,8 +71,11 @@ def create(
 
 def configure_telemetry(name: str) -> None:
     """Set up the telemetry of a process of ours; where the environment is wrong for that, the process ends."""
+    logs.configure(name)
     try:
-        telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS)
+        telemetry.configure(
+            name, version=VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS, logs="otlp"
+        )
     except ValueError as error:
         refuse(str(error))
     telemetry.instrument_requests()

@@ -1,12 +1,15 @@
-"""Where trace context ends: at callers, and with the request.
+"""Where trace context ends: at callers who are strangers.
 
 Whoever may send us a `traceparent` can make us record nothing or everything, join our traces and plant baggage.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from opentelemetry import context
+
+from .errors import type_name
 
 CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
 ROUTE = context.create_key("route")
@@ -15,37 +18,26 @@ ROUTE = context.create_key("route")
 Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
+log = logging.getLogger(__name__)
+
 
 def strip_incoming(wsgi_app: WsgiApp, keep_baggage: Callable[[str], str] | None = None) -> WsgiApp:
     """Wrap the WSGI app of a public service, outside its instrumentation: callers bring no context.
 
-    `keep_baggage` gets a caller's baggage header, and returns the one that goes on in its place, if any. The
-    caller's address goes too: it would be recorded as `client.address`, and is personal data.
+    `keep_baggage` gets a caller's baggage header, and returns the one that goes on in its place, if any; if it raises,
+    none does. The caller's address goes too: it would be recorded as `client.address`, and is personal data.
     """
 
     def edge(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         baggage = environ.get("HTTP_BAGGAGE", "")
         for header in CONTEXT_HEADERS:
             environ.pop(f"HTTP_{header.upper()}", None)
-        if keep_baggage and (kept := keep_baggage(baggage)):
-            environ["HTTP_BAGGAGE"] = kept
+        try:
+            if keep_baggage and (kept := keep_baggage(baggage)):
+                environ["HTTP_BAGGAGE"] = kept
+        except Exception as error:
+            log.warning("a caller's baggage cannot be read: %s", type_name(error))
         environ["REMOTE_ADDR"] = environ["REMOTE_PORT"] = ""
         return wsgi_app(environ, start_response)
 
     return edge
-
-
-def bound(wsgi_app: WsgiApp) -> WsgiApp:
-    """Wrap a WSGI app: what is attached to the context during a call is detached when the call ends.
-
-    A hook that the app skips, because another one raised, would otherwise leave its span to the thread's next request.
-    """
-
-    def bounded(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        token = context.attach(context.get_current())
-        try:
-            return wsgi_app(environ, start_response)
-        finally:
-            context.detach(token)
-
-    return bounded

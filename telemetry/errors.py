@@ -5,14 +5,21 @@ SDK records an exception on every span that it passes through, so that one failu
 """
 
 import traceback
+import weakref
 from collections.abc import Iterator
 from functools import partial
 
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
+from .guard import guarded
+
 RECORDED = "_recorded_on_a_span"
+
+_recorded: dict[int, tuple[object, int]] = {}
+"""The trace of each exception that is on a span, by the id of the exception, while that lives."""
 
 
 class QuietErrors(SpanProcessor):
@@ -24,7 +31,8 @@ class QuietErrors(SpanProcessor):
         span.set_status = partial(_set_status, span)
 
 
-def record_exception(span: Span, exception: BaseException, *_: object, **__: object) -> None:
+@guarded
+def record_exception(span: trace.Span, exception: BaseException, *_: object, **__: object) -> None:
     """Name the exception on the span as `error.type`, and add it as an event where it was not recorded yet.
 
     Event and attributes: https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/
@@ -33,9 +41,9 @@ def record_exception(span: Span, exception: BaseException, *_: object, **__: obj
     span.set_attribute("error.type", kind)
     # An error that was raised `from` another one is the same failure.
     trace_id = span.get_span_context().trace_id
-    if not any(getattr(link, RECORDED, None) == trace_id for link in _causes(exception)):
+    if not any(_recorded_in(link) == trace_id for link in _causes(exception)):
         span.add_event("exception", {"exception.type": kind, "exception.stacktrace": frames(exception)})
-        setattr(exception, RECORDED, trace_id)
+        _remember(exception, trace_id)
 
 
 def type_name(exception: BaseException) -> str:
@@ -49,6 +57,22 @@ def frames(exception: BaseException) -> str:
     return "caused by ".join(
         f"{type_name(link)}\n{''.join(traceback.format_tb(link.__traceback__))}" for link in _causes(exception)
     )
+
+
+def _recorded_in(exception: BaseException) -> int | None:
+    """Return the trace in which the exception was recorded."""
+    _, trace_id = _recorded.get(id(exception), (None, None))
+    return trace_id or vars(exception).get(RECORDED)
+
+
+def _remember(exception: BaseException, trace_id: int) -> None:
+    # Nothing is set on an exception of the user's, which may refuse it, or be pickled. But those of Python itself have
+    # no weak references.
+    key = id(exception)
+    try:
+        _recorded[key] = weakref.ref(exception, lambda _: _recorded.pop(key, None)), trace_id
+    except TypeError:
+        setattr(exception, RECORDED, trace_id)
 
 
 def _causes(exception: BaseException) -> Iterator[BaseException]:

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from .errors import type_name
-
 P = ParamSpec("P")
 
 log = logging.getLogger(__name__)
@@ -29,6 +27,8 @@ def guarded(hook: Callable[P, object]) -> Callable[P, None]:
 
 def report(what: str, error: Exception) -> None:
     """Log that a hook failed: as a warning with its stack once, then at DEBUG. The text of an error may hold data."""
+    from .errors import type_name  # which has a hook of its own
+
     level = logging.DEBUG if what in _reported else logging.WARNING
     _reported.add(what)
     log.log(level, "%s failed, and what it would have recorded is missing: %s", what, type_name(error), exc_info=error)

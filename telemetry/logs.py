@@ -1,41 +1,18 @@
-"""Logs as JSON lines on standard output and as OTLP, each with the trace and span that it belongs to."""
+"""Logs as OTLP, each with the trace and span that it belongs to."""
 
-import json
 import logging
-import sys
-from datetime import UTC, datetime
+from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.instrumentation.log_utils import std_to_otel
+from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.semconv.attributes.code_attributes import CODE_STACKTRACE
 
 from .errors import frames, type_name
 
-
-class JsonLines(logging.Formatter):
-    """One JSON object a record; `trace_id` and `span_id` as in
-    https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/"""
-
-    def __init__(self, service: str = "") -> None:
-        super().__init__()
-        self.service = service
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as one line. Of an exception, the type and the stack, not the text: it may hold data."""
-        line = {
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "severity": record.levelname,
-            **({"service": self.service} if self.service else {}),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            line["trace_id"] = trace.format_trace_id(span.trace_id)
-            line["span_id"] = trace.format_span_id(span.span_id)
-        return json.dumps(line | _exception(record))
+STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; what it has beside came with `extra`."""
 
 
 class OtlpHandler(logging.Handler):
@@ -47,41 +24,66 @@ class OtlpHandler(logging.Handler):
     def __init__(self, provider: LoggerProvider) -> None:
         super().__init__()
         self.provider = provider
-        # Of its own trouble with sending OpenTelemetry tells in records that could not be sent either.
+        # OpenTelemetry logs its own export failures; exporting those would fail too.
         self.addFilter(lambda record: not record.name.startswith("opentelemetry."))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging, in the context in which the record was made."""
         try:
-            self.provider.get_logger(record.name).emit(
+            self.provider.get_logger(clean(record.name)).emit(
                 timestamp=int(record.created * 1e9),
-                severity_number=std_to_otel(record.levelno),
-                severity_text=record.levelname,
-                body=record.getMessage(),
-                attributes=_exception(record),
+                severity_number=_severity(record.levelno),
+                severity_text=clean(record.levelname),
+                body=clean(record.getMessage()),
+                attributes={**extra(record), **exception(record)},
             )
         except Exception:
             # As every handler does: a message that does not fit its arguments costs no request.
             self.handleError(record)
 
     def shutdown(self) -> None:
-        """Send what waits; records that come later go to standard output alone."""
+        """Send what waits; records that come later go to the other handlers only."""
         logging.getLogger().removeHandler(self)
         self.provider.shutdown()
 
 
 def configure(resource: Resource, exporter: LogRecordExporter) -> OtlpHandler:
-    """Send the records of every logger of this process, INFO and above, to standard output and to the exporter."""
-    provider = LoggerProvider(resource)
+    """Add a handler to the root logger that sends records to the exporter."""
+    provider = LoggerProvider(resource, shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
-    lines = logging.StreamHandler(sys.stdout)
-    lines.setFormatter(JsonLines(str(resource.attributes["service.name"])))
     otlp = OtlpHandler(provider)
-    logging.basicConfig(handlers=[lines, otlp], level=logging.INFO, force=True)
+    logging.getLogger().addHandler(otlp)
     return otlp
 
 
-def _exception(record: logging.LogRecord) -> dict[str, str]:
-    """What is said of the exception that a record was logged with."""
+def exception(record: logging.LogRecord) -> dict[str, str]:
+    """Return what is said of the exception that a record was logged with: type and stack, not the text."""
     error = record.exc_info[1] if record.exc_info else None
-    return {"exception.type": type_name(error), "exception.stacktrace": frames(error)} if error else {}
+    said = {"exception.type": type_name(error), "exception.stacktrace": frames(error)} if error else {}
+    return said | ({CODE_STACKTRACE: clean(record.stack_info)} if record.stack_info else {})
+
+
+def extra(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what was given to the log call with `extra`: numbers and truth values as they are, all else as text."""
+    given = {clean(name): value for name, value in vars(record).items() if name not in STANDARD}
+    return {name: _value(value) for name, value in given.items() if name and value is not None}
+
+
+def clean(text: str) -> str:
+    """Return the text without what UTF-8 cannot hold, half an emoji for one: it would cost the whole batch."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _value(value: object) -> str | bool | int | float:
+    # OTLP's integers have 64 bits.
+    if isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    return clean(str(value))
+
+
+def _severity(level: int) -> SeverityNumber:
+    # logging's steps of ten are OTLP's of four: DEBUG 5, INFO 9, WARN 13, ERROR 17, FATAL 21.
+    if level < logging.DEBUG:
+        return SeverityNumber.UNSPECIFIED
+    step, rest = divmod(min(level, 53), 10)
+    return SeverityNumber(step * 4 + 1 + min(rest, 3))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from threading import Lock
 
 from opentelemetry import metrics
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
@@ -13,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 
 from .conventions import SCHEMA_URL
 from .errors import type_name
+from .threads import suppress_instrumentation
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _lock = Lock()
 def configure(resource: Resource, exporter: MetricExporter, interval_ms: int) -> MeterProvider:
     """Make the meter provider of this process, which sends every `interval_ms` milliseconds."""
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=interval_ms)
-    provider = MeterProvider([reader], resource)
+    provider = MeterProvider([reader], resource, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     return provider
 

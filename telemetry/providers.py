@@ -1,28 +1,33 @@
 """What a process sends: who it is, what it samples, where its spans, metrics and logs go, how it ends."""
 
+import atexit
 import logging
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from opentelemetry import propagate, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.processor.baggage import BaggageSpanProcessor
+from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from . import logs, metrics
+from . import logs as logging_out
+from . import metrics as metrics_out
 from .conventions import SCHEMA_URL, opt_in_to_stable_names
 from .errors import QuietErrors
 
@@ -44,86 +49,260 @@ CHANNEL: Any = (("grpc.max_reconnect_backoff_ms", 2000),)
 COUNTING_SECONDS = 0.5
 """How long the loss may take to be counted, when the time for sending is over."""
 
+AT_EXIT_SECONDS = 1.0
+"""How long a process that nobody has shut down tries to send when it exits."""
 
-class CountingExporter(OTLPSpanExporter):
-    """Says how many spans could not be sent; the SDK says only that it failed."""
+OTLP: Literal["otlp"] = "otlp"
+
+STRANGERS = ("opentelemetry.baggage.propagation", "opentelemetry.trace.span", "opentelemetry.trace.propagation")
+"""Loggers that repeat a caller's headers, a line for each part that is not as it should be."""
+
+
+class CountingExporter(SpanExporter):
+    """An exporter that says how many spans could not be sent; the SDK says only that it failed."""
+
+    def __init__(self, exporter: SpanExporter, address: str) -> None:
+        self.exporter = exporter
+        self.address = address
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch, again and again for up to OTEL_EXPORTER_OTLP_TIMEOUT seconds (10)."""
         result = SpanExportResult.FAILURE
         try:
-            result = super().export(spans)
+            result = self.exporter.export(spans)
         finally:
             if result is not SpanExportResult.SUCCESS:
-                log.error("%d spans were lost: %s did not take them", len(spans), self._endpoint)
+                log.error("%d spans were lost: %s did not take them", len(spans), self.address)
         return result
 
+    def shutdown(self) -> None:
+        """Stop, and fail what is under way."""
+        self.exporter.shutdown()
 
-_providers: list[TracerProvider | logs.OtlpHandler | MeterProvider] = []
-_exporters: list[CountingExporter | OTLPMetricExporter | OTLPLogExporter] = []
+
+class BaggageAttributes(SpanProcessor):
+    """Copies the baggage under some keys, and no other, to the attributes of every span."""
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self.keys = frozenset(keys)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Called by the SDK as a span starts."""
+        there = baggage.get_all(parent_context)
+        span.set_attributes({key: str(there[key]) for key in self.keys & there.keys()})
 
 
-def configure(service: str, *, version: str = "0.0.0", namespace: str = "", baggage_keys: Collection[str] = ()) -> None:
-    """Set up tracing, metrics and logs for this process; call it once, before the first span.
+@dataclass(frozen=True, eq=False)
+class Telemetry:
+    """What `configure` has set up: the providers, and how they end. A provider is None if it was not asked for."""
 
-    The baggage under `baggage_keys` becomes attributes of every span, and no other baggage does.
+    tracer_provider: TracerProvider
+    meter_provider: MeterProvider | None = None
+    log_handler: logging_out.OtlpHandler | None = None
+    _exporters: list[Any] = field(default_factory=list, repr=False)
+    _ended: list[bool] = field(default_factory=list, repr=False)
+    _ending: threading.Event = field(default_factory=threading.Event, repr=False)
+    _flushed: threading.Event = field(default_factory=threading.Event, repr=False)
 
-    The standard OTEL_* variables apply, and win over the arguments: OTEL_SERVICE_NAME,
-    OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG,
-    OTEL_BSP_SCHEDULE_DELAY, OTEL_METRIC_EXPORT_INTERVAL. OTEL_TRACES_SAMPLER_ARG=0.1 alone has every tenth trace
-    sampled. Raises ValueError where the sampler, its argument or an interval is not one that exists: the SDK would
-    sample everything and say so in a log line.
+    def force_flush(self) -> None:
+        """Send what is queued now, as a test does before it looks."""
+        self.tracer_provider.force_flush()
+        if self.log_handler:
+            self.log_handler.provider.force_flush()
+        if self.meter_provider:
+            self.meter_provider.force_flush()
+
+    def shutdown(self, seconds: float = 3.0) -> None:
+        """Send what is still queued, within a deadline for everything together, and log how long it took; once.
+
+        The SDK's own shutdown may take 30 s against a Collector that does not answer; a container gets 10.
+        """
+        if self._ended:
+            return
+        self._ended.append(True)
+        atexit.unregister(self._exit)
+        started = time.monotonic()
+        self._ending.set()
+        if self._flushed.wait(seconds):
+            log.info("telemetry flushed in %.2f s", time.monotonic() - started)
+            return
+        # What is under way fails now, and is counted like what is still queued.
+        for exporter in self._exporters:
+            exporter.shutdown()
+        self._flushed.wait(COUNTING_SECONDS)
+        log.warning("telemetry gave up after %.1f s", seconds)
+
+    def _start(self) -> None:
+        # The thread waits from the start: at the exit of the process Python 3.12 begins none. A fork takes it away.
+        if not self._ended:
+            threading.Thread(target=self._flush_at_the_end, name="telemetry-end", daemon=True).start()
+
+    def _flush_at_the_end(self) -> None:
+        self._ending.wait()
+        # The metrics last, since they count what became of the spans.
+        for provider in (self.tracer_provider, self.log_handler, self.meter_provider):
+            if provider:
+                try:
+                    provider.shutdown()
+                except Exception:
+                    log.warning("telemetry did not end as it should", exc_info=True)
+        self._flushed.set()
+
+    def _exit(self) -> None:
+        # A command says nothing of its telemetry but what was lost. The streams of handlers may be closed by now.
+        logging.raiseExceptions = False
+        for name in ("opentelemetry", __name__):
+            logging.getLogger(name).setLevel(logging.ERROR if name == __name__ else logging.CRITICAL)
+        self.shutdown(AT_EXIT_SECONDS)
+
+
+_configured: tuple[dict[str, Any], Telemetry] | None = None
+
+
+def configure(
+    service: str,
+    *,
+    version: str = "0.0.0",
+    namespace: str = "",
+    baggage_keys: Collection[str] = (),
+    spans: SpanExporter | Literal["otlp"] | None = OTLP,
+    metrics: MetricExporter | Literal["otlp"] | None = OTLP,
+    logs: LogRecordExporter | Literal["otlp"] | None = None,
+    span_processors: Sequence[SpanProcessor] = (),
+    sampler: Sampler | None = None,
+    resource_attributes: Mapping[str, str] | None = None,
+) -> Telemetry:
+    """Set up tracing and metrics for this process, before the first span, and logs if asked for.
+
+    `spans`, `metrics` and `logs` say where each goes: "otlp" to the Collector, None nowhere, or to an exporter of
+    yours. With `logs`, a handler is added to the root logger; the handlers and the level that are there stay.
+    `span_processors` come beside. The baggage under `baggage_keys` becomes attributes of every span, and no other
+    baggage does. With a `sampler`, the variables of the sampler are not read.
+
+    The standard OTEL_* variables apply, and win over the other arguments: OTEL_SERVICE_NAME,
+    OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_TRACES_SAMPLER and
+    OTEL_TRACES_SAMPLER_ARG, OTEL_BSP_SCHEDULE_DELAY, OTEL_METRIC_EXPORT_INTERVAL. OTEL_TRACES_SAMPLER_ARG=0.1
+    without the other has every tenth trace sampled. With OTEL_SDK_DISABLED=true nothing is recorded or sent.
+
+    Called again with the same arguments, return the same handle and change nothing. Raise RuntimeError if the
+    arguments are others: OpenTelemetry has one set of providers in a process. Raise ValueError if the sampler, its
+    argument, an interval or the protocol is not one that exists: the SDK would sample everything and say so in a log
+    line.
     """
-    opt_in_to_stable_names()
-    os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-    _check_sampler()
+    global _configured
+    arguments = {
+        "service": service,
+        "version": version,
+        "namespace": namespace,
+        "baggage_keys": set(baggage_keys),
+        "spans": spans,
+        "metrics": metrics,
+        "logs": logs,
+        "span_processors": list(span_processors),
+        "sampler": sampler,
+        "resource_attributes": dict(resource_attributes or {}),
+    }
+    if _configured:
+        before, handle = _configured
+        if changed := [name for name in arguments if arguments[name] != before[name]]:
+            raise RuntimeError(
+                f"telemetry is configured already, as {before['service']!r} and with another {', '.join(changed)}: "
+                "a process has one set of providers, so configure it in one place"
+            )
+        if handle.log_handler and not handle._ended:
+            # Logging may have been set up again since then.
+            logging.getLogger().addHandler(handle.log_handler)
+        return handle
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        spans = metrics = logs = None
+        span_processors = ()
+    sampler = sampler or _sampler()
     spans_every = _milliseconds("OTEL_BSP_SCHEDULE_DELAY", SPANS_EVERY_MS)
     metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
-    resource = _resource(service, version, namespace)
+    # The instrumentations and the SDK's counters read these two from the environment only.
+    opt_in_to_stable_names()
+    os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+    resource = _resource(service, version, namespace, resource_attributes or {})
     # Meters first: with them the SDK counts its own spans, and what becomes of them.
-    meter_provider = metrics.configure(
-        resource, metrics_out := OTLPMetricExporter(channel_options=CHANNEL), metrics_every
-    )
-    log_handler = logs.configure(resource, logs_out := OTLPLogExporter(channel_options=CHANNEL))
-
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(QuietErrors())
+    exporters: list[Any] = []
+    meter_provider = log_handler = None
+    if metrics:
+        exporters.append(exporter := _otlp("metrics") if metrics == OTLP else metrics)
+        meter_provider = metrics_out.configure(resource, exporter, metrics_every)
+    if logs:
+        exporters.append(exporter := _otlp("logs") if logs == OTLP else logs)
+        log_handler = logging_out.configure(resource, exporter)
+    tracer_provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+    tracer_provider.add_span_processor(QuietErrors())
     if baggage_keys:
-        provider.add_span_processor(BaggageSpanProcessor(lambda key: key in baggage_keys))
-    spans_out = CountingExporter(channel_options=CHANNEL)
-    provider.add_span_processor(BatchSpanProcessor(spans_out, schedule_delay_millis=spans_every))
-    trace.set_tracer_provider(provider)
-    # In the order in which they end: the metrics last, since they count what became of the spans.
-    _providers.extend((provider, log_handler, meter_provider))
-    _exporters.extend((spans_out, logs_out, metrics_out))
-
+        tracer_provider.add_span_processor(BaggageAttributes(baggage_keys))
+    for processor in span_processors:
+        tracer_provider.add_span_processor(processor)
+    if spans:
+        address = _address() if spans == OTLP else type(spans).__name__
+        exporters.insert(0, exporter := CountingExporter(_otlp("traces") if spans == OTLP else spans, address))
+        tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=spans_every))
+    trace.set_tracer_provider(tracer_provider)
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
+    for name in STRANGERS:
+        logging.getLogger(name).addFilter(_nothing_of_strangers)
+    handle = Telemetry(tracer_provider, meter_provider, log_handler, exporters)
+    handle._start()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=handle._start)
+    atexit.register(handle._exit)
+    _configured = arguments, handle
+    return handle
 
 
 def shutdown(seconds: float = 3.0) -> None:
-    """Send what is still queued, within a deadline for everything together, and log how long it took; once.
-
-    The SDK's own shutdown may take 30 s against a Collector that does not answer; a container gets 10.
-    """
-    if not _providers:
-        return  # It was shut down before, or ended before it was configured.
-    providers = _providers.copy()
-    _providers.clear()
-    started = time.monotonic()
-    flush = threading.Thread(target=lambda: [provider.shutdown() for provider in providers], daemon=True)
-    flush.start()
-    flush.join(seconds)
-    if flush.is_alive():
-        # What is under way fails now, and is counted like what is still queued.
-        for exporter in _exporters:
-            exporter.shutdown()
-        flush.join(COUNTING_SECONDS)
-        log.warning("telemetry gave up after %.1f s", seconds)
-    else:
-        log.info("telemetry flushed in %.2f s", time.monotonic() - started)
+    """Shut down what `configure` has set up, within a deadline; do nothing if there is nothing to end."""
+    if _configured:
+        _configured[1].shutdown(seconds)
 
 
-def _resource(service: str, version: str, namespace: str) -> Resource:
+def _nothing_of_strangers(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.WARNING
+
+
+def _otlp(signal: Literal["traces", "metrics", "logs"]) -> Any:
+    """Make the exporter of a signal for the protocol that the environment names."""
+    protocol = _of_traces_or_all("PROTOCOL", signal) or "grpc"
+    if protocol not in ("grpc", "http/protobuf"):
+        raise ValueError("OTEL_EXPORTER_OTLP_PROTOCOL: use grpc or http/protobuf")
+    package = f"opentelemetry.exporter.otlp.proto.{protocol.partition('/')[0]}"
+    file, name = {
+        "traces": ("trace_exporter", "OTLPSpanExporter"),
+        "metrics": ("metric_exporter", "OTLPMetricExporter"),
+        "logs": ("_log_exporter", "OTLPLogExporter"),
+    }[signal]
+    try:
+        exporter = getattr(import_module(f"{package}.{file}"), name)
+    except ModuleNotFoundError as error:
+        distribution = package.replace(".", "-")
+        raise ModuleNotFoundError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} needs the package {distribution}") from error
+    if protocol != "grpc":
+        return exporter()
+    # gRPC has no use for a user and a password in an address, and its exporter would write them to the log.
+    endpoint = _of_traces_or_all("ENDPOINT", signal)
+    url = urlsplit(endpoint)
+    clean = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in url.netloc else None
+    return exporter(endpoint=clean, channel_options=CHANNEL)
+
+
+def _of_traces_or_all(what: str, signal: str) -> str:
+    own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"
+    return os.environ.get(own) or os.environ.get(common) or ""
+
+
+def _address() -> str:
+    """Return host and port of the Collector, without a user's name and password."""
+    endpoint = _of_traces_or_all("ENDPOINT", "traces") or "localhost:4317"
+    netloc = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").netloc
+    return netloc.rpartition("@")[2]
+
+
+def _resource(service: str, version: str, namespace: str, attributes: Mapping[str, str]) -> Resource:
     """Who emits: the attributes that the resource conventions name for a service, the environment's first."""
     return Resource.create(
         {
@@ -135,6 +314,7 @@ def _resource(service: str, version: str, namespace: str) -> Resource:
             # Jaeger takes a span that ends after its parent, as one behind a queue does, for the sign of a wrong
             # clock, unless both come from one host.
             "host.name": socket.gethostname(),
+            **attributes,
             **OTELResourceDetector().detect().attributes,
         },
         SCHEMA_URL,
@@ -149,17 +329,18 @@ def _milliseconds(variable: str, default: int) -> int:
     return int(value)
 
 
-def _check_sampler() -> None:
+def _sampler() -> Sampler:
+    """Make the sampler that the environment names."""
     # With its default of 1.0 this samples as the SDK's default does; but then its argument is one variable to set.
-    sampler = (os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio").lower()
+    name = (os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio").strip().lower()
     argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
-    os.environ |= {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
-    if sampler.removeprefix("parentbased_") not in SAMPLERS:
+    root = name.removeprefix("parentbased_")
+    if root not in SAMPLERS:
         raise ValueError(f"OTEL_TRACES_SAMPLER: use {', '.join(SAMPLERS)}, or one of them with parentbased_ before it")
-    if sampler.endswith("traceidratio"):
+    sampler: Sampler = ALWAYS_ON if root == "always_on" else ALWAYS_OFF
+    if root == "traceidratio":
         try:
-            ratio = float(argument)
+            sampler = TraceIdRatioBased(float(argument))
         except ValueError:
-            ratio = -1
-        if not 0 <= ratio <= 1:
-            raise ValueError("OTEL_TRACES_SAMPLER_ARG: use a share from 0.0 to 1.0, such as 0.1")
+            raise ValueError("OTEL_TRACES_SAMPLER_ARG: use a share from 0.0 to 1.0, such as 0.1") from None
+    return ParentBased(sampler) if name != root else sampler

@@ -21,8 +21,9 @@ resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
 
 
 def instrument_requests() -> None:
-    """Trace every call of every session in this process."""
-    RequestsInstrumentor().instrument(request_hook=_correct_client_span)
+    """Trace every call of every session in this process; called again, do nothing."""
+    if not (instrumentor := RequestsInstrumentor()).is_instrumented_by_opentelemetry:
+        instrumentor.instrument(request_hook=_correct_client_span)
 
 
 class StrictAdapter(HTTPAdapter):
@@ -32,13 +33,21 @@ class StrictAdapter(HTTPAdapter):
     """
 
     def __init__(self, trusted: Collection[str] = (), **options: Any) -> None:
-        """Trust the services at these base URLs; mount it on both `http://` and `https://`."""
+        """Trust the services at these base URLs; mount it on both `http://` and `https://`.
+
+        Raise ValueError if one has no scheme or no host.
+        """
+        if isinstance(trusted, str):
+            raise ValueError(f"trusted: use a list of base URLs, such as [{trusted!r}]")
         self.trusted = {_host_and_port(url) for url in trusted}
+        if wrong := [url for url in trusted if not all(_host_and_port(url))]:
+            raise ValueError(f"trusted: use a base URL with http:// or https://, not {_without_password(wrong[0])!r}")
         super().__init__(**options)
 
     def trusts(self, url: str) -> bool:
         """Whether what is sent to this URL carries trace context."""
-        return _host_and_port(url) in self.trusted
+        place = _host_and_port(url)
+        return all(place) and place in self.trusted
 
     def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
         """Send the request, without context unless its host and port are trusted."""
@@ -49,8 +58,18 @@ class StrictAdapter(HTTPAdapter):
 
 
 def _host_and_port(url: str) -> tuple[str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+    """Return both, None in the place of what the URL does not have."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in DEFAULT_PORTS
+        return (parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]) if known else (None, None)
+    except ValueError:
+        return None, None
+
+
+def _without_password(url: str) -> str:
+    before, at, host = url.rpartition("@")
+    return f"{before.partition('//')[0]}//****@{host}" if at else url
 
 
 @guarded

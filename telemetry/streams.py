@@ -10,11 +10,11 @@ from typing import Any
 
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Link, Span, SpanKind
 
 from .conventions import SCHEMA_URL
 from .errors import type_name
+from .threads import suppress_instrumentation
 
 tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
 process_duration = metrics.get_meter(__name__, schema_url=SCHEMA_URL).create_histogram(

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from opentelemetry import metrics, trace
+from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import telemetry
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,10 @@ class Recorded:
 
 @pytest.fixture(scope="session")
 def providers() -> tuple[TracerProvider, MeterProvider]:
-    """Make the providers of this process, once: OpenTelemetry accepts no others later."""
-    for provider, make, use in (
-        (trace.get_tracer_provider(), TracerProvider, trace.set_tracer_provider),
-        (metrics.get_meter_provider(), MeterProvider, metrics.set_meter_provider),
-    ):
-        if not isinstance(provider, make):
-            use(make())
-    tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
-    assert isinstance(tracers, TracerProvider)
-    assert isinstance(meters, MeterProvider)
-    return tracers, meters
+    """Set up the folder and the meters of this process, once: OpenTelemetry accepts no other providers later."""
+    meters = MeterProvider()
+    metrics.set_meter_provider(meters)
+    return telemetry.configure("shop", spans=None, metrics=None).tracer_provider, meters
 
 
 @pytest.fixture
@@ -66,3 +61,9 @@ def recorded(providers: tuple[TracerProvider, MeterProvider]) -> Iterator[Record
     yield Recorded(exporter, reader)
     exporter.shutdown()
     meters.remove_metric_reader(reader)
+
+
+@pytest.fixture
+def memory(recorded: Recorded) -> InMemorySpanExporter:
+    """Gets the spans of a test, and none of another one."""
+    return recorded.exporter

@@ -1,4 +1,4 @@
-"""The handler that sends log records: it blocks nobody, raises nothing, and does not tell of itself."""
+"""Log records as JSON lines of our services, and the handler that sends them: it blocks nobody and raises nothing."""
 
 import io
 import json
@@ -8,10 +8,12 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 
+from chassis import logs as lines
 from telemetry import logs
 from telemetry.logs import OtlpHandler
 
@@ -26,10 +28,14 @@ class Exporter(LogRecordExporter):
         self.may_send = threading.Event()
         self.may_send.set()
         self.sent: list[str] = []
+        self.batches: list[ReadableLogRecord] = []
+        self.attributes: list[dict[str, object]] = []
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         self.may_send.wait()
+        self.batches += batch
         self.sent += [str(each.log_record.body) for each in batch]
+        self.attributes += [dict(each.log_record.attributes or {}) for each in batch]
         return LogRecordExportResult.SUCCESS
 
     def shutdown(self) -> None:
@@ -58,6 +64,7 @@ def handler(exporter: Exporter, printed: io.StringIO) -> Iterator[OtlpHandler]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()
+    lines.configure("shop")
     yield logs.configure(Resource({"service.name": "shop"}), exporter)
     exporter.may_send.set()
     root.handlers[:] = handlers
@@ -102,3 +109,36 @@ def test_after_the_end_records_go_to_standard_output_alone(
     # One line: the SDK does not complain of it.
     (line,) = printed.getvalue().splitlines()
     assert json.loads(line)["message"] == "washing up"
+
+
+def test_what_extra_says_is_in_the_record_and_in_the_line(
+    handler: OtlpHandler, exporter: Exporter, printed: io.StringIO
+) -> None:
+    log.info("placed", extra={"order_id": "o-1", "items": 3, "rush": True, "shop": ["a"], "many": 2**80, "none": None})
+    log.info("odd", stack_info=True)
+    handler.shutdown()
+    said, stack = exporter.attributes
+    expected = {"order_id": "o-1", "items": 3, "rush": True, "shop": "['a']", "many": str(2**80)}
+    assert said == expected
+    assert "test_logs.py" in str(stack["code.stacktrace"])
+    first, second = map(json.loads, printed.getvalue().splitlines())
+    assert expected.items() <= first.items()
+    assert "test_logs.py" in second["code.stacktrace"]
+
+
+def test_extra_takes_the_place_of_nothing(handler: OtlpHandler, printed: io.StringIO) -> None:
+    log.info("placed", extra={"severity": "planted", "trace_id": "planted", "service": "planted"})
+    line = json.loads(printed.getvalue())
+    assert (line["severity"], line["service"]) == ("INFO", "shop")
+
+
+@pytest.mark.parametrize("code", [0xD83D, 0xDCFF], ids=["half an emoji", "a byte of another encoding"])
+def test_text_that_is_no_utf_8_costs_no_other_record(handler: OtlpHandler, exporter: Exporter, code: int) -> None:
+    # pytest's own handlers would keep the text, and pytest-xdist cannot pass it on.
+    logger, odd = logging.getLogger(f"shop.{code}"), chr(code)
+    logger.handlers, logger.propagate = [handler], False
+    logger.info("one")
+    logger.warning("unknown %s", odd, extra={"sku": odd, odd: 1})
+    handler.shutdown()
+    assert exporter.sent == ["one", f"unknown \\u{code:x}"]
+    encode_logs(exporter.batches)

@@ -1,0 +1,244 @@
+"""Setting up a process: once, without taking anything over, and with an end that is bounded."""
+
+import pytest
+
+from telemetry.testing import Receiver
+from tests.telemetry.process import prints, run
+
+QUIET = "import telemetry; telemetry.configure('shop', spans=None, metrics=None)"
+OWN = """
+import telemetry
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+memory = InMemorySpanExporter()
+"""
+ONE_SPAN = """
+from opentelemetry import trace
+with trace.get_tracer("t").start_as_current_span("export"):
+    print("id,sku")
+"""
+LAST = """
+import atexit, time
+def last():
+    print("took", time.monotonic() - started < 6)
+atexit.register(last)
+"""
+
+
+# Again
+
+
+def test_the_same_arguments_return_the_same_handle_and_start_nothing() -> None:
+    assert prints("""
+import logging, threading, telemetry
+before = threading.active_count(), len(logging.getLogger().handlers)
+handles, counts = set(), set()
+for _ in range(4):
+    handles.add(telemetry.configure("shop", version="1", baggage_keys=["a", "b"], logs="otlp"))
+    telemetry.instrument_requests()
+    telemetry.instrument_redis()
+    counts.add((threading.active_count(), len(logging.getLogger().handlers)))
+print(len(handles), len(counts))
+from redis.client import Pipeline
+wrapped, depth = Pipeline.execute, 0
+while hasattr(wrapped, "__wrapped__"):
+    wrapped, depth = wrapped.__wrapped__, depth + 1
+print(depth)
+""").split() == ["1", "1", "2"]
+
+
+def test_other_arguments_are_refused_with_their_name() -> None:
+    done = run(f"{QUIET}\ntelemetry.configure('basket', spans=None, metrics=None, version='2')")
+    assert "telemetry is configured already, as 'shop' and with another service, version" in done.stderr
+
+
+# The caller's own
+
+
+def test_exporter_processors_sampler_and_attributes_of_the_caller_are_used() -> None:
+    assert (
+        prints(
+            f"""{OWN}
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+beside = InMemorySpanExporter()
+handle = telemetry.configure(
+    "shop", spans=memory, metrics=None, span_processors=[SimpleSpanProcessor(beside)], sampler=ALWAYS_ON,
+    resource_attributes={{"team": "tea", "service.version": "9"}},
+)
+trace.get_tracer("t").start_span("one").end()
+handle.force_flush()
+(span,) = memory.get_finished_spans()
+print(span.name, len(beside.get_finished_spans()), span.resource.attributes["team"],
+      span.resource.attributes["service.version"], handle.tracer_provider is trace.get_tracer_provider(),
+      handle.meter_provider)
+""",
+            OTEL_TRACES_SAMPLER="always_off",
+        )
+        == "one 1 tea 9 True None"
+    )
+
+
+def test_the_baggage_that_is_named_becomes_attributes_and_no_other() -> None:
+    assert (
+        prints(f"""{OWN}
+from opentelemetry import baggage
+telemetry.configure("shop", spans=None, metrics=None, span_processors=[SimpleSpanProcessor(memory)],
+    baggage_keys=["tenant"])
+context = baggage.set_baggage("tenant", "tea", baggage.set_baggage("card", "planted"))
+trace.get_tracer("t").start_span("one", context).end()
+print(dict(memory.get_finished_spans()[0].attributes))
+""")
+        == "{'tenant': 'tea'}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "sampled"),
+    [("", "", True), ("ALWAYS_OFF", "", False), (" parentbased_always_off ", "", False), ("", "0", False)],
+)
+def test_the_sampler_of_the_environment_is_used_and_not_written_to_it(
+    sampler: str, argument: str, sampled: bool
+) -> None:
+    code = f"""
+import os
+{QUIET}
+from opentelemetry import trace
+span = trace.get_tracer("t").start_span("one")
+print(span.is_recording(), os.environ["OTEL_TRACES_SAMPLER"] == {sampler!r})
+"""
+    assert prints(code, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=argument) == f"{sampled} True"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1%"),
+        ("OTEL_TRACES_SAMPLER_ARG", "nan"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_its_name(variable: str, value: str) -> None:
+    done = run("import telemetry; telemetry.configure('shop')", **{variable: value})
+    assert f"ValueError: {variable}: use " in done.stderr
+
+
+# Logging
+
+
+def test_the_handlers_and_the_level_of_the_application_stay() -> None:
+    assert (
+        prints("""
+import logging, sys, telemetry
+mine = logging.StreamHandler(sys.stdout)
+logging.basicConfig(level=logging.DEBUG, handlers=[mine])
+telemetry.configure("shop", spans=None, metrics=None)
+print(logging.getLogger().handlers == [mine], logging.getLogger().level)
+logging.getLogger("shop").debug("as before")
+""")
+        == "True 10\nDEBUG:shop:as before"
+    )
+
+
+def test_without_logs_logging_is_as_it_was() -> None:
+    done = run(f"import logging\n{QUIET}\nlogging.warning('low')\nlogging.info('x')\nprint(len(logging.root.handlers))")
+    assert (done.stdout.strip(), done.stderr.strip()) == ("1", "WARNING:root:low")
+
+
+def test_a_handler_is_added_where_logs_are_asked_for() -> None:
+    with Receiver() as receiver:
+        prints(
+            """
+import logging, telemetry
+logging.basicConfig(level=logging.INFO)
+telemetry.configure("shop", logs="otlp")
+logging.getLogger("shop").info("placed", extra={"order_id": "o-1"})
+telemetry.shutdown()
+""",
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+        )
+        (record,) = [record for _, record in receiver.logs if record.body.string_value == "placed"]
+    assert [attribute.key for attribute in record.attributes] == ["order_id"]
+
+
+# The end
+
+
+@pytest.mark.parametrize("end", ["", "telemetry.shutdown(1.0)", "raise SystemExit(0)"])
+def test_without_a_collector_the_end_is_near_and_standard_output_is_the_commands_own(end: str) -> None:
+    # A list of what was lost is all that is said.
+    done = run(f"import telemetry; telemetry.configure('shop', logs='otlp')\n{ONE_SPAN}\n{end}")
+    assert (done.returncode, done.stdout) == (0, "id,sku\n")
+
+
+def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> None:
+    # The exporter tries for 10 s; the SDK's own end is not bounded at all.
+    done = run(f"import time, telemetry\n{LAST}telemetry.configure('shop')\n{ONE_SPAN}\nstarted = time.monotonic()")
+    assert done.stdout.split() == ["id,sku", "took", "True"]
+    assert done.stderr == "1 spans were lost: 127.0.0.1:9 did not take them\n"
+
+
+def test_an_exit_sends_what_is_queued() -> None:
+    with Receiver() as receiver:
+        prints(
+            f"import telemetry; telemetry.configure('shop')\n{ONE_SPAN}",
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+            OTEL_BSP_SCHEDULE_DELAY="60000",
+        )
+        assert [span.name for span in receiver.spans] == ["export"]
+
+
+def test_a_child_that_was_forked_sends_its_spans_at_its_exit() -> None:
+    with Receiver() as receiver:
+        prints(
+            f"""
+import os, sys, telemetry
+telemetry.configure("shop", metrics=None)
+if child := os.fork():
+    os.waitpid(child, 0)
+else:
+    {ONE_SPAN.replace(chr(10), chr(10) + "    ")}
+""",
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+            OTEL_BSP_SCHEDULE_DELAY="60000",
+            GRPC_ENABLE_FORK_SUPPORT="1",
+        )
+        assert [span.name for span in receiver.spans] == ["export"]
+
+
+def test_a_disabled_sdk_starts_no_thread_and_says_nothing() -> None:
+    done = run(
+        f"import threading, telemetry; telemetry.configure('shop', logs='otlp')\n{ONE_SPAN}\n"
+        "print([t.name for t in threading.enumerate() if t.name.startswith('Otel')])",
+        OTEL_SDK_DISABLED="TRUE",
+    )
+    assert (done.stdout.split(), done.stderr) == (["id,sku", "[]"], "")
+
+
+# Where it goes
+
+
+@pytest.mark.parametrize("protocol", ["", "grpc", "http/protobuf"])
+def test_no_password_of_an_address_is_printed(protocol: str) -> None:
+    if protocol.startswith("http"):
+        pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    done = run(
+        f"import logging, telemetry\nlogging.basicConfig(level=10)\ntelemetry.configure('shop')\n{ONE_SPAN}\n"
+        "telemetry.shutdown(1.0)",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://ann:sesame@127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+    )
+    assert "1 spans were lost: 127.0.0.1:9 did not take them" in done.stderr
+    assert "sesame" not in done.stdout + done.stderr
+
+
+def test_the_exporter_over_http_is_asked_for_by_name() -> None:
+    done = run(
+        "import sys; sys.modules['opentelemetry.exporter.otlp.proto.http'] = None\n"
+        "import telemetry; telemetry.configure('shop')",
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+    )
+    assert "needs the package opentelemetry-exporter-otlp-proto-http" in done.stderr

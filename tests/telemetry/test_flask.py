@@ -1,0 +1,291 @@
+"""What instrument_app does to an app of somebody else: it makes spans, and nothing else."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask, Response, abort, request, send_file, stream_with_context
+from flask.sessions import SecureCookieSessionInterface
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
+
+import telemetry
+from telemetry import flask as ours
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER = "00-00000000000000000000000000000001-b7ad6b7169203331-01"
+tracer = trace.get_tracer("test")
+
+
+@pytest.fixture
+def app(memory: InMemorySpanExporter) -> Flask:
+    app = Flask("shop")
+    telemetry.instrument_app(app)
+    app.add_url_rule("/fine", "/fine", lambda: "fine")
+    return app
+
+
+def only(memory: InMemorySpanExporter, kind: trace.SpanKind = trace.SpanKind.SERVER) -> ReadableSpan:
+    (span,) = [span for span in memory.get_finished_spans() if span.kind is kind]
+    return span
+
+
+def events(span: ReadableSpan) -> list[object]:
+    return [(event.attributes or {})["exception.type"] for event in span.events]
+
+
+class StoreIsDown(SecureCookieSessionInterface):
+    def open_session(self, app: Flask, request: object) -> None:
+        raise ConnectionError("the session store is away")
+
+
+class Frozen(Exception):
+    """Refuses every attribute but those that Python itself sets, as attrs' frozen classes do."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("__"):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+# Answers from before the app's hooks
+
+
+def test_a_preprocessor_that_aborts_gives_its_own_answer_and_a_span(app: Flask, memory: InMemorySpanExporter) -> None:
+    app.url_value_preprocessor(lambda _endpoint, values: abort(404) if values else None)
+    app.add_url_rule("/<lang>/hello", "/<lang>/hello", lambda lang: lang)
+    assert Client(app).get("/xx/hello").status_code == 404
+    assert (only(memory).name, (only(memory).attributes or {})["http.response.status_code"]) == (
+        "GET /<lang>/hello",
+        404,
+    )
+
+
+def test_a_hook_that_answers_before_ours_does_so(memory: InMemorySpanExporter) -> None:
+    app = Flask("shop")
+    app.before_request(lambda: ("closed", 503))
+    telemetry.instrument_app(app)
+    assert Client(app).get("/fine").status_code == 503
+    assert (only(memory).attributes or {})["http.response.status_code"] == 503
+
+
+def test_a_session_store_that_is_down_gets_the_error_page_of_the_app(app: Flask, memory: InMemorySpanExporter) -> None:
+    app.session_interface = StoreIsDown()
+    app.register_error_handler(500, lambda _: ("sorry", 500))
+    assert Client(app).get("/fine").text == "sorry"
+    assert events(only(memory)) == ["ConnectionError"]
+
+
+def test_a_host_that_is_not_trusted_gets_a_400(app: Flask, memory: InMemorySpanExporter) -> None:
+    app.config["TRUSTED_HOSTS"] = ["shop.example"]
+    assert Client(app).get("/fine", headers={"Host": "evil.example"}).status_code == 400
+    assert Client(app).get("/healthz", headers={"Host": "evil.example"}).status_code == 400
+    assert Client(app).get("/fine", headers={"Host": "shop.example"}).status_code == 200
+    assert [span.name for span in memory.get_finished_spans()] == ["GET", "GET /fine"]
+
+
+@pytest.mark.parametrize("host", ["a b", "[", "[::1", "x:y", "x:99999999", "\xff", ""])
+def test_an_unsound_host_costs_no_request(app: Flask, host: str, memory: InMemorySpanExporter) -> None:
+    assert Client(app).get("/fine", environ_overrides={"HTTP_HOST": host}).status_code in (200, 400)
+    assert only(memory)
+
+
+def test_a_port_that_is_none_costs_no_request(app: Flask, memory: InMemorySpanExporter) -> None:
+    assert Client(app).get("/fine", environ_overrides={"SERVER_PORT": "unix"}).status_code == 200
+
+
+# Exceptions
+
+
+def test_an_exception_that_refuses_attributes_is_caught_as_without_telemetry(memory: InMemorySpanExporter) -> None:
+    with pytest.raises(Frozen), tracer.start_as_current_span("outer"), tracer.start_as_current_span("look_up"):
+        raise Frozen("urn:x")
+    inner, outer = memory.get_finished_spans()
+    assert [event.name for event in (*inner.events, *outer.events)] == ["exception"]
+
+
+def test_nothing_is_left_on_an_exception_of_the_application(memory: InMemorySpanExporter) -> None:
+    class Missing(LookupError):
+        pass
+
+    error = Missing()
+    with pytest.raises(Missing), tracer.start_as_current_span("look_up"):
+        raise error
+    assert vars(error) == {}
+
+
+def test_an_exception_that_escapes_is_on_the_span(app: Flask, memory: InMemorySpanExporter) -> None:
+    app.add_url_rule("/boom", "/boom", lambda: 1 / 0)
+    assert Client(app).get("/boom").status_code == 500
+    span = only(memory)
+    assert events(span) == ["ZeroDivisionError"]
+    assert (span.attributes or {})["error.type"] == "ZeroDivisionError"
+
+
+def test_one_line_in_an_error_handler_shows_the_exception(app: Flask, memory: InMemorySpanExporter) -> None:
+    @app.errorhandler(Exception)
+    def sorry(error: Exception) -> tuple[str, int]:
+        trace.get_current_span().record_exception(error)
+        return "sorry", 500
+
+    app.add_url_rule("/boom", "/boom", lambda: 1 / 0)
+    assert Client(app).get("/boom").text == "sorry"
+    assert events(only(memory)) == ["ZeroDivisionError"]
+
+
+def test_a_teardown_that_raises_leaves_nothing_to_the_next_request(app: Flask, memory: InMemorySpanExporter) -> None:
+    @app.teardown_request
+    def give_back(_: BaseException | None) -> None:
+        if request.headers["traceparent"] == TRACEPARENT:
+            raise ConnectionError
+
+    before = context.get_current()
+    with pytest.raises(ConnectionError):
+        Client(app).get("/fine", headers={"traceparent": TRACEPARENT})
+    assert context.get_current() == before
+    Client(app).get("/fine", headers={"traceparent": OTHER})
+    assert [(span.kind.name, span.context.trace_id & 0xFF) for span in memory.get_finished_spans()] == [
+        ("SERVER", 0x9C),
+        ("SERVER", 1),
+    ]
+
+
+def test_what_a_view_attaches_ends_with_the_request(app: Flask, memory: InMemorySpanExporter) -> None:
+    app.add_url_rule("/leak", "/leak", lambda: str(context.attach(baggage.set_baggage("tenant", "tea"))))
+    Client(app).get("/leak")
+    assert baggage.get_all() == {}
+
+
+def test_a_hook_of_ours_that_fails_costs_no_request(
+    app: Flask, memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    app.add_url_rule("/boom", "/boom", lambda: 1 / 0)
+    for name in ("add_response_attributes", "collect_request_attributes", "_parse_duration_attrs"):
+        with monkeypatch.context() as patch:
+            patch.setattr(ours.wsgi, name, broken)
+            assert Client(app).get("/fine").status_code == 200
+            assert Client(app).get("/boom").status_code == 500
+
+
+# Streams
+
+
+@pytest.mark.parametrize("wrap", [stream_with_context, iter], ids=["with the request", "bare"])
+def test_spans_of_a_stream_are_in_the_trace_and_its_span_lasts_as_long(
+    app: Flask, memory: InMemorySpanExporter, wrap: object
+) -> None:
+    def rows() -> Iterator[str]:
+        for number in range(2):
+            with tracer.start_as_current_span(f"row {number}"):
+                yield f"{number}"
+
+    app.add_url_rule("/rows", "/rows", lambda: Response(wrap(rows())))  # type: ignore[operator]
+    response = Client(app).get("/rows")
+    assert response.text == "01"
+    response.close()
+    *inner, server = memory.get_finished_spans()
+    assert [span.parent and span.parent.span_id for span in inner] == [server.context.span_id] * 2
+    assert (server.name, server.end_time or 0) >= ("GET /rows", inner[-1].end_time or 0)
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_a_stream_that_breaks_shows_why_and_leaves_nothing(app: Flask, memory: InMemorySpanExporter) -> None:
+    def rows() -> Iterator[str]:
+        yield "0"
+        raise ConnectionError
+
+    app.add_url_rule("/rows", "/rows", lambda: Response(rows()))
+    with pytest.raises(ConnectionError):
+        Client(app).get("/rows", buffered=True)
+    assert events(only(memory)) == ["ConnectionError"]
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_a_file_is_left_to_the_server(app: Flask, memory: InMemorySpanExporter) -> None:
+    class Wrapper:
+        def __init__(self, file: object, *_: object) -> None:
+            self.file = file
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"file"])
+
+    app.add_url_rule("/file", "/file", lambda: send_file(__file__))
+    environ = Client(app).get("/file").request.environ | {"wsgi.file_wrapper": Wrapper}
+    memory.clear()
+    assert isinstance(app.wsgi_app(environ, lambda *_: lambda _: None), Wrapper)
+    assert only(memory)
+
+
+# What is left out
+
+
+def test_health_checks_and_untraced_paths_have_no_spans(
+    memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_FLASK_EXCLUDED_URLS", "livez")
+    app = Flask("shop")
+    telemetry.instrument_app(app, untraced=["/metrics", "debug", "/assets/.*"])
+    mounted = DispatcherMiddleware(Flask("other"), {"/shop": app})
+    for path in ("healthz", "healthz?verbose=1", "readyz", "metrics", "metrics?a=b", "debug", "assets/a/b", "livez"):
+        Client(app).get(f"/{path}")
+        Client(mounted).get(f"/shop/{path}")
+        Client(app).get(f"/{path}", environ_overrides={"HTTP_HOST": "["})
+    assert memory.get_finished_spans() == ()
+    for path in ("pay?x=livez", "healthzz", "a/healthz", "debugger"):
+        Client(app).get(f"/{path}")
+    assert len(memory.get_finished_spans()) == 4
+
+
+def test_the_variable_for_every_library_leaves_out_requests_too(
+    memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_EXCLUDED_URLS", "livez")
+    app = Flask("shop")
+    telemetry.instrument_app(app)
+    Client(app).get("/livez")
+    assert memory.get_finished_spans() == ()
+
+
+# Again, and the boundary
+
+
+def test_instrumenting_an_app_again_does_nothing_and_otherwise_is_refused(
+    app: Flask, memory: InMemorySpanExporter
+) -> None:
+    telemetry.instrument_app(app)
+    Client(app).get("/fine")
+    assert only(memory)
+    with pytest.raises(RuntimeError, match="instrumented already"):
+        telemetry.instrument_app(app, public=True)
+
+
+def test_a_caller_of_a_public_app_brings_nothing(memory: InMemorySpanExporter) -> None:
+    def broken(_: str) -> str:
+        raise ValueError
+
+    for keep_baggage in (None, broken):
+        app = Flask("shop")
+        telemetry.instrument_app(app, public=True, keep_baggage=keep_baggage)
+        memory.clear()
+        Client(app).get("/", headers={"traceparent": TRACEPARENT, "baggage": "tenant=tea"})
+        assert only(memory).parent is None
+
+
+def test_nothing_of_a_callers_headers_is_logged(
+    app: Flask, memory: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for headers in (
+        {"baggage": ",".join(["planted " * 3] * 300)},
+        {"baggage": "planted=" + "x" * 9000},
+        {"traceparent": TRACEPARENT, "tracestate": "planted planted,PLANTED=planted\x7f," * 40},
+        {"traceparent": "planted"},
+    ):
+        with caplog.at_level(logging.DEBUG):
+            assert Client(app).get("/fine", headers=headers).status_code == 200
+    assert "planted" not in caplog.text.lower()
