@@ -24,7 +24,6 @@ from waybill.settings import Settings
 from waybill.supervise import Part, last_lines, spawn
 
 DATABASES = ("postgres", "valkey")
-SERVICES = ("acquirer", "inventory", "payment", "order", "gateway", "order-relay", "fulfilment")
 PATIENCE_SECONDS = 60
 
 _shared = TemporaryDirectory(prefix="waybill-")
@@ -113,7 +112,7 @@ class House:
 
     def url(self, name: str) -> str:
         """The base URL of a service."""
-        return f"http://127.0.0.1:{getattr(self.settings, f'{name}_port')}"
+        return self.settings.service_url(name)
 
     def order(
         self, sku: str = "TEA-EARL-GREY", *, token: str = "tok_visa", headers: Mapping[str, str] | None = None

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from waybill.registry import PAID, SHIPPED
+
 OUTCOMES = {
     0: "no answer",
     200: "completed",
@@ -17,10 +19,6 @@ OUTCOMES = {
     422: "invalid",
     503: "unavailable",
 }
-
-
-PAID = frozenset({"gateway", "order", "inventory", "payment"})
-SHIPPED = PAID | {"order-relay", "fulfilment"}
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 import requests
 
-from waybill import binaries, postgres, valkey
+from waybill import binaries, postgres, registry, valkey
 from waybill.settings import Settings
 from waybill.supervise import ROOT, Part, make_private, state_folder
 
@@ -186,66 +186,50 @@ def _prometheus(settings: Settings, data: Path) -> Part:
 
 
 def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:
-    def database(service: str) -> dict[str, str]:
-        return {"DATABASE_URL": postgres.url(service, passwords, settings.postgres_port)}
-
-    acquirer = {"ACQUIRER_URL": f"http://127.0.0.1:{settings.acquirer_port}"}
-    inventory = {"INVENTORY_URL": f"http://127.0.0.1:{settings.inventory_port}"}
-    payment = {"PAYMENT_URL": f"http://127.0.0.1:{settings.payment_port}"}
-    order = {"ORDER_URL": f"http://127.0.0.1:{settings.order_port}"}
-    # Only to show traces: no order needs it.
-    jaeger = {"JAEGER_URL": settings.jaeger_url}
-    queue = {"VALKEY_URL": valkey.url(passwords, settings.valkey_port)}
-    ours = _telemetry(settings)
-    # They need each other for an order and not to start, so that they can use all cores from the beginning.
-    tables = ("postgres",)
-    return [
-        _service("acquirer", settings.acquirer_port, config="services/acquirer/gunicorn.conf.py"),
-        _service("inventory", settings.inventory_port, ours | database("inventory") | queue, after=(*tables, "valkey")),
-        _service("payment", settings.payment_port, ours | database("payment") | acquirer, after=tables),
-        _service("order", settings.order_port, ours | database("order") | inventory | payment, after=tables),
-        _service("gateway", settings.gateway_port, ours | order | inventory | payment | jaeger, ready_path="/readyz"),
-        _worker(
-            "order-relay",
-            "services.order.relay",
-            ours | database("order") | inventory | payment | queue,
-            settings,
-        ),
-        _worker("fulfilment", "services.fulfilment.consume", ours | database("fulfilment") | order | queue, settings),
-    ]
+    telemetry = _telemetry(settings)
+    return [_service(service, settings, passwords, telemetry) for service in registry.SERVICES]
 
 
 def _service(
-    name: str,
-    port: int,
-    environment: Mapping[str, str] | None = None,
-    *,
-    config: str = "chassis/gunicorn.conf.py",
-    ready_path: str = "/healthz",
-    after: Sequence[str] = (),
+    service: registry.Service, settings: Settings, passwords: postgres.Passwords, telemetry: Mapping[str, str]
 ) -> Part:
-    url = f"http://127.0.0.1:{port}"
+    environment = {f"{name.upper()}_URL": settings.service_url(name) for name in service.calls}
+    if service.traced:
+        environment |= telemetry
+    if service.database:
+        environment["DATABASE_URL"] = postgres.url(service.database, passwords, settings.postgres_port)
+    if service.valkey:
+        environment["VALKEY_URL"] = valkey.url(passwords, settings.valkey_port)
+    if service.name == "gateway":
+        # Only to show traces: no order needs it.
+        environment["JAEGER_URL"] = settings.jaeger_url
+    if not service.port:
+        return _worker(service, environment, settings)
+    # The third party shares nothing with us.
+    config = "chassis/gunicorn.conf.py" if service.traced else f"services/{service.name}/gunicorn.conf.py"
+    url, port = settings.service_url(service.name), settings.service_port(service.name)
+    ready_path = "/readyz" if service.name == "gateway" else "/healthz"
     return Part(
-        name=name,
-        command=[sys.executable, "-m", "gunicorn", "--config", config, f"services.{name}:create_app()"],
-        environment={"HOST": "127.0.0.1", "PORT": str(port), **(environment or {})},
+        name=service.name,
+        command=[sys.executable, "-m", "gunicorn", "--config", config, f"services.{service.name}:create_app()"],
+        environment={"HOST": "127.0.0.1", "PORT": str(port), **environment},
         where=url,
-        ports={f"WAYBILL_{name.upper()}_PORT": port},
+        ports={f"WAYBILL_{service.name.upper()}_PORT": port},
         ready=lambda: answers(url + ready_path),
-        after=after,
+        after=service.after,
     )
 
 
-def _worker(name: str, module: str, environment: Mapping[str, str], settings: Settings) -> Part:
-    """A process without a port: it is ready once it has touched its heartbeat file."""
-    heartbeat = data_folder(settings) / f"{name}.alive"
+def _worker(service: registry.Service, environment: Mapping[str, str], settings: Settings) -> Part:
+    """Return a process without a port: it is ready once it has touched its heartbeat file."""
+    heartbeat = data_folder(settings) / f"{service.name}.alive"
     return Part(
-        name=name,
-        command=[sys.executable, "-m", module],
+        name=service.name,
+        command=[sys.executable, "-m", service.module],
         environment={"HEARTBEAT_FILE": str(heartbeat), **environment},
         prepare=lambda: heartbeat.unlink(missing_ok=True),
         ready=heartbeat.exists,
-        after=("postgres", "valkey"),
+        after=service.after,
     )
 
 

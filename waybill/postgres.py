@@ -15,8 +15,9 @@ import click
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
+from waybill.registry import OWNERS
+
 SUPERUSER = "postgres"
-SERVICES = ("order", "inventory", "payment", "fulfilment")
 VALKEY = "valkey"
 PASSWORDS = "passwords.json"
 READ_AND_SEARCH = stat.S_IROTH | stat.S_IXOTH
@@ -47,7 +48,7 @@ def passwords(data: Path) -> Passwords:
             f"{file} is missing, and the database beside it cannot be opened without: "
             f"bring it back, or remove the folder {data} to begin with an empty one."
         )
-    missing = [name for name in (SUPERUSER, *SERVICES, VALKEY) if name not in known]
+    missing = [name for name in (SUPERUSER, *OWNERS, VALKEY) if name not in known]
     if missing:
         known |= {name: secrets.token_urlsafe(24) for name in missing}
         write_private(file, json.dumps(known, indent=2))
@@ -120,7 +121,7 @@ def provision(passwords: Passwords, port: int) -> None:
     ) as connection:
         roles = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
         databases = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
-        for service in SERVICES:
+        for service in OWNERS:
             name = Identifier(role(service))
             if role(service) not in roles:
                 connection.execute(SQL("CREATE ROLE {}").format(name))
@@ -131,7 +132,7 @@ def provision(passwords: Passwords, port: int) -> None:
             )
             if role(service) not in databases:
                 connection.execute(SQL("CREATE DATABASE {0} OWNER {0}").format(name))
-        for database in (*map(role, SERVICES), "postgres", "template1"):
+        for database in (*map(role, OWNERS), "postgres", "template1"):
             connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(Identifier(database)))
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from waybill import typed
+from waybill.registry import PORTS
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -27,11 +28,11 @@ class Settings(BaseSettings):
     cache_dir: Path = user_cache_path("waybill")
     """The Collector, Jaeger and Prometheus, kept from one run, and one clone, to the next."""
 
-    gateway_port: Port = 8000
-    order_port: Port = 8001
-    inventory_port: Port = 8002
-    payment_port: Port = 8003
-    acquirer_port: Port = 8009
+    gateway_port: Port = PORTS["gateway"]
+    order_port: Port = PORTS["order"]
+    inventory_port: Port = PORTS["inventory"]
+    payment_port: Port = PORTS["payment"]
+    acquirer_port: Port = PORTS["acquirer"]
     postgres_port: Port = 15432
     valkey_port: Port = 16379
     collector_port: Port = 4317
@@ -54,7 +55,16 @@ class Settings(BaseSettings):
     @property
     def gateway_url(self) -> str:
         """The public edge, without a slash at the end."""
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return self.service_url("gateway")
+
+    def service_port(self, name: str) -> int:
+        """Return where a service listens."""
+        port: int = getattr(self, f"{name}_port")
+        return port
+
+    def service_url(self, name: str) -> str:
+        """Return the base URL of a service, without a slash at the end."""
+        return f"http://127.0.0.1:{self.service_port(name)}"
 
     @property
     def prometheus_url(self) -> str:

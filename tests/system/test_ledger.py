@@ -22,7 +22,7 @@ from tests.system.test_collector import own
 from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import doubts, good, losses, verdict
 from waybill.ledger.watch import watch
-from waybill.orders import SHIPPED
+from waybill.registry import SHIPPED
 from waybill.supervise import ROOT, log_file
 
 FEW = 3

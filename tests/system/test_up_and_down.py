@@ -18,8 +18,8 @@ import requests
 
 from doctor.jaeger import Jaeger
 from tests.house import wait_until
-from waybill.orders import SHIPPED
 from waybill.processes import State
+from waybill.registry import SHIPPED
 from waybill.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from waybill.ledger import close_ledger, last_line, left_out
 from waybill.ledger.balance import Ledger
 from waybill.ledger.numbers import Numbers, Snapshot, parse
 from waybill.ledger.verdict import doubts, good, losses, verdict
-from waybill.orders import SHIPPED
+from waybill.registry import SHIPPED
 from waybill.settings import Settings
 
 SETTINGS = Settings()

@@ -17,21 +17,13 @@ from doctor.web import Unanswered
 from telemetry.traces import Trace
 from waybill.doctor.collector import Collector, notice_sampling
 from waybill.load import skus_in_stock
-from waybill.orders import KINDS, SHIPPED
+from waybill.orders import KINDS
 from waybill.processes import State
+from waybill.registry import CALLERS, ON_THE_WAY, SHIPPED, SHOWS
 from waybill.settings import Settings
 from waybill.supervise import log_file, state_file, state_folder
 
 ORDER_SECONDS = 30
-ON_THE_WAY = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
-"""The services of an order, in the order in which it comes to them."""
-CALLERS = {"order": "gateway", "inventory": "order", "payment": "order"}
-DATABASES = {
-    "order": ("postgresql",),
-    "inventory": ("redis", "postgresql"),
-    "payment": ("postgresql",),
-    "fulfilment": ("postgresql", "redis"),
-}
 
 
 def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Finding]:
@@ -121,7 +113,7 @@ def _follow_order(jaeger: Jaeger, order: Visit, wait: float, logs: Path) -> Iter
             raise _why_missing(jaeger, trace, service, order, wait, logs)
     yield f"each of {', '.join(ON_THE_WAY)} has its spans in the trace"
     yield from judge.check(trace, order.moments)
-    yield from judge.check_databases(trace, DATABASES)
+    yield from judge.check_databases(trace, SHOWS)
     yield from judge.notice_health_checks(jaeger, "gateway")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from waybill.ledger.numbers import CALLS, NAMESPACE, Numbers, Snapshot
-from waybill.orders import SHIPPED
+from waybill.registry import SHIPPED
 from waybill.settings import Settings
 
 NOTHING = Numbers({})

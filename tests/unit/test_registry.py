@@ -1,0 +1,49 @@
+"""What names the services outside the registry says the same as it."""
+
+import re
+import runpy
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.documents import ROOT
+from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PORTS, SERVICES, SHIPPED, Service
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
+
+
+def test_every_folder_of_services_is_a_service() -> None:
+    folders = {path.name for path in (ROOT / "services").iterdir() if (path / "__init__.py").exists()}
+    # The relay is a second process of order.
+    assert folders == set(NAMES) - {"order-relay"}
+
+
+def test_a_worker_runs_a_module_that_there_is() -> None:
+    for service in SERVICES:
+        assert bool(service.module) is not bool(service.port)
+        assert not service.module or (ROOT / (service.module.replace(".", "/") + ".py")).exists()
+
+
+def test_each_traced_service_is_on_the_way_of_an_order_once() -> None:
+    assert sorted(ON_THE_WAY) == sorted(SHIPPED)
+    assert ON_THE_WAY == ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_compose_hands_a_service_the_addresses_that_the_tool_hands_it(service: Service) -> None:
+    environment: dict[str, str] = COMPOSE[service.name]["environment"]
+    calls = {name.removesuffix("_URL").lower() for name in environment if name.removesuffix("_URL").lower() in PORTS}
+    assert calls == set(service.calls)
+    assert ("data" in COMPOSE[service.name]["networks"]) is bool(service.database)
+    assert ("queue" in COMPOSE[service.name]["networks"]) is service.valkey
+    assert {"postgres", "valkey"} & set(COMPOSE[service.name].get("depends_on", {})) <= set(service.after)
+
+
+def test_docker_makes_the_databases_and_passwords_of_the_services() -> None:
+    assert set(PREPARE["OWNERS"]) == set(OWNERS)
+    assert set(PREPARE["USERS_OF_VALKEY"]) == {service.name for service in SERVICES if service.valkey}
+    script = (ROOT / "deploy/docker/create_databases.sh").read_text()
+    (roles,) = re.findall(r"^for role in (.*);", script, re.MULTILINE)
+    assert {role.removeprefix("waybill_") for role in roles.split()} == set(OWNERS)
