@@ -20,10 +20,12 @@ from tests.ports import free_port
 from waybill import postgres, valkey
 from waybill.parts import all_parts
 from waybill.processes import lives
+from waybill.registry import NAMES
 from waybill.settings import Settings
 from waybill.supervise import Part, last_lines, spawn
 
 DATABASES = ("postgres", "valkey")
+SERVICES = NAMES
 PATIENCE_SECONDS = 60
 
 _shared = TemporaryDirectory(prefix="waybill-")
