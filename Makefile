@@ -77,6 +77,7 @@ test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down
 
 test-faults: $(VENV)/dev ## end and kill parts under load, then check the books
 ##   SEED=7               repeat a run
+##   RHYTHM=2             kill twice as often
 	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 2 tests/faults
 
 trees: $(VENV)/dev ## write every tree that the documents and the tests have anew, from real runs: review them like code

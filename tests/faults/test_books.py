@@ -1,6 +1,7 @@
 """Parts are killed at random moments under load and started again; then the books have to be right.
 
 `make test-faults SEED=7` repeats a run: the victims and the moments, counted in answered orders, are the same.
+`RHYTHM=2` kills twice as many parts, in the same number of orders.
 """
 
 import os
@@ -21,7 +22,8 @@ from tests.house import DATABASES, SERVICES, House
 
 SEED = int(os.environ.get("SEED", "1"))
 VICTIMS = ("order", "order-relay", "inventory", "payment", "fulfilment", "valkey")
-KILLS = 12
+RHYTHM = int(os.environ.get("RHYTHM", "1"))
+KILLS = 12 * RHYTHM
 CUSTOMERS = 6
 SETTLED_WITHIN_SECONDS = 60
 ORDERS = [
@@ -98,10 +100,10 @@ def answers(house: House) -> list[tuple[int, Any]]:
     customers = Customers(house)
     try:
         for _ in range(KILLS):
-            customers.wait_for(chance.randint(3, 25))
+            customers.wait_for(chance.randint(3, 25) // RHYTHM)
             victim = chance.choice(VICTIMS)
             house.kill(victim)
-            customers.wait_for(chance.randint(0, 8))
+            customers.wait_for(chance.randint(0, 8) // RHYTHM)
             house.start(victim)
         customers.wait_for(10)
     finally:
