@@ -61,6 +61,14 @@ def test_what_is_typed_reaches_the_tool_whole_and_the_message_names_it(typed: tu
     assert "python -m waybill" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "arguments"),
+    [("REPLAY=1-0", 'replay -- "$REPLAY"'), ("DROP=all", 'drop -- "$DROP"'), ("REPLAY=", "list")],
+)
+def test_dead_letters_are_sent_back_or_dropped_as_typed_and_else_listed(typed: str, arguments: str) -> None:
+    assert f"waybill dead-letters {arguments};" in make("--dry-run", "dead-letters", typed).stdout
+
+
 TEXTS = ("; touch {}", "$(touch {})", "`touch {}`", "' ; touch {} '", '" ; touch {} "', "> {}")
 
 
