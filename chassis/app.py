@@ -9,7 +9,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel
 
 import telemetry
-from chassis import deadline, logs, problems, scenarios
+from chassis import deadline, limits, logs, problems, scenarios
 from chassis.settings import ServiceSettings, refuse
 
 VERSION = telemetry.__version__
@@ -49,7 +49,10 @@ def create(
     @app.before_request
     def start_the_clock() -> None:
         header = None if public else request.headers.get(deadline.HEADER)
-        deadline.start(deadline.allowance(header, settings.request_deadline))
+        allowance = deadline.allowance(header, settings.request_deadline)
+        deadline.start(allowance - deadline.waited(request.headers.get(deadline.SENT_HEADER)))
+
+    limits.install(app, uncounted="healthz")
 
     @app.get("/healthz")
     def healthz() -> ResponseReturnValue:

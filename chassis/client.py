@@ -16,7 +16,7 @@ from chassis import deadline, scenarios
 from chassis.problems import TYPE_PREFIX, Problem, ProblemDocument, Unavailable
 
 CONNECTIONS = 16
-"""Kept open to each host; a worker has 8 threads."""
+"""Kept open to each host. A worker that needs more at a time makes them for one call."""
 
 ATTEMPTS = 3
 FIRST_WAIT_SECONDS = 0.1
@@ -126,6 +126,7 @@ class Client:
         left = deadline.remaining()
         if self.ours:
             headers[deadline.HEADER] = str(int(max(left - deadline.MARGIN, 0.001) * 1000))
+            headers[deadline.SENT_HEADER] = deadline.now_sent()
         timeout = min(left, self.attempt_seconds or left)
         return self.session.request(
             method, self.base_url + path, json=json, headers=headers, timeout=timeout, allow_redirects=False

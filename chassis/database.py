@@ -21,7 +21,7 @@ WAIT_SECONDS = 20
 """How long a process that starts waits for its database."""
 
 POOL_SIZE = 8
-"""A connection for each thread of a worker: a request holds one at a time."""
+"""Connections of a worker. A request holds one at a time, for a statement or two: fewer than there are threads."""
 
 
 def connect(name: str, url: str, patience: float) -> Engine:

@@ -1,16 +1,24 @@
 """The time that is left for a request, spent along its path.
 
 The edge starts the clock; each call out tells the callee how much is left, less a margin for the way back, so
-that the callee gives up before its caller does and the answer can say who was slow.
+that the callee gives up before its caller does and the answer can say who was slow. The time that a request waited
+until a thread took it is gone too.
 """
 
+import re
+import socket
 import time
 from contextvars import ContextVar
 
 HEADER = "X-Envoy-Expected-Rq-Timeout-Ms"
 """Envoy's name for the time that a callee has, in milliseconds: a mesh in front of a service sets it too."""
 
+SENT_HEADER = "X-Request-Start"
+"""When a request was sent, as `t=` and seconds since 1970: the name that proxies and hosters use."""
+
 MARGIN = 0.1
+
+_SENT = re.compile(r"t=(\d{1,11}(?:\.\d{1,9})?)")
 
 _ends: ContextVar[float] = ContextVar("deadline")
 
@@ -25,15 +33,43 @@ def start(seconds: float) -> None:
 
 
 def allowance(header: str | None, default: float) -> float:
-    """The seconds that a caller's header gives, where it is a sound number and less than the default."""
+    """The seconds that a caller's header gives, if it is a sound number and less than the default."""
     if header is not None and header.isascii() and header.isdigit() and len(header) < 10:
         return min(int(header) / 1000, default)
     return default
 
 
+def now_sent() -> str:
+    """The value of SENT_HEADER for a request that is sent now."""
+    return f"t={time.time():.3f}"
+
+
+def waited(header: str | None) -> float:
+    """The seconds since a request was sent by its SENT_HEADER; 0 if it does not say so, or by another clock."""
+    sent = _SENT.fullmatch(header or "")
+    return max(time.time() - float(sent[1]), 0.0) if sent else 0.0
+
+
 def remaining() -> float:
-    """The seconds left. Raises DeadlineExceeded when there are none, LookupError where no clock was started."""
+    """The seconds left. Raises DeadlineExceeded when there are none, LookupError when no clock was started."""
     left = _ends.get() - time.monotonic()
     if left <= 0:
         raise DeadlineExceeded
     return left
+
+
+class InTime:
+    """A caller's socket that is read until the deadline of the request, however its bytes are spread over the time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def recv(self, size: int) -> bytes:
+        """Read what has come. Raises DeadlineExceeded if nothing comes until the deadline."""
+        self.sock.settimeout(remaining())
+        try:
+            return self.sock.recv(size)
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        finally:
+            self.sock.settimeout(None)

@@ -11,9 +11,13 @@ import logging
 import os
 import sys
 import traceback
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn import util
+
+from chassis.capacity import THREADS
+from chassis.deadline import InTime
 
 
 class JsonLines(logging.Formatter):
@@ -45,6 +49,8 @@ class NothingOfTheCaller(logging.Filter):
 
 def refuse(sock: Any, status: int, reason: str, _message: str) -> None:
     """Answer what never becomes a request, such as one with too long a line, like every error: RFC 9457."""
+    # gunicorn says "Bad Request" to some of them.
+    reason = HTTPStatus(status).phrase if reason == "Bad Request" else reason
     body = json.dumps({"type": "about:blank", "title": reason, "status": status})
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
     util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
@@ -55,7 +61,7 @@ util.write_error = refuse
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 worker_class = "gthread"
-threads = 8
+threads = THREADS
 # Long, so that a call seldom meets a connection that is just being closed.
 keepalive = 75
 # A worker waits so long for its requests, which have a deadline of 5 s, and looks once a second; then its spans
@@ -64,6 +70,9 @@ REQUESTS_SECONDS = 6
 # The master kills a worker that has not ended by then.
 graceful_timeout = REQUESTS_SECONDS + 5
 timeout = 30
+# No proxy of ours needs to say who it is, and from a stranger at loopback the headers SCRIPT_NAME, PATH_INFO and
+# X-Forwarded-Proto would be taken.
+forwarded_allow_ips = ""
 # As long as a header may be; gunicorn's own limit is half of that.
 limit_request_line = 8190
 # By default every gunicorn of a user listens on the same control socket.
@@ -103,6 +112,16 @@ def post_worker_init(worker: Any) -> None:
     worker.log.error_log.addFilter(NothingOfTheCaller())
     gc.freeze()
     gc.enable()
+
+
+def pre_request(_worker: Any, request: Any) -> None:
+    """Let a body come until the request's deadline, and no longer."""
+    request.unreader.sock = InTime(request.unreader.sock)
+
+
+def post_request(_worker: Any, request: Any, _environ: Any, _response: Any) -> None:
+    """Give gunicorn its socket back, for the next request."""
+    request.unreader.sock = request.unreader.sock.sock
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -1,7 +1,6 @@
 """Errors as problem documents, RFC 9457: `application/problem+json`, with the trace to look at."""
 
 import logging
-import socket
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -23,6 +22,7 @@ RETRY_AFTER_SECONDS = 2
 IN_FLIGHT = "idempotency-key-in-flight"
 """The one kind of problem, 503 apart, that passes by itself."""
 MAX_ERRORS = 10
+CUT_OFF = "the body is cut off, or its chunks are broken"
 
 Body = TypeVar("Body", bound=BaseModel)
 TraceId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -170,25 +170,21 @@ def _what_to_do() -> str:
 
 
 def _read() -> bytes:
-    # gunicorn's own: no WSGI server has to give it.
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    if connection:
-        connection.settimeout(deadline.remaining())
     try:
         body = request.get_data()
         # Of chunks that are too long together, the first 64 KiB come without an error: only a read after them raises.
         if request.content_length is None:
             request.stream.read(1)
+    except deadline.DeadlineExceeded as error:
+        raise Problem(408, detail="the body did not come in time") from error
+    except HTTPException:
+        raise
     except Exception as error:
-        if connection and isinstance(error.__context__, TimeoutError):
-            raise Problem(408, detail="the body did not come in time") from error
-        if isinstance(error, HTTPException):
-            raise
         # The server has its own exceptions for chunks that are broken.
-        raise Problem(400, detail="the body is cut off, or its chunks are broken") from error
-    finally:
-        if connection:
-            connection.settimeout(None)
+        raise Problem(400, detail=CUT_OFF) from error
+    # The end of the connection ends a body without an error, and what has come until then may be whole JSON.
+    if request.content_length is not None and len(body) < request.content_length:
+        raise Problem(400, detail=CUT_OFF)
     return body
 
 

@@ -30,7 +30,7 @@ def mount(app: Flask, jaeger_url: str, public_url: str, products: Callable[[], I
     """Add `/`, `/traces/<trace_id>` and `/assets/` to the app.
 
     `public_url` is where a browser finds the Jaeger that is at `jaeger_url` for us. `products` returns what the shop
-    sells, or raises Unavailable.
+    sells, or raises Problem or Unavailable.
     """
     pages = Blueprint("viewer", __name__, template_folder="templates", static_folder=STATIC, static_url_path="/assets")
     traces = Traces(jaeger_url, public_url)
@@ -42,7 +42,7 @@ def mount(app: Flask, jaeger_url: str, public_url: str, products: Callable[[], I
         faults = scenarios.SCENARIOS if scenarios.enabled() else {}
         try:
             found = list(products())
-        except Unavailable:
+        except (Problem, Unavailable):
             return render_template("shop.html", products=[], scenarios=faults), HTTPStatus.SERVICE_UNAVAILABLE
         return render_template("shop.html", products=found, scenarios=faults)
 

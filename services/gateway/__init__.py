@@ -4,7 +4,7 @@ from flask import Flask
 
 from chassis import app
 from exhibition import viewer
-from services.gateway import headers, openapi
+from services.gateway import headers, hosts, openapi
 from services.gateway.api import blueprint, index
 from services.gateway.clients import Inventory, Orders, Payments
 from services.gateway.settings import Settings
@@ -20,6 +20,7 @@ def create_app() -> Flask:
     untraced = viewer.UNTRACED if settings.jaeger_url else ()
     flask = app.create("gateway", settings, checks, public=True, untraced=untraced)
     headers.install(flask)
+    hosts.install(flask, {name.strip().lower() for name in settings.public_hosts.split(",")} - {""})
     flask.extensions["orders"] = orders
     flask.extensions["inventory"] = inventory
     flask.extensions["payments"] = payments

@@ -7,10 +7,13 @@ from uuid import UUID
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from chassis import scenarios
+from chassis.capacity import LOOKUPS, ORDERS
+from chassis.limits import Places
 from chassis.problems import Problem, TraceId, document, invalid, read_body
+from services.gateway.cards import refuse_card_number
 from services.gateway.clients import (
     Inventory,
     Money,
@@ -24,6 +27,8 @@ from services.gateway.clients import (
 from telemetry import ContextThreadPool
 
 blueprint = Blueprint("gateway", __name__)
+orders_under_way = Places(ORDERS)
+lookups_under_way = Places(LOOKUPS)
 
 IDEMPOTENCY_KEY = re.compile(r"^[!-~]{1,255}$")
 Whole = Annotated[int, BeforeValidator(lambda value: int(value) if _is_whole(value) else value)]
@@ -46,8 +51,10 @@ class OrderRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
     items: list[Item] = Field(min_length=1, max_length=50)
-    payment_token: str = Field(
-        pattern="^[!-~]{1,255}$", description="It stands for a card, which we never see; `tok_declined` is declined."
+    payment_token: Annotated[str, AfterValidator(refuse_card_number)] = Field(
+        pattern="^[!-~]{1,255}$",
+        description="It stands for a card, which we never see: what passes for a card's number is refused. "
+        "`tok_declined` is declined.",
     )
 
 
@@ -144,7 +151,8 @@ def post_order() -> ResponseReturnValue:
     quantities = {item.sku: item.quantity for item in body.items}
     if len(quantities) < len(body.items):
         raise invalid([(("items",), "name each sku once, with its quantity")])
-    order, is_new = _place(quantities, body.payment_token)
+    with orders_under_way.taken():
+        order, is_new = _place(quantities, body.payment_token)
     if order.status == "rejected":
         place = [item.sku for item in body.items].index(order.refused_sku or "")
         raise invalid([(("items", place, "sku"), "there is no such product")])
@@ -155,7 +163,7 @@ def post_order() -> ResponseReturnValue:
 def get_order(order_id: UUID) -> ResponseReturnValue:
     """An order as it stands, refused ones too, and its payment."""
     # Side by side; the threads stay in the trace.
-    with ContextThreadPool() as pool:
+    with lookups_under_way.taken(), ContextThreadPool() as pool:
         payment = pool.submit(cast(Payments, current_app.extensions["payments"]).state, order_id)
         order = _orders().find(order_id)
     return _answer(PaidOrder(**_fields(order), payment=payment.result()))

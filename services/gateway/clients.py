@@ -70,13 +70,14 @@ class Orders:
             headers={"Idempotency-Key": key},
             # Order resumes what got stuck; a second call would find the first one still at work.
             idempotent=False,
-            pass_on=("idempotency-key-reused", "idempotency-key-in-flight", "order-pending"),
+            pass_on=("idempotency-key-reused", "idempotency-key-in-flight", "order-pending", "busy"),
         )
         return self.client.read(response, Order), response.status_code == 201
 
     def find(self, order_id: UUID) -> Order:
-        """An order as it stands. Raises Problem (404), Unavailable."""
-        return self.client.read(self.client.call("GET", f"/orders/{order_id}", pass_on=["order-not-found"]), Order)
+        """An order as it stands. Raises Problem (404, 503), Unavailable."""
+        response = self.client.call("GET", f"/orders/{order_id}", pass_on=("order-not-found", "busy"))
+        return self.client.read(response, Order)
 
 
 class PaymentState(BaseModel):
@@ -107,5 +108,5 @@ class Inventory:
         self.client = Client("inventory", url)
 
     def products(self) -> Products:
-        """Every product with its price. Raises Unavailable."""
-        return self.client.read(self.client.call("GET", "/products"), Products)
+        """Every product with its price. Raises Problem (503), Unavailable."""
+        return self.client.read(self.client.call("GET", "/products", pass_on=["busy"]), Products)

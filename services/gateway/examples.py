@@ -71,6 +71,7 @@ PROBLEMS = [
     _problem(400, "Bad Request", "the body is not valid JSON in UTF-8"),
     _problem(400, "Unknown scenario", "GET /scenarios lists those that there are", "unknown-scenario"),
     _problem(402, "Payment declined", "the payment was declined", "payment-declined", order_id=ID),
+    _problem(403, "Forbidden", "a page of another origin may not do this"),
     _problem(404, "Not Found", "there is nothing at this address"),
     _problem(404, "Order not found", "there is no such order", "order-not-found"),
     _problem(405, "Method Not Allowed", "The method is not allowed for the requested URL."),
@@ -99,6 +100,7 @@ PROBLEMS = [
         "this Idempotency-Key came before, with another order",
         "idempotency-key-reused",
     ),
+    _problem(503, "Busy", "there is too much to do right now; nothing was begun: try again", "busy"),
     _problem(
         503,
         "Unavailable",

@@ -35,12 +35,14 @@ The header `traceresponse`, from an editors' draft of the W3C, names the trace o
 an error. A `traceparent` that is sent here has no effect.
 
 Another path is answered with 404, and another method with 405, as described in `#/components/responses`; but `HEAD` is
-answered where `GET` is, and `OPTIONS` at each path. Three more answers can come to anything, with a problem document:
-414 and 431, without a trace, where the address or a header is longer than 8 KiB; and 500, where the mistake is ours."""
+answered where `GET` is, and `OPTIONS` at each path. Four more answers can come to anything, with a problem document:
+414 and 431, without a trace, where the address or a header is longer than 8 KiB; 421, where the name in `Host` is not
+one of this service; and 500, where the mistake is ours."""
 
 REFUSALS = {
     400: "The body is not JSON, a header is not sound, or there is no such scenario (`unknown-scenario`).",
     402: "The payment was declined (`payment-declined`). Nothing was charged.",
+    403: "A page of another origin sent it.",
     404: "There is nothing here, or no order that has this id (`order-not-found`).",
     405: "The path has other methods.",
     408: "The body stopped coming; the service waits until the request's deadline, 5 seconds if not set otherwise.",
@@ -50,7 +52,8 @@ REFUSALS = {
     415: "The body is not declared as `application/json`.",
     422: "The order is not as described, names a product twice or one that there is not (`invalid-request`); or its "
     "Idempotency-Key came before with another order (`idempotency-key-reused`).",
-    503: "A part does not answer (`unavailable`). An order that was accepted is kept, and processed later or when its "
+    503: "There is too much to do, and nothing was begun (`busy`); or a part does not answer (`unavailable`). An order "
+    "that was accepted is kept, and processed later or when its "
     "Idempotency-Key is sent again (`order-pending`).",
 }
 """Answers with a problem document; in brackets its type, without `urn:waybill:problem:`."""
@@ -150,7 +153,7 @@ OPERATIONS = {
     "gateway.list_products": Operation({200: Products}, [400, 503], headers=["baggage"]),
     "gateway.post_order": Operation(
         {200: PlacedOrder, 201: PlacedOrder},
-        [400, 402, 408, 409, 413, 415, 422, 503],
+        [400, 402, 403, 408, 409, 413, 415, 422, 503],
         body=OrderRequest,
         headers=["Idempotency-Key", "baggage"],
         links=["get_order"],

@@ -18,10 +18,12 @@ LinkedUrl = Annotated[HttpUrl, AfterValidator(_without_password)]
 
 class Settings(ServiceSettings):
     """Environment variables: ORDER_URL, INVENTORY_URL, PAYMENT_URL; for the shop page, which else is not there,
-    JAEGER_URL, and JAEGER_PUBLIC_URL where a browser knows Jaeger under another address."""
+    JAEGER_URL, and JAEGER_PUBLIC_URL where a browser knows Jaeger under another address; and PUBLIC_HOSTS, the names
+    by which customers ask, with commas between them: localhost and addresses need not be named."""
 
     order_url: HttpUrl
     inventory_url: HttpUrl
     payment_url: HttpUrl
     jaeger_url: LinkedUrl | None = None
     jaeger_public_url: LinkedUrl | None = None
+    public_hosts: str = ""

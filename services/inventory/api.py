@@ -7,11 +7,14 @@ from flask import Blueprint, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field
 
+from chassis.capacity import ORDERS
+from chassis.limits import Places
 from chassis.problems import read_body
 from services.inventory.catalogue import Catalogue
 from services.inventory.reserve import release, reserve
 
 blueprint = Blueprint("inventory", __name__)
+under_way = Places(ORDERS)
 
 Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
 
@@ -47,7 +50,9 @@ def list_products() -> ResponseReturnValue:
 @blueprint.put("/reservations/<uuid:order_id>")
 def put_reservation(order_id: UUID) -> ResponseReturnValue:
     """Reserve and price the items of an order. That there is no stock is an answer, not an error."""
-    outcome = reserve(_catalogue(), order_id, read_body(ReservationRequest).quantities)
+    quantities = read_body(ReservationRequest).quantities
+    with under_way.taken():
+        outcome = reserve(_catalogue(), order_id, quantities)
     return jsonify(outcome)
 
 

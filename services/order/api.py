@@ -9,6 +9,8 @@ from flask.typing import ResponseReturnValue
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel, ConfigDict, Field
 
+from chassis.capacity import ORDERS
+from chassis.limits import Places
 from chassis.problems import Problem, read_body
 from services.order import store
 from services.order.announce import announce_again
@@ -17,6 +19,7 @@ from services.order.place import find_order, place_order
 from services.order.process import Shop
 
 blueprint = Blueprint("order", __name__)
+under_way = Places(ORDERS)
 
 UNTRACED = ("announcements",)
 """fulfilment asks every few seconds, which belongs to no order."""
@@ -57,7 +60,8 @@ def post_order() -> ResponseReturnValue:
     key = request.headers.get("Idempotency-Key", "")
     if not IDEMPOTENCY_KEY.fullmatch(key):
         raise Problem(400, detail="send an Idempotency-Key of 1 to 255 visible ASCII characters")
-    order, is_new = place_order(_shop(), body.quantities, body.payment_token, key)
+    with under_way.taken():
+        order, is_new = place_order(_shop(), body.quantities, body.payment_token, key)
     return jsonify(_as_json(order)), 201 if is_new else 200
 
 

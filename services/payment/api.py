@@ -7,10 +7,13 @@ from flask import Blueprint, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field
 
+from chassis.capacity import ORDERS
+from chassis.limits import Places
 from chassis.problems import read_body
 from services.payment.charge import Cashier, Money
 
 blueprint = Blueprint("payment", __name__)
+under_way = Places(ORDERS)
 
 
 def _cashier() -> Cashier:
@@ -37,4 +40,6 @@ def get_payment(order_id: UUID) -> ResponseReturnValue:
 def put_payment(order_id: UUID) -> ResponseReturnValue:
     """Charge an order. That the card was declined is an answer, not an error."""
     body = read_body(PaymentRequest)
-    return jsonify(status=_cashier().charge(order_id, Money(body.amount, body.currency), body.payment_token))
+    with under_way.taken():
+        status = _cashier().charge(order_id, Money(body.amount, body.currency), body.payment_token)
+    return jsonify(status=status)

@@ -1,0 +1,10 @@
+"""How much each worker of a service does at a time."""
+
+THREADS = 40
+"""They are made when there is work for them."""
+REQUESTS = 36
+"""Under way at a time. Those for /healthz do not count."""
+ORDERS = 24
+"""Of them, those that place an order, or a part of one; so that products and the page always have a thread."""
+LOOKUPS = 8
+"""Of them, those that look an order up: that takes two services, which may hang."""

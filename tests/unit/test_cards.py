@@ -1,0 +1,53 @@
+"""What passes for a card's number is told from a token."""
+
+import re
+from uuid import uuid4
+
+import pytest
+
+from services.gateway.cards import refuse_card_number
+
+NUMBERS = {
+    "Visa": "4111111111111111",
+    "an old Visa": "4222222222222",
+    "Mastercard": "5555555555554444",
+    "American Express": "378282246310005",
+    "Maestro, of 19 digits": "6304000000000000018",
+    "UnionPay": "6200000000000005",
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("around", ["{}", "tok_{}", "visa{}", "card={};cvc=123", "{}|12/29"])
+def test_a_number_is_refused_and_not_repeated(number: str, around: str) -> None:
+    with pytest.raises(ValueError, match="the number of a card") as refusal:
+        refuse_card_number(around.format(number))
+    assert number not in str(refusal.value)
+
+
+@pytest.mark.parametrize("number", ["4111-1111-1111-1111", "4111.1111.1111.1111", "3782-822463-10005"])
+def test_a_number_in_groups_is_refused(number: str) -> None:
+    with pytest.raises(ValueError, match="the number of a card"):
+        refuse_card_number(number)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "tok_visa",
+        "tok_declined",
+        "4111111111111112",
+        "411111111111",
+        "41111111111111111111111",
+        "8d3f1c9e41111111111111118d3f1c9e",
+    ],
+)
+def test_a_token_is_taken(token: str) -> None:
+    assert refuse_card_number(token) == token
+
+
+def test_random_tokens_are_taken() -> None:
+    for token in (form for uuid in (uuid4() for _ in range(20_000)) for form in (str(uuid), uuid.hex)):
+        # Of all digits, one in ten passes.
+        if re.search("[a-f]", token):
+            assert refuse_card_number(token) == token
