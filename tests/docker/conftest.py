@@ -14,6 +14,7 @@ from tests.docker.stack import Stack, docker
 
 PROBE = Path(__file__).with_name("probe.py").read_text()
 LISTENS = {
+    "edge": [8000],
     "gateway": [8000],
     "order": [8000],
     "inventory": [8000],

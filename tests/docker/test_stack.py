@@ -14,9 +14,9 @@ from tests.documents import ROOT, blocks
 pytestmark = pytest.mark.timeout(1800)
 
 OURS = {"gateway", "order", "order-relay", "inventory", "payment", "fulfilment"}
-PARTS = OURS | {"acquirer", "postgres", "valkey", "otel-collector", "jaeger"}
+PARTS = OURS | {"edge", "acquirer", "postgres", "valkey", "otel-collector", "jaeger"}
 PUBLISHED = {
-    ("gateway", "8000/tcp"),
+    ("edge", "8000/tcp"),
     ("jaeger", "16686/tcp"),
     ("jaeger", "8890/tcp"),
     ("otel-collector", "8888/tcp"),

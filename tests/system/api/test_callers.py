@@ -53,6 +53,19 @@ def pending(house: House) -> int:
 
 
 @contextmanager
+def busy_elsewhere(house: House) -> Iterator[None]:
+    """The gateway's workers do nothing for a while."""
+    processes = house.workers("gateway")
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+@contextmanager
 def customers_of_a_bank_that_hangs(house: House) -> Iterator[list[requests.Response]]:
     """More customers than places; the answers come while the bank still hangs, and after it."""
     before = pending(house)
@@ -85,16 +98,10 @@ def test_health_products_and_the_page_are_answered_while_the_bank_hangs(house: H
 
 def test_orders_of_customers_who_gave_up_are_not_made_afterwards(house: House) -> None:
     before = orders(house)
-    processes = house.workers("gateway")
-    for process in processes:
-        process.suspend()
-    try:
+    with busy_elsewhere(house):
         for _ in range(MANY):
             with connect(house) as connection:
                 connection.sendall(head() + BODY)
-    finally:
-        for process in processes:
-            process.resume()
     # It has come to them all when this is answered.
     assert buy(house, {"TEA-ASSAM": 1}).status_code == 201
     assert orders(house) == before + 1
@@ -103,8 +110,9 @@ def test_orders_of_customers_who_gave_up_are_not_made_afterwards(house: House) -
 def test_a_caller_who_is_gone_is_told_so_if_it_listens_all_the_same(house: House) -> None:
     before = orders(house)
     with connect(house) as connection:
-        connection.sendall(head() + BODY)
-        connection.shutdown(socket.SHUT_WR)
+        with busy_elsewhere(house):
+            connection.sendall(head() + BODY)
+            connection.shutdown(socket.SHUT_WR)
         response = answer(connection)
         assert (response.status, json.load(response)["status"]) == (400, 400)
     assert orders(house) == before
@@ -170,8 +178,7 @@ def test_a_body_that_is_cut_off_is_no_order(
 def test_slow_bodies_leave_a_thread_for_the_health_check(house: House) -> None:
     with ExitStack() as stack:
         for _ in range(THREADS):
-            stack.enter_context(connection := connect(house)).sendall(head() + b"{")
-            del connection
+            stack.enter_context(connect(house)).sendall(head() + b"{")
         assert house.session.get(f"{house.url('gateway')}/healthz", timeout=30).ok
     assert REQUESTS < THREADS
 
