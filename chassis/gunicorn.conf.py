@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -58,6 +59,8 @@ def refuse(sock: Any, status: int, reason: str, _message: str) -> None:
 
 # gunicorn has no setting for it. Its own page is HTML, and repeats what the caller sent.
 util.write_error = refuse
+# Nor for this. A worker's main thread would wait two seconds for each caller that does not hang up.
+util.close_graceful = partial(util.close_graceful, timeout=0.1)
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 worker_class = "gthread"

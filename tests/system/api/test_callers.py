@@ -183,6 +183,18 @@ def test_slow_bodies_leave_a_thread_for_the_health_check(house: House) -> None:
     assert REQUESTS < THREADS
 
 
+@pytest.mark.parametrize(
+    "request_", [b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"GET\r\n\r\n"]
+)
+def test_callers_who_do_not_hang_up_have_no_worker_killed(house: House, request_: bytes) -> None:
+    workers = house.workers("gateway")
+    with ExitStack() as stack:
+        for _ in range(THREADS):
+            stack.enter_context(connect(house)).sendall(request_)
+        assert house.session.get(f"{house.url('gateway')}/healthz", timeout=30).ok
+    assert house.workers("gateway") == workers
+
+
 @pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script_Name"])
 @pytest.mark.parametrize("part", ["gateway", "order"])
 def test_a_header_that_a_proxy_might_send_changes_no_path(house: House, part: str, name: str) -> None:
