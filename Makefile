@@ -113,7 +113,7 @@ lock: $(VENV)/dev ## compile requirements/*.txt from pyproject.toml
 
 # A stamp for each set of requirements: done only when the installation has ended well.
 $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
-	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< && touch $@)
+	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
 .PHONY: help setup demo up down status load load-ui drill ledger trace dead-letters doctor doctor-table check test \
 	test-docker test-faults trees lint lint-workflows lint-devcontainer lock

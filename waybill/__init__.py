@@ -1,1 +1,1 @@
-"""The tool that runs Waybill on one machine: `python -m waybill --help`."""
+"""The tool that runs Waybill on one machine: `waybill --help`."""

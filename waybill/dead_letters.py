@@ -1,4 +1,4 @@
-"""`python -m waybill dead-letters`: the messages that fulfilment put aside, on this machine."""
+"""`waybill dead-letters`: the messages that fulfilment put aside, on this machine."""
 
 import os
 import subprocess

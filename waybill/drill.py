@@ -1,4 +1,4 @@
-"""`python -m waybill drill`: a fault among many orders, to be found with Jaeger alone.
+"""`waybill drill`: a fault among many orders, to be found with Jaeger alone.
 
 The load asks for the fault with the baggage `waybill.drill`, which is on no span: `chassis/scenarios.py`.
 """

@@ -1,4 +1,4 @@
-"""Make an environment and install locked requirements: `python -I waybill/environment.py .venv requirements/tool.txt`.
+"""Make an environment with locked requirements and this clone: `environment.py .venv requirements/tool.txt .`.
 
 This runs on the Python that the reader has, before anything is installed: it needs nothing but the standard library,
 and says so on a Python that is too old.
@@ -83,7 +83,7 @@ class Installation:
         return f"fetching: {self.found} of {self.total} packages; {doing}"
 
 
-def main(folder: Path, requirements: Path) -> None:
+def main(folder: Path, requirements: Path, clone: Path) -> None:
     """Make the environment if there is none that works, then install. Raises Failure, and KeyboardInterrupt."""
     if sys.version_info < OLDEST:
         raise Failure("Waybill needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.13")
@@ -107,6 +107,10 @@ def main(folder: Path, requirements: Path) -> None:
         installation.read,
         lambda: progress.show(str(installation)),
     )
+    if not failed:
+        # Built by what is installed now, so that nothing comes without its hash.
+        ours = ["--no-deps", "--no-build-isolation", "--editable", str(clone)]
+        failed = run([*pip, *ours], installation.lines.append, lambda: progress.show("installing the command waybill"))
     progress.clear()
     if failed:
         raise Failure(f"pip could not install {requirements}:\n{end_of(installation.lines)}")
@@ -171,7 +175,7 @@ def say(text: str, end: str = "\n") -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]))
+        main(*map(Path, sys.argv[1:]))
     except Failure as failure:
         sys.exit(f"Error: {failure}")
     except KeyboardInterrupt:

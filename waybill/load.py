@@ -1,4 +1,4 @@
-"""`python -m waybill load`: place many orders, then say how they went and whether every trace arrived."""
+"""`waybill load`: place many orders, then say how they went and whether every trace arrived."""
 
 import json
 import signal

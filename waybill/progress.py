@@ -40,20 +40,39 @@ def waiting(for_what: Callable[[], str]) -> Iterator[None]:
         thread.join()
 
 
+class DownloadBar:
+    """A download's progress, told in the words of pooch's downloader."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.total = 0
+        """The bytes in all, or 0 if the server does not say."""
+        self._bar, self._task, self._done = bar, bar.add_task("", total=None), 0
+
+    def __str__(self) -> str:
+        size = f"{self.total // MEGABYTE} MB" if self.total else "unknown size"
+        return f"{self._done // MEGABYTE} MB of {size}" if self._done else "no answer yet"
+
+    def update(self, more: int) -> None:
+        """Count bytes that have arrived."""
+        self._done += more
+        self._bar.update(self._task, completed=self._done, total=self.total or None)
+
+    def reset(self) -> None:
+        """Begin to count again, which the downloader does before it tells the whole."""
+        self._done = 0
+
+    def close(self) -> None:
+        """Do nothing: the bar goes with its block."""
+
+
 @contextmanager
-def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a download. Call what it yields with the bytes so far and, where known, the bytes in all."""
+def download_progress(title: str) -> Iterator[DownloadBar]:
+    """Show a download."""
     say(title)
-    text = "no answer yet"
-    with _unless_live(lambda: text), _bar(BarColumn(), DownloadColumn()) as progress:
-        task = progress.add_task("", total=None)
-
-        def update(done: int, total: int | None) -> None:
-            nonlocal text
-            progress.update(task, completed=done, total=total)
-            text = f"{done // MEGABYTE} MB of {f'{total // MEGABYTE} MB' if total else 'unknown size'}"
-
-        yield update
+    with _bar(BarColumn(), DownloadColumn()) as progress:
+        bar = DownloadBar(progress)
+        with _unless_live(lambda: str(bar)):
+            yield bar
 
 
 @contextmanager

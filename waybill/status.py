@@ -1,4 +1,4 @@
-"""`python -m waybill status`: what runs, and the memory that it takes."""
+"""`waybill status`: what runs, and the memory that it takes."""
 
 from contextlib import suppress
 

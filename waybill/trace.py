@@ -1,4 +1,4 @@
-"""`python -m waybill trace ID`: one trace as a waterfall in the terminal."""
+"""`waybill trace ID`: one trace as a waterfall in the terminal."""
 
 import re
 

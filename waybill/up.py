@@ -1,4 +1,4 @@
-"""`python -m waybill up` and `down`: every part on this machine, without Docker."""
+"""`waybill up` and `down`: every part on this machine, without Docker."""
 
 import fcntl
 import os

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -70,16 +71,30 @@ def fresh_clone(tmp_path: Path) -> Path:
     (clone / "requirements").mkdir()
     shutil.copy(ROOT / "Makefile", clone)
     shutil.copy(ROOT / "waybill/environment.py", clone / "waybill")
-    wheel = tmp_path / "wheels/tea-1.0-py3-none-any.whl"
-    wheel.parent.mkdir()
-    with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr("tea.py", "")
-        file.writestr("tea-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tea\nVersion: 1.0\n")
-        file.writestr("tea-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr("tea-1.0.dist-info/RECORD", "")
+    wheel, own = write_wheel(tmp_path / "wheels", "tea"), write_wheel(tmp_path / "own", "shop")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     (clone / "requirements/tool.txt").write_text(f"tea==1.0 \\\n    --hash=sha256:{digest}\n    # via us\n")
+    # Its own project is built by the file beside it, which needs no package.
+    (clone / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+    )
+    (clone / "backend.py").write_text(
+        "import shutil\n"
+        "def build_editable(folder, config_settings=None, metadata_directory=None):\n"
+        f"    return shutil.copy({str(own)!r}, folder).rpartition('/')[2]\n"
+    )
     return clone
+
+
+def write_wheel(folder: Path, name: str) -> Path:
+    folder.mkdir()
+    wheel = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr(f"{name}.py", "")
+        file.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        file.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return wheel
 
 
 @pytest.fixture
@@ -119,6 +134,7 @@ def test_set_up_shows_what_it_does_and_is_done_once(machine: Machine, fresh_clon
     assert "making the environment .venv\n" in first
     assert "installing requirements/tool.txt into .venv" in first
     assert list(fresh_clone.glob(".venv/lib/python*/site-packages/tea.py"))
+    assert list(fresh_clone.glob(".venv/lib/python*/site-packages/shop.py"))
     second = machine.start("make", "setup", cwd=fresh_clone, **links).communicate(timeout=PATIENCE)[0]
     assert second == "make: '.venv/tool' is up to date.\n" or "Nothing to be done" in second
 
@@ -194,3 +210,16 @@ def test_ctrl_c_during_a_build_ends_in_one_plain_line(machine: Machine, target: 
     while machine.running() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert machine.running() == []
+
+
+def test_the_wheel_of_the_clone_has_its_packages_and_the_command_and_nothing_else(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        folders = {name.partition("/")[0] for name in file.namelist()}
+        (entry_points,) = (name for name in file.namelist() if name.endswith("/entry_points.txt"))
+        assert b"waybill = waybill.__main__:main" in file.read(entry_points)
+        assert "waybill/otelcol-builder.yaml" in file.namelist()
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert {name for name in folders if not name.endswith(".dist-info")} == packages

@@ -5,6 +5,7 @@ The executables are shell scripts and the releases come from a server in this te
 
 import hashlib
 import io
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -26,11 +28,12 @@ from tests.ports import free_port
 from waybill.binaries import BinaryNotFoundError, binaries_command, find
 from waybill.binaries.build import GO_WHEEL
 from waybill.binaries.download import this_platform
-from waybill.binaries.known import COLLECTOR, COLLECTOR_COMPONENTS, JAEGER
+from waybill.binaries.known import COLLECTOR, COLLECTOR_COMPONENTS, JAEGER, PROMETHEUS
 from waybill.settings import settings
 
 REPOSITORY = Path(__file__).parents[2]
 
+KNOWN = cast(dict[str, str], JAEGER.release.sha256)
 JAEGER_SCRIPT = """#!/bin/sh
 echo '{"gitCommit":"","gitVersion":"v2.20.0","buildDate":""}'
 """
@@ -134,10 +137,6 @@ class ReleaseHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.endswith(self.server.missing):
             self.send_error(404)
-        elif self.path.endswith(".sha256sum.txt"):
-            other = "0" * 64
-            lines = f"{other} *jaeger-2.20.0-plan9-mips.tar.gz\n{self.server.digest} *{archive_name()}\n"
-            self.answer(lines.encode(), len(lines))
         else:
             self.server.archive_requests += 1
             self.server.archive_requested.set()
@@ -155,16 +154,14 @@ class ReleaseHandler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def releases() -> Iterator[ReleaseServer]:
+def releases(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
+    """Yield a server of releases whose archive is the one that is known."""
     with ReleaseServer() as server:
+        monkeypatch.setitem(KNOWN, this_platform(), server.digest)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.may_answer.set()
         server.shutdown()
-
-
-def archive_name() -> str:
-    return f"jaeger-2.20.0-{this_platform()}.tar.gz"
 
 
 def archive_with(name: str, script: str) -> bytes:
@@ -179,6 +176,7 @@ def archive_with(name: str, script: str) -> bytes:
 def start_find(releases: str, line_seconds: float = 5.0) -> subprocess.Popen[str]:
     """`find("jaeger")` in a process of its own."""
     script = (
+        f"from waybill.binaries.known import JAEGER; JAEGER.release.sha256.update({KNOWN!r}); "
         f"from waybill import progress; progress.PLAIN_LINE_SECONDS = {line_seconds}; "
         f"from waybill.binaries import find; print(find('jaeger', releases={releases!r}, timeout=60))"
     )
@@ -273,10 +271,6 @@ def test_a_release_is_downloaded_verified_and_runs(machine: Machine, releases: R
     assert machine.kept() == [path.name]
 
 
-def spoil_nothing_there(server: ReleaseServer) -> None:
-    server.missing = (".tar.gz", ".sha256sum.txt")
-
-
 def spoil_archive_not_there(server: ReleaseServer) -> None:
     server.missing = (".tar.gz",)
 
@@ -285,12 +279,9 @@ def spoil_cut_off(server: ReleaseServer) -> None:
     server.bytes_sent = len(server.archive) // 2
 
 
-def spoil_checksum(server: ReleaseServer) -> None:
-    server.digest = "f" * 64
-
-
-def spoil_checksum_absent(server: ReleaseServer) -> None:
-    server.digest = "none"
+def spoil_another_archive(server: ReleaseServer) -> None:
+    server.archive = archive_with("jaeger", "another")
+    server.bytes_sent = len(server.archive)
 
 
 def spoil_silent(server: ReleaseServer) -> None:
@@ -306,24 +297,42 @@ def spoil_content(server: ReleaseServer) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (spoil_nothing_there, "answered 404"),
         (spoil_archive_not_there, "answered 404"),
         (spoil_cut_off, "broke in the middle of the download"),
-        (spoil_checksum, f"but {'f' * 64} was published for it"),
-        (spoil_checksum_absent, "the published checksums do not name jaeger-2.20.0-"),
+        (spoil_another_archive, "has not the sha256 that is known here, "),
         (spoil_silent, "did not answer in time"),
         (spoil_content, "does not hold the file jaeger-2.20.0-"),
     ],
 )
 def test_a_release_that_cannot_be_had_leaves_nothing_and_is_named_in_the_error(
-    machine: Machine, releases: ReleaseServer, spoil: Callable[[ReleaseServer], None], reason: str
+    machine: Machine,
+    releases: ReleaseServer,
+    spoil: Callable[[ReleaseServer], None],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine.put("go", GO_THAT_FAILS)
     spoil(releases)
+    monkeypatch.setitem(KNOWN, this_platform(), releases.digest)
     with pytest.raises(BinaryNotFoundError) as error:
         find("jaeger", releases=releases.url, timeout=0.5)
     assert reason in error.value.message
     assert machine.kept() == []
+
+
+def test_a_release_without_a_known_checksum_is_not_asked_for(
+    machine: Machine, releases: ReleaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.put("go", GO_THAT_FAILS)
+    monkeypatch.delitem(KNOWN, this_platform())
+    with pytest.raises(BinaryNotFoundError, match=f"no checksum of a release for {this_platform()} is known here"):
+        find("jaeger", releases=releases.url)
+    assert releases.archive_requests == 0
+
+
+def test_known_checksums_have_the_form_of_one() -> None:
+    for binary in (COLLECTOR, JAEGER, PROMETHEUS):
+        assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in binary.release.sha256.values())
 
 
 def test_a_server_that_cannot_be_reached_is_named_in_the_error(machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""`python -m waybill ledger`: what became of every span, step by step, and where any were lost."""
+"""`waybill ledger`: what became of every span, step by step, and where any were lost."""
 
 import sys
 from dataclasses import replace
