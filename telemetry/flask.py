@@ -1,30 +1,27 @@
 """Flask: which requests are traced, and what their spans say.
 
-The span is made around the WSGI call, not in Flask's hooks as the official instrumentation does: an app skips hooks if
-another one raises or answers. So the span is there whatever the app does, and nothing of it outlives the call.
+The spans come from the official instrumentation, which works in Flask's hooks. An app skips hooks if another one
+raises or answers. So its hook is called by a signal that comes before all others, and a wrapper around the WSGI call
+ends what is left open: nothing of a request outlives its call, and no error of telemetry gets into it.
 """
 
 import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from time import perf_counter
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import flask
-from opentelemetry import context, metrics, propagate, trace
-from opentelemetry.instrumentation import wsgi
-from opentelemetry.instrumentation._semconv import HTTP_DURATION_HISTOGRAM_BUCKETS_NEW, _StabilityMode
-from opentelemetry.instrumentation.propagators import TraceResponsePropagator
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry import context, trace
+from opentelemetry.instrumentation import flask as official
+from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
 from opentelemetry.util.http import get_excluded_urls
 
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
-from .conventions import SCHEMA_URL
-from .errors import record_exception, type_name
 from .guard import guarded, report
-from .urls import DEFAULT_PORTS, without_query
+from .urls import DEFAULT_PORTS, redact_old_names
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +30,7 @@ KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "O
 HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 EXTENSION = "telemetry"
 REQUEST = "telemetry.request"
-"""The key in the WSGI environment of the request that is traced."""
+"""The key in the WSGI environment of the request that is traced; None if it is left out."""
 
 
 def instrument_app(
@@ -62,174 +59,175 @@ def instrument_app(
     if getattr(app, "_is_instrumented_by_opentelemetry", False):
         log.warning("%s is instrumented by opentelemetry-instrumentation-flask already, and keeps its spans", app.name)
     else:
-        app.wsgi_app = _traced(app.wsgi_app, _excluded(untraced))  # type: ignore[assignment,method-assign]
-        # The mark of the official instrumentation, which then leaves the app alone.
-        app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]
-        flask.request_started.connect(_name_request, app, weak=False)
-        flask.got_request_exception.connect(_show_exception, app, weak=False)
-        flask.request_finished.connect(_tell_streams, app, weak=False)
+        _instrument(app, _excluded(untraced))
     if public:
         app.wsgi_app = strip_incoming(app.wsgi_app, keep_baggage)  # type: ignore[assignment,method-assign]
 
 
-def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
-    instruments = _Instruments()
-
-    def traced(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        try:
-            request = None if excluded(environ) else _Request(environ, instruments)
-        except Exception as error:
-            report("the span of a request", error)
-            request = None
-        if request is None:
-            # Of an app that calls this one.
-            environ.pop(REQUEST, None)
-            return wsgi_app(environ, start_response)
-
-        def answer(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            request.answer(status, headers)
-            return start_response(status, headers, *rest)
-
-        token = context.attach(request.context)
-        try:
-            body = wsgi_app(environ, answer)
-        except BaseException as error:
-            request.show(error)
-            request.end()
-            raise
-        finally:
-            request.context = context.get_current()
-            context.detach(token)
-        streams = request.streams and not _sent_by_the_server(body, environ)
-        if not (streams and request.lasts):
-            request.end()
-        return _Stream(body, request) if streams else body
-
-    return traced
-
-
-class _Instruments:
-    def __init__(self) -> None:
-        asked = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").replace(" ", "").split(",")
-        self.mode = _StabilityMode.HTTP_DUP if "http/dup" in asked else _StabilityMode.HTTP
-        self.tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
-        meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
-        self.active = meter.create_up_down_counter(
-            "http.server.active_requests", "{request}", "Number of active HTTP server requests."
+def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
+    plain = app.wsgi_app
+    app.wsgi_app = _kept(plain)  # type: ignore[assignment,method-assign]
+    set_global_response_propagator(TraceResponsePropagator())
+    with _no_urls_to_exclude():
+        official.FlaskInstrumentor.instrument_app(
+            app, request_hook=_name_request, response_hook=_correct_span, enable_commenter=False
         )
-        self.duration = meter.create_histogram(
-            "http.server.request.duration",
-            "s",
-            "Duration of HTTP server requests.",
-            explicit_bucket_boundaries_advisory=HTTP_DURATION_HISTOGRAM_BUCKETS_NEW,
-        )
+    app.wsgi_app = _bounded(app.wsgi_app, plain, excluded)  # type: ignore[assignment,method-assign]
+    start_span: Callable[[], None] = app._before_request  # type: ignore[attr-defined]
+
+    @guarded
+    def begin(*_: object, **__: object) -> None:
+        request = flask.request.environ.get(REQUEST)
+        if request is not None and not request.begun:
+            request.begun = True
+            start_span()
+
+    # Both come before url_value_preprocessor and the first before_request; the second if there is no session either.
+    flask.request_started.connect(begin, app, weak=False)
+    flask.got_request_exception.connect(begin, app, weak=False)
+    # It stays where uninstrument_app looks for it, and finds that the span has begun.
+    app._before_request = begin  # type: ignore[attr-defined]
+    hooks: list[Any] = app.before_request_funcs[None]
+    hooks[hooks.index(start_span)] = begin
+    flask.request_finished.connect(_tell_streams, app, weak=False)
+
+
+@contextmanager
+def _no_urls_to_exclude() -> Iterator[None]:
+    """Have the instrumentation compare no URL: Flask raises from `request.url` if the host is not trusted.
+
+    It takes the expressions when it instruments an app, and builds the URL three times a request for them.
+    """
+    before = official._excluded_urls_from_env
+    official._excluded_urls_from_env = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        official._excluded_urls_from_env = before
 
 
 class _Request:
-    """The span of a request, and what is measured of it."""
+    """What is known of a request that is traced, until its end."""
 
-    def __init__(self, environ: Environ, instruments: _Instruments) -> None:
-        self.environ = environ
-        self.instruments = instruments
-        self.attributes = _attributes(environ, instruments.mode)
-        self.counted = wsgi._parse_active_request_count_attrs(self.attributes, _StabilityMode.HTTP)
-        self.streams = self.lasts = False
-        self.failure: BaseException | None = None
-        self._ended = False
-        parent, kind = context.get_current(), SpanKind.INTERNAL
-        # One app may call another within the process.
-        if not trace.get_current_span().get_span_context().is_valid:
-            parent, kind = propagate.extract(environ, getter=wsgi.wsgi_getter), SpanKind.SERVER
-        method = environ.get("REQUEST_METHOD", "")
-        self.method = method if method in KNOWN_METHODS else "HTTP"
-        # By default the raw path is part of the name, so that a scanner makes a million span names.
-        self.span = instruments.tracer.start_span(self.method, parent, kind, attributes=self.attributes)
-        self.context = trace.set_span_in_context(self.span, parent)
-        self.started = perf_counter()
-        instruments.active.add(1, self.counted)
-        environ[REQUEST] = self
-        if self.span.is_recording():
-            self.span.set_attributes(wsgi.collect_custom_request_headers_attributes(environ))
+    def __init__(self, start_response: Callable[..., Any]) -> None:
+        self.start_response = start_response
+        self.begun = self.answered = self.streams = False
+        self.body: Iterable[bytes] | None = None
 
-    @guarded
-    def name(self, rule: str | None) -> None:
-        """Name the span by the route, now that it is known, with what middleware made of the environment."""
-        self.attributes |= _attributes(self.environ, self.instruments.mode)
-        if rule is not None:
-            self.attributes["http.route"] = rule
-            self.span.update_name(f"{self.method} {rule}")
-            context.attach(context.set_value(ROUTE, f"{self.environ['REQUEST_METHOD']} {rule}"))
-        self.span.set_attributes(self.attributes)
 
-    @guarded
-    def answer(self, status: str, headers: list[tuple[str, str]]) -> None:
-        """Say what is answered, and tell the caller the trace."""
-        setter: Any = wsgi.default_response_propagation_setter
-        TraceResponsePropagator().inject(headers, self.context, setter)
-        wsgi.add_response_attributes(self.span, status, headers, self.attributes, self.instruments.mode)
-        if self.failure:
-            self.span.set_attribute("error.type", type_name(self.failure))
-        if self.span.is_recording():
-            self.span.set_attributes(wsgi.collect_custom_response_headers_attributes(headers))
+def _kept(plain: WsgiApp) -> WsgiApp:
+    """Wrap the app inside of the instrumentation, so that its answer is not lost if that fails."""
 
-    @guarded
-    def show(self, error: BaseException) -> None:
-        """Show an exception that left the app, or that the app made a 500 of."""
-        self.failure = error
-        record_exception(self.span, error)
-        self.span.set_status(StatusCode.ERROR)
+    def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        request: _Request = environ[REQUEST]
 
-    @guarded
-    def end(self) -> None:
-        """End the span, once."""
-        if not self._ended:
-            self._ended = True
-            self.instruments.active.add(-1, self.counted)
-            measured = wsgi._parse_duration_attrs(self.attributes, _StabilityMode.HTTP)
-            if "http.route" in self.attributes:
-                measured["http.route"] = self.attributes["http.route"]
-            self.instruments.duration.record(
-                perf_counter() - self.started, measured, trace.set_span_in_context(self.span)
-            )
-            self.span.end()
+        def answer(*arguments: Any) -> Any:
+            try:
+                return start_response(*arguments)
+            except Exception as error:
+                if request.answered:
+                    raise
+                report("the answer's attributes", error)
+                return request.start_response(*arguments)
+
+        request.body = plain(environ, answer)
+        return request.body
+
+    return app
+
+
+def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
+    def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ[REQUEST] = None
+        try:
+            if excluded(environ):
+                return plain(environ, start_response)
+        except Exception as error:
+            report("the choice of requests", error)
+            return plain(environ, start_response)
+
+        def answer(*arguments: Any) -> Any:
+            request.answered = True
+            return start_response(*arguments)
+
+        environ[REQUEST] = request = _Request(answer)
+        # Of an app that calls this one.
+        for key in (official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN):
+            environ.pop(key, None)
+        before = context.get_current()
+        token = context.attach(before)
+        try:
+            body = traced(environ, answer)
+        except Exception as error:
+            if request.body is None and (request.begun or request.answered):
+                _end(environ, error)
+                raise
+            report("the instrumentation of a request", error)
+            environ[REQUEST] = None
+            body = plain(environ, start_response) if request.body is None else request.body
+        else:
+            if request.streams and not _sent_by_the_server(body, environ):
+                return _Stream(body, environ, before)
+            _end(environ)
+        finally:
+            # Also if a hook of the app has raised, so that the instrumentation's own hook was not called.
+            context.detach(token)
+        return body
+
+    return app
+
+
+@guarded
+def _end(environ: Environ, error: BaseException | None = None) -> None:
+    """End the span if nothing has ended it, before the context is put back: its end changes that once more."""
+    activation = environ.get(official._ENVIRON_ACTIVATION_KEY)
+    if activation is not None:
+        # It raises the error again, if it was not at its end before.
+        with suppress(BaseException):
+            activation.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
 
 class _Stream:
-    """The body of a streaming response: each part of it is made within the request's context, and ends with it."""
+    """The body of a streaming response: each part of it is made in the trace of its request.
 
-    def __init__(self, body: Iterable[bytes], request: _Request) -> None:
+    The span of the request lasts as long if the app uses `stream_with_context`.
+    """
+
+    def __init__(self, body: Iterable[bytes], environ: Environ, before: context.Context) -> None:
         self.body = body
         self.parts = iter(body)
-        self.request = request
+        self.environ = environ
+        self.context = before
+        if span := environ.get(official._ENVIRON_SPAN_KEY):
+            self.context = trace.set_span_in_context(span, before)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        token = context.attach(self.request.context)
+        token = context.attach(self.context)
         try:
             return next(self.parts)
         except StopIteration:
-            self.request.end()
+            _end(self.environ)
             raise
         except BaseException as error:
-            self.request.show(error)
-            self.request.end()
+            _end(self.environ, error)
             raise
         finally:
             # A span that is open between two parts is open for the next one.
-            self.request.context = context.get_current()
+            self.context = context.get_current()
             context.detach(token)
 
     def close(self) -> None:
         """Called by the server when the response is sent, or the caller gone."""
-        token = context.attach(self.request.context)
+        token = context.attach(self.context)
         try:
             if hasattr(self.body, "close"):
                 self.body.close()
         finally:
+            _end(self.environ)
             context.detach(token)
-            self.request.end()
 
 
 def _sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
@@ -238,42 +236,46 @@ def _sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
     return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
 
 
-def _current() -> _Request | None:
-    return flask.request.environ.get(REQUEST)
-
-
-# Called with the app that sends the signal, from within its request.
-
-
-@guarded
-def _name_request(_app: flask.Flask, **_: object) -> None:
-    if request := _current():
-        request.name(flask.request.url_rule.rule if flask.request.url_rule else None)
-
-
-@guarded
-def _show_exception(_app: flask.Flask, exception: BaseException, **_: object) -> None:
-    if request := _current():
-        request.show(exception)
-
-
 @guarded
 def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> None:
-    if request := _current():
-        request.streams = response.is_streamed
-        # Error pages come as iterators too. Test clients do not close what they have not read.
-        request.lasts = response.is_streamed and response.content_length is None
+    if request := flask.request.environ.get(REQUEST):
+        # Error pages come as iterators too.
+        request.streams = response.is_streamed and response.content_length is None
+
+
+@guarded
+def _name_request(span: Any, environ: Environ) -> None:
+    if flask.request.url_rule is not None:
+        context.attach(context.set_value(ROUTE, f"{flask.request.method} {flask.request.url_rule.rule}"))
+    # By default the raw path becomes the name, so that a scanner makes a million span names.
+    elif span.is_recording():
+        method = environ.get("REQUEST_METHOD", "")
+        span.update_name(method if method in KNOWN_METHODS else "HTTP")
+
+
+@guarded
+def _correct_span(span: Any, _status: str, _headers: object) -> None:
+    # The instrumentation takes `server.address` from the Host header with its port, and keeps query strings.
+    if span is not None and span.is_recording():
+        environ = flask.request.environ
+        span.set_attributes(_server(environ))
+        if environ.get("QUERY_STRING"):
+            span.set_attribute("url.query", "REDACTED")
+        redact_old_names(span)
 
 
 def _excluded(untraced: Collection[str]) -> Callable[[Environ], bool]:
     """Return what tells by its WSGI environment whether a request is left out. Flask may refuse to read its URL."""
     paths = re.compile("|".join(f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)))
-    urls = get_excluded_urls("FLASK")
+    any_url = any(os.environ.get(f"OTEL_PYTHON_{name}EXCLUDED_URLS") for name in ("FLASK_", ""))
+    urls = get_excluded_urls("FLASK") if any_url else None
 
     def excluded(environ: Environ) -> bool:
         path = environ.get("PATH_INFO", "")
         if paths.fullmatch(path.removeprefix("/")):
             return True
+        if urls is None:
+            return False
         host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
         place = quote(environ.get("SCRIPT_NAME", "") + path, encoding="latin-1")
         return bool(urls.url_disabled(f"{environ.get('wsgi.url_scheme', 'http')}://{host}{place}"))
@@ -281,26 +283,12 @@ def _excluded(untraced: Collection[str]) -> Callable[[Environ], bool]:
     return excluded
 
 
-def _attributes(environ: Environ, mode: _StabilityMode) -> dict[str, Any]:
-    """Return what the conventions name of a request, without its query."""
-    attributes: dict[str, Any] = wsgi.collect_request_attributes(environ, mode) | _server(environ)
-    if environ.get("QUERY_STRING"):
-        attributes |= {"url.query": "REDACTED"}
-    # With `http/dup` the names from before the conventions are there as well.
-    for name in ("http.target", "http.url"):
-        if url := attributes.get(name):
-            attributes[name] = without_query(url)
-    return attributes
-
-
 def _server(environ: Environ) -> dict[str, str | int]:
     """Return where the caller meant to reach us: the Host header, if that is a sound one."""
-    try:
+    with suppress(ValueError):
         host = urlsplit(f"//{environ.get('HTTP_HOST', '')}")
         if HOSTNAME.fullmatch(host.hostname or "") and "@" not in host.netloc:
             port = host.port or DEFAULT_PORTS.get(environ.get("wsgi.url_scheme", ""), 80)
             return {"server.address": str(host.hostname), "server.port": port}
-    except ValueError:
-        pass
     # The port is then that of the instrumentation, which is our own.
     return {"server.address": environ.get("SERVER_NAME", "")}
