@@ -66,7 +66,7 @@ doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, 
 	$(call run,$(WAYBILL) doctor $${SCENARIO:+--scenario="$$SCENARIO"})
 
 check: lint ## what to run after each change: lint, types, and the tests that need nothing but Python; under a minute
-	$(VENV)/bin/pytest --quiet --numprocesses auto tests/unit tests/telemetry
+	$(VENV)/bin/pytest --quiet --numprocesses auto -m "not processes" tests/unit tests/telemetry
 
 test: $(VENV)/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null

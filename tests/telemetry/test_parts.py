@@ -7,6 +7,8 @@ import pytest
 
 from tests.telemetry.process import ROOT, prints
 
+pytestmark = pytest.mark.processes
+
 FOLDER = ROOT / "telemetry"
 LIBRARIES = ("flask", "requests", "sqlalchemy", "redis")
 USES = {

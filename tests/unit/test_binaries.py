@@ -31,6 +31,8 @@ from waybill.binaries.download import this_platform
 from waybill.binaries.known import COLLECTOR, COLLECTOR_COMPONENTS, JAEGER, PROMETHEUS
 from waybill.settings import settings
 
+pytestmark = pytest.mark.processes
+
 REPOSITORY = Path(__file__).parents[2]
 
 KNOWN = cast(dict[str, str], JAEGER.release.sha256)
