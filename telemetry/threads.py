@@ -34,3 +34,10 @@ def suppress_instrumentation() -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+def is_suppressed() -> bool:
+    """Return whether nothing is traced just now, as the instrumentations see it."""
+    return bool(
+        context.get_value("suppress_instrumentation") or context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY)
+    )

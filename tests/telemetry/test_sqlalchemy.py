@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import sys
 import types
 import weakref
 from collections.abc import Callable
@@ -40,8 +41,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, joinedload, mapped_column, relationship
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from telemetry import sqlalchemy as traced
-from telemetry.sqlalchemy import SYSTEMS, WaitTracingPool, instrument_engine, operation_and_table
+from telemetry import lean, statements
+from telemetry import sqlalchemy as official
+from telemetry.pools import WaitTracingPool
+from telemetry.statements import SYSTEMS, operation_and_table
 from tests.telemetry.conftest import Recorded
 
 METADATA = MetaData()
@@ -120,6 +123,16 @@ STATEMENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "a class from a text": (lambda: select(Order).from_statement(text("select * from orders")), "SELECT"),
     "no word at all": (lambda: text("-- "), ""),
 }
+
+
+@pytest.fixture(params=[official, lean], ids=["official", "lean"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every test hold for both ways to trace."""
+    monkeypatch.setattr(sys.modules[__name__], "instrument_engine", request.param.instrument_engine)
+
+
+def instrument_engine(engine: Engine) -> None:
+    """Stand for the one of the way that is tested."""
 
 
 class Cursor:
@@ -295,7 +308,7 @@ def test_an_error_of_ours_costs_no_statement_and_is_told_once(
         raise KeyError("sesame")
 
     monkeypatch.setattr("telemetry.guard._reported", set())
-    monkeypatch.setattr(traced, "_system", fail)
+    monkeypatch.setattr(statements, "_system", fail)
     with sqlite.connect() as connection:
         for _ in range(3):
             assert connection.execute(select(literal(1))).scalar() == 1

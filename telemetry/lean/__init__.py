@@ -1,0 +1,3 @@
+from .sqlalchemy import instrument_engine
+
+__all__ = ["instrument_engine"]

@@ -1,0 +1,41 @@
+"""SQLAlchemy by listeners of our own: a span for each statement, named and described as it starts."""
+
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from sqlalchemy import Connection, Engine, event
+
+from ..conventions import SCHEMA_URL
+from ..guard import guarded
+from ..pools import count_connections
+from ..statements import STATEMENT, Statement, describe, end_statement, fail_statement
+from ..threads import is_suppressed
+
+tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+
+
+def instrument_engine(engine: Engine) -> None:
+    """Trace and measure every statement that the engine executes, and count its connections.
+
+    Called again with the same engine, it does nothing.
+    """
+    if count_connections(engine):
+        event.listen(engine, "before_cursor_execute", _begin_statement)
+        event.listen(engine, "after_cursor_execute", end_statement)
+        event.listen(engine, "handle_error", fail_statement)
+
+
+@guarded
+def _begin_statement(
+    connection: Connection, _cursor: object, statement: str, _parameters: object, context: Any, _many: bool
+) -> None:
+    if context is None or STATEMENT in vars(context) or is_suppressed():
+        return
+    description = describe(connection, statement, context)
+    span = tracer.start_span(
+        description.name,
+        kind=SpanKind.CLIENT,
+        attributes={"db.query.text": statement, **description.attributes},
+    )
+    setattr(context, STATEMENT, Statement(span, description))

@@ -1,0 +1,157 @@
+"""Connection pools of SQLAlchemy: one that shows when a request waited for a connection, and how many are in use.
+
+https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+from weakref import WeakSet
+
+from opentelemetry import context, metrics, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.trace import Link, SpanContext
+from sqlalchemy import Engine
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from .boundary import ROUTE
+from .conventions import SCHEMA_URL
+from .guard import guarded
+from .threads import is_suppressed
+
+MOST_HOLDERS = 5
+SHORTEST_WAIT_NS = 1_000_000
+
+tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+
+_engines: WeakSet[Engine] = WeakSet()
+_lock = Lock()
+
+
+def count_connections(engine: Engine) -> bool:
+    """Report the connections of the engine's pool from now on; False if that is done already."""
+    with _lock:
+        if engine in _engines:
+            return False
+        _engines.add(engine)
+        return True
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a connection: its span, and what it is doing in words."""
+
+    span: SpanContext
+    route: str
+
+
+class WaitTracingPool(QueuePool):
+    """SQLAlchemy's default pool; hand it to `create_engine(poolclass=...)`.
+
+    Where a checkout waits, the span `wait for connection` has the wait's length, links to the spans that held the
+    connections when it began, and their trace ids and routes as attributes, at most five.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._holders: dict[ConnectionPoolEntry, Holder] = {}
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        # -1 is no limit, so that there is nothing to wait for.
+        free = self._max_overflow < 0 or self.checkedout() < self.size() + self._max_overflow
+        connection = super()._do_get() if free else self._wait()
+        self._note_holder(connection)
+        return connection
+
+    @guarded
+    def _note_holder(self, connection: ConnectionPoolEntry) -> None:
+        self._holders[connection] = Holder(trace.get_current_span().get_span_context(), _route())
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        self._holders.pop(record, None)
+        super()._do_return_conn(record)
+
+    def _wait(self) -> ConnectionPoolEntry:
+        # Who has no trace is nobody to look at.
+        holders = [holder for holder in self._holders.copy().values() if holder.span.is_valid][:MOST_HOLDERS]
+        started = time.time_ns()
+        try:
+            connection = super()._do_get()
+        except Exception as error:
+            _show_wait(self, started, holders, error)
+            raise
+        # A connection that came back just now made nobody wait.
+        if time.time_ns() - started >= SHORTEST_WAIT_NS:
+            _show_wait(self, started, holders)
+        return connection
+
+
+def _name(pool: QueuePool) -> str:
+    return pool.logging_name or "default"
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"db.client.connection.pool.name": name}
+
+
+@guarded
+def _show_wait(pool: QueuePool, started: int, holders: list[Holder], error: Exception | None = None) -> None:
+    """Make the span afterwards: only then it is known that there was a wait."""
+    if is_suppressed():
+        return
+    span = tracer.start_span(
+        "wait for connection",
+        start_time=started,
+        links=[Link(holder.span) for holder in holders],
+        attributes={
+            **_named(_name(pool)),
+            "pool.holders.trace_ids": [trace.format_trace_id(holder.span.trace_id) for holder in holders],
+            "pool.holders.routes": [holder.route for holder in holders],
+        },
+    )
+    if error is not None:
+        span.record_exception(error)
+        span.set_status(trace.StatusCode.ERROR)
+    span.end()
+
+
+def _route() -> str:
+    return str(context.get_value(ROUTE) or getattr(trace.get_current_span(), "name", "untraced"))
+
+
+def _pools() -> list[QueuePool]:
+    with _lock:
+        engines = list(_engines)
+    # An engine is asked each time: it gets a new pool when one is disposed of.
+    return [engine.pool for engine in engines if isinstance(engine.pool, QueuePool)]
+
+
+def _count(_options: CallbackOptions) -> Iterable[Observation]:
+    """Report the connections in use and idle. Pools of one name count together: a series has one value."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for pool in _pools():
+        counts[_name(pool), "used"] += pool.checkedout()
+        counts[_name(pool), "idle"] += pool.checkedin()
+    return [Observation(n, _named(name) | {"db.client.connection.state": state}) for (name, state), n in counts.items()]
+
+
+def _most(_options: CallbackOptions) -> Iterable[Observation]:
+    most: Counter[str] = Counter()
+    for pool in _pools():
+        # -1 is no limit.
+        if pool._max_overflow >= 0:
+            most[_name(pool)] += pool.size() + pool._max_overflow
+    return [Observation(n, _named(name)) for name, n in most.items()]
+
+
+# Here, and not once for each engine: the SDK drops the second instrument of a name, and its callback with it.
+meter.create_observable_up_down_counter(
+    "db.client.connection.count", [_count], "{connection}", "Connections of a pool, by their state."
+)
+meter.create_observable_up_down_counter(
+    "db.client.connection.max", [_most], "{connection}", "How many connections a pool may have."
+)

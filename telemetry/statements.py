@@ -1,0 +1,173 @@
+"""What a span and the duration say of a SQL statement, whoever makes the span.
+
+Names and attributes: https://opentelemetry.io/docs/specs/semconv/database/
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry import metrics
+from opentelemetry.trace import Span, StatusCode
+from sqlalchemy import URL, Connection
+from sqlalchemy.engine import Dialect, ExceptionContext
+from sqlalchemy.sql.expression import Alias, CompoundSelect, Select, TableClause, TableSample, UpdateBase
+
+from .conventions import SCHEMA_URL
+from .errors import type_name
+from .guard import guarded
+
+# Behind blanks, brackets and comments. Possessive: what was skipped is not tried again in another way.
+FIRST_WORD = re.compile(r"(?:[\s(]|/\*.*?\*/|--[^\n]*)*+([A-Za-z]+)\b", re.DOTALL)
+
+SYSTEMS = {
+    "db2": "ibm.db2",
+    "firebird": "firebirdsql",
+    "hana": "sap.hana",
+    "ibm_db_sa": "ibm.db2",
+    "informix": "ibm.informix",
+    "mssql": "microsoft.sql_server",
+    "netezza": "ibm.netezza",
+    "oracle": "oracle.db",
+    "redshift": "aws.redshift",
+    "spanner": "gcp.spanner",
+    "spanner+spanner": "gcp.spanner",
+    "teradatasql": "teradata",
+}
+"""The conventions' names of the databases that SQLAlchemy's dialects call otherwise."""
+
+STATEMENT = "_traced_statement"
+"""Where the statement that is under way is kept, on SQLAlchemy's context of its execution."""
+
+meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+statement_duration = meter.create_histogram(
+    "db.client.operation.duration",
+    unit="s",
+    description="Duration of statements.",
+    explicit_bucket_boundaries_advisory=[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10],
+)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What statements of one operation on one table have in common: the span's name, and the attributes."""
+
+    name: str
+    attributes: dict[str, str | int]
+    measured: dict[str, str]
+
+
+class Statement:
+    """A statement that is under way: its span, what is known of it, and when it began."""
+
+    __slots__ = ("description", "span", "started")
+
+    def __init__(self, span: Span, description: Description) -> None:
+        self.span = span
+        self.description = description
+        self.started = time.perf_counter()
+
+    def end(self, failure: dict[str, str] | None = None) -> None:
+        """End the span and measure the statement, sampled or not."""
+        measured = self.description.measured
+        statement_duration.record(time.perf_counter() - self.started, measured | failure if failure else measured)
+        if failure:
+            self.span.set_attributes(failure)
+            self.span.set_status(StatusCode.ERROR)
+        self.span.end()
+
+
+def describe(connection: Connection, statement: str, context: Any) -> Description:
+    """Return what is to be said of a statement, but for its text; worked out once for each operation and table."""
+    operation, table = operation_and_table(statement, context)
+    return _description(operation, table, _system(connection.dialect), connection.engine.url)
+
+
+@lru_cache(maxsize=500)
+def _description(operation: str, table: str, system: str, url: URL) -> Description:
+    summary = f"{operation} {table}".strip()
+    measured = {
+        "db.system.name": system,
+        "db.namespace": url.database or "",
+        "db.operation.name": operation,
+        "db.query.summary": summary,
+        **({"db.collection.name": table} if table else {}),
+    }
+    attributes: dict[str, str | int] = {
+        **measured,
+        **({"server.address": url.host} if url.host else {}),
+        **({"server.port": url.port} if url.port else {}),
+    }
+    return Description(summary or system, attributes, measured)
+
+
+@guarded
+def end_statement(
+    _connection: Connection, _cursor: object, _statement: str, _parameters: object, context: Any, _many: bool
+) -> None:
+    """Listen to `after_cursor_execute`."""
+    if begun := _taken_from(context):
+        begun.end()
+
+
+@guarded
+def fail_statement(failed: ExceptionContext) -> None:
+    """Listen to `handle_error`."""
+    # None is left if the statement itself went well, and reading what it found fails.
+    if begun := _taken_from(failed.execution_context):
+        begun.end(_failure(failed.original_exception))
+
+
+def _taken_from(context: Any) -> Statement | None:
+    return vars(context).pop(STATEMENT, None) if context is not None else None
+
+
+def _failure(error: BaseException) -> dict[str, str]:
+    # SQLSTATE, as psycopg and psycopg2 call it; a connection that broke has none.
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return {"error.type": str(code), "db.response.status_code": str(code)} if code else {"error.type": type_name(error)}
+
+
+def operation_and_table(statement: str, context: Any) -> tuple[str, str]:
+    """Return what a statement does and to which table, "" if it is not one table; `context` is an ExecutionContext.
+
+    It is what SQLAlchemy knows: SQL is not parsed here. Only a table's own name counts. The names of aliases,
+    subqueries and joins are often made up from memory addresses, others in each process.
+    """
+    try:
+        return _of_compiled(context.compiled) if context.compiled else (_first_word(statement), "")
+    except Exception:
+        # A statement of a kind that SQLAlchemy does not have yet.
+        return _first_word(statement), ""
+
+
+# As many as SQLAlchemy keeps of an engine. To ask a SELECT for its tables takes as long as to execute it.
+@lru_cache(maxsize=500)
+def _of_compiled(compiled: Any) -> tuple[str, str]:
+    statement = compiled.statement
+    if isinstance(statement, UpdateBase):
+        return statement.__visit_name__.upper(), _table_name(statement.table)
+    word = _first_word(str(compiled))
+    if isinstance(statement, Select):
+        tables = statement.get_final_froms()
+        return ("SELECT" if word == "WITH" else word), _table_name(tables[0]) if len(tables) == 1 else ""
+    return ("SELECT" if word == "WITH" and isinstance(statement, CompoundSelect) else word), ""
+
+
+def _table_name(table: Any) -> str:
+    while isinstance(table, Alias | TableSample):
+        table = table.element
+    return str(table.name) if isinstance(table, TableClause) else ""
+
+
+def _first_word(statement: str) -> str:
+    word = FIRST_WORD.match(statement)
+    return word[1].upper() if word else ""
+
+
+def _system(dialect: Dialect) -> str:
+    # MariaDB is often reached with the URL of MySQL.
+    name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
+    return SYSTEMS.get(name, name)
