@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
-from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 
@@ -22,6 +21,9 @@ resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
 
 def instrument_requests() -> None:
     """Trace every call of every session in this process; called again, do nothing."""
+    # Here, so that the adapter can be used without it.
+    from opentelemetry.instrumentation.requests import RequestsInstrumentor
+
     if not (instrumentor := RequestsInstrumentor()).is_instrumented_by_opentelemetry:
         instrumentor.instrument(request_hook=_correct_client_span)
 

@@ -1,3 +1,33 @@
-from .sqlalchemy import instrument_engine
+"""The same functions, directly on OpenTelemetry's API: no beta package, and a third of the cost.
 
-__all__ = ["instrument_engine"]
+    from telemetry import lean
+
+    lean.instrument_app(app)
+
+Spans, attributes, metrics and boundaries are those of the default; what differs is in the README of the folder.
+Everything else, such as `configure` or `StrictAdapter`, is used as it is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .flask import instrument_app
+    from .redis import instrument_redis
+    from .requests import instrument_requests
+    from .sqlalchemy import instrument_engine
+
+__all__ = ["instrument_app", "instrument_engine", "instrument_redis", "instrument_requests"]
+
+_FILES = {
+    "instrument_app": "flask",
+    "instrument_engine": "sqlalchemy",
+    "instrument_redis": "redis",
+    "instrument_requests": "requests",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return getattr(import_module(f".{_FILES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,335 @@
+"""Flask: a span around the WSGI call, which ends when the body of the response has been sent.
+
+An app skips hooks if another one raises or answers. So the span is there whatever the app does, and nothing of it
+outlives the call.
+"""
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import lru_cache
+from time import perf_counter
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import flask
+from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from ..boundary import ROUTE, Environ, WsgiApp, strip_incoming
+from ..conventions import SCHEMA_URL
+from ..errors import record_exception, type_name
+from ..guard import guarded, report
+from ..urls import DEFAULT_PORTS
+from .http import SECONDS, method_attributes, user_agent_attributes
+
+HEALTH_CHECKS = ("healthz", "readyz")
+HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
+EXTENSION = "telemetry"
+REQUEST = "telemetry.request"
+"""The key in the WSGI environment of the request that is traced."""
+
+tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+active = meter.create_up_down_counter(
+    "http.server.active_requests", "{request}", "Number of active HTTP server requests."
+)
+duration = meter.create_histogram(
+    "http.server.request.duration",
+    "s",
+    "Duration of HTTP server requests.",
+    explicit_bucket_boundaries_advisory=SECONDS,
+)
+
+
+def instrument_app(
+    app: flask.Flask,
+    *,
+    public: bool = False,
+    keep_baggage: Callable[[str], str] | None = None,
+    untraced: Collection[str] = (),
+) -> None:
+    """Trace every request to the app; arguments and errors are those of `telemetry.instrument_app`."""
+    arguments = (public, keep_baggage, tuple(untraced))
+    if (before := app.extensions.setdefault(EXTENSION, arguments)) is not arguments:
+        if before != arguments:
+            raise RuntimeError(f"the app {app.name!r} is instrumented already, with other arguments")
+        return
+    app.wsgi_app = _traced(app.wsgi_app, _excluded(untraced))  # type: ignore[assignment,method-assign]
+    # The mark of the official instrumentation, which then leaves the app alone.
+    app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]
+    flask.request_started.connect(_name_request, app, weak=False)
+    flask.got_request_exception.connect(_show_exception, app, weak=False)
+    flask.request_finished.connect(_tell_streams, app, weak=False)
+    if public:
+        app.wsgi_app = strip_incoming(app.wsgi_app, keep_baggage)  # type: ignore[assignment,method-assign]
+
+
+def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
+    def traced(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            request = None if excluded(environ) else _Request(environ)
+        except Exception as error:
+            report("the span of a request", error)
+            request = None
+        if request is None:
+            # Of an app that calls this one.
+            environ.pop(REQUEST, None)
+            return wsgi_app(environ, start_response)
+
+        def answer(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            request.answer(status, headers)
+            return start_response(status, headers, *rest)
+
+        token = context.attach(request.context)
+        try:
+            body = wsgi_app(environ, answer)
+        except BaseException as error:
+            request.show(error)
+            request.end()
+            raise
+        finally:
+            request.context = context.get_current()
+            context.detach(token)
+        streams = request.streams and not _sent_by_the_server(body, environ)
+        if not (streams and request.lasts):
+            request.end()
+        return _Stream(body, request) if streams else body
+
+    return traced
+
+
+class _Environ(Getter[Environ]):
+    """Reads headers from a WSGI environment."""
+
+    def get(self, carrier: Environ, key: str) -> list[str] | None:
+        value = carrier.get(f"HTTP_{key.upper().replace('-', '_')}")
+        return None if value is None else [value]
+
+    def keys(self, carrier: Environ) -> list[str]:
+        return [key[5:].lower().replace("_", "-") for key in carrier if key.startswith("HTTP_")]
+
+
+_headers = _Environ()
+
+
+class _Request:
+    """The span of a request, and what is measured of it."""
+
+    def __init__(self, environ: Environ) -> None:
+        self.environ = environ
+        self.seen = _what_matters(environ)
+        self.streams = self.lasts = self._ended = False
+        self.failure: BaseException | None = None
+        self.route, self.status = "", 0
+        parent, kind = context.get_current(), SpanKind.INTERNAL
+        # One app may call another within the process.
+        if not trace.get_current_span().get_span_context().is_valid:
+            parent, kind = propagate.extract(environ, getter=_headers), SpanKind.SERVER
+        attributes = _attributes(environ)
+        self.method = attributes["http.request.method"]
+        # The raw path is no part of the name: a scanner would make a million.
+        self.name_of_method = "HTTP" if self.method == "_OTHER" else self.method
+        self.span = tracer.start_span(self.name_of_method, parent, kind, attributes)
+        self.context = trace.set_span_in_context(self.span, parent)
+        self.scheme, self.version = self.seen[0], attributes.get("network.protocol.version", "")
+        self.started = perf_counter()
+        active.add(1, _measured(self.method, self.scheme))
+        environ[REQUEST] = self
+
+    @guarded
+    def name(self, rule: str | None) -> None:
+        """Name the span by the route, now that it is known, with what middleware made of the environment."""
+        if _what_matters(self.environ) != self.seen:
+            self.span.set_attributes(_attributes(self.environ))
+        if rule is not None:
+            self.route = rule
+            self.span.set_attribute("http.route", rule)
+            self.span.update_name(f"{self.name_of_method} {rule}")
+            context.attach(context.set_value(ROUTE, f"{self.environ['REQUEST_METHOD']} {rule}"))
+
+    @guarded
+    def answer(self, status: str, headers: list[tuple[str, str]]) -> None:
+        """Say what is answered, and tell the caller the trace."""
+        span = self.span.get_span_context()
+        value = f"00-{trace.format_trace_id(span.trace_id)}-{trace.format_span_id(span.span_id)}-{span.trace_flags:02x}"
+        headers += [("traceresponse", value), ("Access-Control-Expose-Headers", "traceresponse")]
+        self.status = int(status[:3])
+        self.span.set_attribute("http.response.status_code", self.status)
+        if self.status >= 500:
+            self.span.set_attribute("error.type", type_name(self.failure) if self.failure else str(self.status))
+            self.span.set_status(StatusCode.ERROR)
+
+    @guarded
+    def show(self, error: BaseException) -> None:
+        """Show an exception that left the app, or that the app made a 500 of."""
+        self.failure = error
+        record_exception(self.span, error)
+        self.span.set_status(StatusCode.ERROR)
+
+    @guarded
+    def end(self) -> None:
+        """End the span, once."""
+        if not self._ended:
+            self._ended = True
+            active.add(-1, _measured(self.method, self.scheme))
+            measured = _measured(self.method, self.scheme, self.version, self.route, self.status)
+            duration.record(perf_counter() - self.started, measured, trace.set_span_in_context(self.span))
+            self.span.end()
+
+
+class _Stream:
+    """The body of a streaming response: each part of it is made within the request's context, and ends with it."""
+
+    def __init__(self, body: Iterable[bytes], request: _Request) -> None:
+        self.body = body
+        self.parts = iter(body)
+        self.request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        token = context.attach(self.request.context)
+        try:
+            return next(self.parts)
+        except StopIteration:
+            self.request.end()
+            raise
+        except BaseException as error:
+            self.request.show(error)
+            self.request.end()
+            raise
+        finally:
+            # A span that is open between two parts is open for the next one.
+            self.request.context = context.get_current()
+            context.detach(token)
+
+    def close(self) -> None:
+        """Called by the server when the response is sent, or the caller gone."""
+        token = context.attach(self.request.context)
+        try:
+            if hasattr(self.body, "close"):
+                self.body.close()
+        finally:
+            context.detach(token)
+            self.request.end()
+
+
+def _sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
+    # The server knows a file by its class, and sends it by itself.
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
+
+
+# Called with the app that sends the signal, from within its request.
+
+
+@guarded
+def _name_request(_app: flask.Flask, **_: object) -> None:
+    if request := flask.request.environ.get(REQUEST):
+        request.name(flask.request.url_rule.rule if flask.request.url_rule else None)
+
+
+@guarded
+def _show_exception(_app: flask.Flask, exception: BaseException, **_: object) -> None:
+    if request := flask.request.environ.get(REQUEST):
+        request.show(exception)
+
+
+@guarded
+def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> None:
+    if request := flask.request.environ.get(REQUEST):
+        request.streams = response.is_streamed
+        # Error pages come as iterators too. Test clients do not close what they have not read.
+        request.lasts = response.is_streamed and response.content_length is None
+
+
+def _excluded(untraced: Collection[str]) -> Callable[[Environ], bool]:
+    """Return what tells by its WSGI environment whether a request is left out."""
+    paths = re.compile("|".join(f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)))
+    variables = os.environ.get("OTEL_PYTHON_FLASK_EXCLUDED_URLS", os.environ.get("OTEL_PYTHON_EXCLUDED_URLS", ""))
+    urls = re.compile("|".join(url.strip() for url in variables.split(",") if url.strip()) or r"(?!)")
+
+    def excluded(environ: Environ) -> bool:
+        path = environ.get("PATH_INFO", "")
+        if paths.fullmatch(path.removeprefix("/")):
+            return True
+        if not variables:
+            return False
+        host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
+        place = quote(environ.get("SCRIPT_NAME", "") + path, encoding="latin-1")
+        return bool(urls.search(f"{environ.get('wsgi.url_scheme', 'http')}://{host}{place}"))
+
+    return excluded
+
+
+def _what_matters(environ: Environ) -> tuple[str, ...]:
+    """Return what the attributes are made of and middleware may change."""
+    get = environ.get
+    return get("wsgi.url_scheme", ""), get("HTTP_HOST", ""), get("REMOTE_ADDR", ""), get("PATH_INFO", "")
+
+
+def _attributes(environ: Environ) -> dict[str, Any]:
+    """Return what the conventions name of a request, without its query."""
+    get = environ.get
+    attributes = {
+        **_known(
+            get("REQUEST_METHOD", ""),
+            get("wsgi.url_scheme", ""),
+            get("HTTP_HOST", ""),
+            get("SERVER_NAME", ""),
+            get("SERVER_PORT", ""),
+            get("SERVER_PROTOCOL", ""),
+        ),
+        **user_agent_attributes(get("HTTP_USER_AGENT")),
+    }
+    if get("PATH_INFO"):
+        attributes["url.path"] = environ["PATH_INFO"]
+    if get("QUERY_STRING"):
+        attributes["url.query"] = "REDACTED"
+    if address := get("REMOTE_HOST") or get("REMOTE_ADDR"):
+        attributes["client.address"] = address
+    if (port := str(get("REMOTE_PORT", ""))).isdecimal():
+        attributes["client.port"] = int(port)
+    return attributes
+
+
+@lru_cache(maxsize=200)
+def _known(method: str, scheme: str, host: str, name: str, port: str, protocol: str) -> dict[str, Any]:
+    """Return what requests of one kind have in common; callers choose the host, so that not all of it is kept."""
+    version = protocol.upper().removeprefix("HTTP/")
+    return {
+        **method_attributes(method.strip()),
+        **({"url.scheme": scheme} if scheme else {}),
+        **_server(scheme, host, name, port),
+        **({"network.protocol.version": version} if version else {}),
+    }
+
+
+def _server(scheme: str, host: str, name: str, port: str) -> dict[str, str | int]:
+    """Return where the caller meant to reach us: the Host header, if that is a sound one."""
+    try:
+        asked = urlsplit(f"//{host}")
+        if HOSTNAME.fullmatch(asked.hostname or "") and "@" not in asked.netloc:
+            return {
+                "server.address": str(asked.hostname),
+                "server.port": asked.port or DEFAULT_PORTS.get(scheme, 80),
+            }
+    except ValueError:
+        pass
+    return {"server.address": name, **({"server.port": int(port)} if port.isdecimal() else {})}
+
+
+@lru_cache(maxsize=500)
+def _measured(method: str, scheme: str, version: str = "", route: str = "", status: int = 0) -> dict[str, Any]:
+    """Return the attributes of a metric: none of them is a word of a caller's."""
+    return {
+        "http.request.method": method,
+        **({"url.scheme": scheme} if scheme else {}),
+        **({"network.protocol.version": version} if version else {}),
+        **({"http.route": route} if route else {}),
+        **({"http.response.status_code": status} if status else {}),
+        **({"error.type": str(status)} if status >= 500 else {}),
+    }

@@ -1,0 +1,52 @@
+"""What calls that come in and calls that go out have in common, and a span that is current for as long as a call."""
+
+from functools import lru_cache
+from types import TracebackType
+
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, StatusCode
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
+SECONDS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
+"""The boundaries that the conventions advise for durations of requests."""
+
+
+@lru_cache(maxsize=100)
+def method_attributes(method: str) -> dict[str, str]:
+    """Return the known name of a method, `_OTHER` if there is none; as it was sent only if that differs."""
+    known = method.upper() if method.upper() in METHODS else "_OTHER"
+    original = {"http.request.method_original": method} if method and method != known else {}
+    return {"http.request.method": known, **original}
+
+
+@lru_cache(maxsize=500)
+def user_agent_attributes(agent: str | bytes | None) -> dict[str, str]:
+    """Return what the header says, and whether it is a robot or a test that is known."""
+    if not agent:
+        return {}
+    text = agent if isinstance(agent, str) else agent.decode("latin-1")
+    robot = any(name in text.lower() for name in ("googlebot", "bingbot"))
+    synthetic = "test" if "alwayson" in text.lower() else "bot" if robot else ""
+    return {"user_agent.original": text, **({"user_agent.synthetic.type": synthetic} if synthetic else {})}
+
+
+class Current:
+    """Make a span the current one within a block, show an exception that leaves it, and end the span."""
+
+    __slots__ = ("context", "span", "token")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.context: Context = trace.set_span_in_context(span)
+
+    def __enter__(self) -> Span:
+        self.token = context.attach(self.context)
+        return self.span
+
+    def __exit__(self, kind: object, error: BaseException | None, stack: TracebackType | None) -> None:
+        context.detach(self.token)
+        if isinstance(error, Exception):
+            self.span.record_exception(error)
+            self.span.set_status(StatusCode.ERROR)
+        self.span.end()

@@ -1,0 +1,139 @@
+"""requests: a span for each attempt and each redirect, around the transport that the session takes for it."""
+
+from functools import lru_cache, wraps
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.trace import SpanKind, StatusCode
+from requests import PreparedRequest, Response, Session
+from requests.adapters import BaseAdapter
+
+from ..conventions import SCHEMA_URL
+from ..guard import guarded, report
+from ..requests import resend_count
+from ..threads import is_suppressed
+from ..urls import without_query
+from .http import SECONDS, Current, method_attributes, user_agent_attributes
+
+tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+duration = metrics.get_meter(__name__, schema_url=SCHEMA_URL).create_histogram(
+    "http.client.request.duration",
+    "s",
+    "Duration of HTTP client requests.",
+    explicit_bucket_boundaries_advisory=SECONDS,
+)
+
+
+def instrument_requests() -> None:
+    """Trace every call of every session in this process; called again, do nothing."""
+    choose = Session.get_adapter
+    if hasattr(choose, "traced"):
+        return
+
+    @wraps(choose)
+    def get_adapter(session: Session, url: Any) -> Any:
+        return _Traced(choose(session, url))
+
+    get_adapter.traced = True  # type: ignore[attr-defined]
+    Session.get_adapter = get_adapter  # type: ignore[assignment,method-assign]
+
+
+class _Traced:
+    """The transport that a session has for a URL, with a span around each sending."""
+
+    def __init__(self, adapter: BaseAdapter) -> None:
+        self._adapter = adapter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._adapter)
+
+    def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        """Send one request: requests calls this again for each redirect."""
+        if is_suppressed():
+            return self._adapter.send(request, *args, **options)
+        try:
+            call = _Call(request)
+        except Exception as error:
+            report("the span of a call", error)
+            return self._adapter.send(request, *args, **options)
+        with Current(call.span):
+            try:
+                response = self._adapter.send(request, *args, **options)
+            except Exception as error:
+                call.answer(getattr(error, "response", None), type(error).__qualname__)
+                raise
+            call.answer(response)
+        return response
+
+
+class _Call:
+    """A call that is under way: its span, and what is measured of it."""
+
+    __slots__ = ("place", "span", "started")
+
+    def __init__(self, request: PreparedRequest) -> None:
+        url = request.url or ""
+        scheme, _, rest = url.partition("://")
+        self.place = (request.method or "", scheme, rest.partition("/")[0])
+        name, attributes, _ = _known(*self.place)
+        said: dict[str, Any] = {
+            **attributes,
+            "url.full": _without_password(without_query(url)),
+            **user_agent_attributes(request.headers.get("User-Agent")),
+        }
+        if count := resend_count.get():
+            said["http.request.resend_count"] = count
+        self.span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=said)
+        propagate.inject(request.headers, trace.set_span_in_context(self.span))
+        self.started = perf_counter()
+
+    @guarded
+    def answer(self, response: Response | None, error: str = "") -> None:
+        """Say and measure what came of it."""
+        seconds = perf_counter() - self.started
+        status = getattr(response, "status_code", 0)
+        version = {11: "1.1", 0: ""}.get(getattr(getattr(response, "raw", None), "version", 0), "1.0")
+        said = _answered(status, version, error)
+        self.span.set_attributes(said)
+        if status >= 400:
+            self.span.set_status(StatusCode.ERROR)
+        duration.record(seconds, {**_known(*self.place)[2], **said})
+
+
+@lru_cache(maxsize=500)
+def _known(method: str, scheme: str, host: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return what calls with this method to this host have in common: name, attributes of the span and the metric."""
+    url = urlsplit(f"{scheme}://{host}")
+    methods = method_attributes(method.strip())
+    known = methods["http.request.method"]
+    server: dict[str, Any] = {}
+    peer: dict[str, Any] = {}
+    if url.hostname:
+        server["server.address"] = peer["network.peer.address"] = url.hostname
+    if url.port:
+        server["server.port"] = peer["network.peer.port"] = url.port
+    return known if known != "_OTHER" else "HTTP", methods | server | peer, {"http.request.method": known} | server
+
+
+@lru_cache(maxsize=500)
+def _answered(status: int, version: str, error: str) -> dict[str, Any]:
+    kind = error or (str(status) if status >= 400 else "")
+    return {
+        **({"http.response.status_code": status} if status else {}),
+        **({"network.protocol.version": version} if version else {}),
+        **({"error.type": kind} if kind else {}),
+    }
+
+
+def _without_password(url: str) -> str:
+    if "@" not in url:
+        return url
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://REDACTED:REDACTED@{host.rpartition('@')[2]}{slash}{path}" if "@" in host else url
