@@ -9,7 +9,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel
 
 import telemetry
-from chassis import deadline, limits, logs, problems, scenarios
+from chassis import deadline, limits, logs, problems, scenarios, tracing
 from chassis.settings import ServiceSettings, refuse
 
 VERSION = telemetry.__version__
@@ -41,7 +41,7 @@ def create(
     """
     configure_telemetry(name)
     app = Flask(name, static_folder=None)
-    telemetry.instrument_app(app, public=public, keep_baggage=scenarios.keep_baggage, untraced=untraced)
+    tracing.way().instrument_app(app, public=public, keep_baggage=scenarios.keep_baggage, untraced=untraced)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     problems.install(app)
@@ -81,8 +81,8 @@ def configure_telemetry(name: str) -> None:
         )
     except ValueError as error:
         refuse(str(error))
-    telemetry.instrument_requests()
-    telemetry.instrument_redis()
+    tracing.way().instrument_requests()
+    tracing.way().instrument_redis()
 
 
 def _state(check: Callable[[], object]) -> str:

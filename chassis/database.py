@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 import telemetry
-from chassis import scenarios
+from chassis import scenarios, tracing
 from chassis.exhaustible_pool import ExhaustiblePool
 from chassis.settings import DO_NOT_RESTART
 from telemetry.errors import type_name
@@ -45,7 +45,7 @@ def connect(name: str, url: str, patience: float) -> Engine:
             "options": f"-c statement_timeout={milliseconds} -c timezone=UTC",
         },
     )
-    telemetry.instrument_engine(engine)
+    tracing.way().instrument_engine(engine)
     if scenarios.enabled():
         event.listen(engine, "do_execute", _slow_down)
     return engine

@@ -20,9 +20,11 @@ from .threads import ContextThreadPool
 
 if TYPE_CHECKING:
     from .flask import instrument_app
+    from .pools import WaitTracingPool
     from .redis import instrument_redis
     from .requests import StrictAdapter, instrument_requests, resend_count
-    from .sqlalchemy import WaitTracingPool, instrument_engine, operation_and_table
+    from .sqlalchemy import instrument_engine
+    from .statements import operation_and_table
 
 __version__ = "0.2.0"
 
@@ -43,12 +45,12 @@ __all__ = [
 
 _FILES = {
     "StrictAdapter": "requests",
-    "WaitTracingPool": "sqlalchemy",
+    "WaitTracingPool": "pools",
     "instrument_app": "flask",
     "instrument_engine": "sqlalchemy",
     "instrument_redis": "redis",
     "instrument_requests": "requests",
-    "operation_and_table": "sqlalchemy",
+    "operation_and_table": "statements",
     "resend_count": "requests",
 }
 

@@ -9,10 +9,8 @@ from sqlalchemy import Connection, Engine, event
 
 from .conventions import SCHEMA_URL
 from .guard import guarded
-from .pools import WaitTracingPool, count_connections
-from .statements import STATEMENT, Statement, describe, end_statement, fail_statement, operation_and_table
-
-__all__ = ["WaitTracingPool", "instrument_engine", "operation_and_table"]
+from .pools import count_connections
+from .statements import STATEMENT, Statement, describe, end_statement, fail_statement
 
 SPAN = "_otel_span"
 """Where the instrumentation keeps the span, on SQLAlchemy's context of the execution."""
@@ -61,7 +59,7 @@ class _EngineTracer(EngineTracer):
         super()._before_cur_exec(conn, cursor, statement, params, context, many)
         if span := vars(context).pop(SPAN, None):
             span.update_name(description.name)
-            span.set_attributes({"db.query.text": statement, **description.attributes})
+            span.set_attributes(description.of(statement))
             setattr(context, STATEMENT, Statement(span, description))
 
     def _operation_name(self, db_name: str, statement: str) -> str:

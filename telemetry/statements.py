@@ -58,6 +58,10 @@ class Description:
     attributes: dict[str, str | int]
     measured: dict[str, str]
 
+    def of(self, statement: str) -> dict[str, str | int]:
+        """Return the attributes of the span of this statement, which has placeholders and no values."""
+        return {"db.query.text": statement, **self.attributes}
+
 
 class Statement:
     """A statement that is under way: its span, what is known of it, and when it began."""

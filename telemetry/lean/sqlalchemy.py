@@ -33,9 +33,5 @@ def _begin_statement(
     if context is None or STATEMENT in vars(context) or is_suppressed():
         return
     description = describe(connection, statement, context)
-    span = tracer.start_span(
-        description.name,
-        kind=SpanKind.CLIENT,
-        attributes={"db.query.text": statement, **description.attributes},
-    )
+    span = tracer.start_span(description.name, kind=SpanKind.CLIENT, attributes=description.of(statement))
     setattr(context, STATEMENT, Statement(span, description))

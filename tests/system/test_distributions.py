@@ -47,7 +47,7 @@ def test_the_wheel_of_telemetry_has_its_licence_and_says_that_it_is_typed(wheels
     assert "telemetry/py.typed" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert {name for name in names if name.startswith("telemetry/")} == {
-        f"telemetry/{file.name}" for file in (ROOT / "telemetry").iterdir() if file.suffix in (".py", ".typed")
+        str(file.relative_to(ROOT)) for file in (ROOT / "telemetry").rglob("*") if file.suffix in (".py", ".typed")
     }
 
 

@@ -1,7 +1,9 @@
 """What instrument_app does to an app of somebody else: it makes spans, and nothing else."""
 
 import logging
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask, Response, abort, request, send_file, stream_with_context
@@ -14,16 +16,29 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 import telemetry
+from telemetry import lean
+from telemetry.lean import flask as lean_flask
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER = "00-00000000000000000000000000000001-b7ad6b7169203331-01"
 tracer = trace.get_tracer("test")
 
 
+@pytest.fixture(params=[telemetry, lean], ids=["official", "lean"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have every test hold for both ways to trace."""
+    monkeypatch.setattr(sys.modules[__name__], "instrument_app", request.param.instrument_app)
+    return request.param
+
+
+def instrument_app(app: Flask, **arguments: Any) -> None:
+    """Stand for the one of the way that is tested."""
+
+
 @pytest.fixture
 def app(memory: InMemorySpanExporter) -> Flask:
     app = Flask("shop")
-    telemetry.instrument_app(app)
+    instrument_app(app)
     app.add_url_rule("/fine", "/fine", lambda: "fine")
     return app
 
@@ -67,7 +82,7 @@ def test_a_preprocessor_that_aborts_gives_its_own_answer_and_a_span(app: Flask, 
 def test_a_hook_that_answers_before_ours_does_so(memory: InMemorySpanExporter) -> None:
     app = Flask("shop")
     app.before_request(lambda: ("closed", 503))
-    telemetry.instrument_app(app)
+    instrument_app(app)
     assert Client(app).get("/fine").status_code == 503
     assert (only(memory).attributes or {})["http.response.status_code"] == 503
 
@@ -161,15 +176,16 @@ def test_what_a_view_attaches_ends_with_the_request(app: Flask, memory: InMemory
 
 
 def test_a_hook_of_ours_that_fails_costs_no_request(
-    app: Flask, memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+    app: Flask, memory: InMemorySpanExporter, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError
 
     app.add_url_rule("/boom", "/boom", lambda: 1 / 0)
-    for name in ("add_response_attributes", "collect_request_attributes", "_parse_duration_attrs"):
+    official = ("add_response_attributes", "collect_request_attributes", "_parse_duration_attrs")
+    for name in official if way is telemetry else ("_attributes", "_measured", "_what_matters"):
         with monkeypatch.context() as patch:
-            patch.setattr(wsgi, name, broken)
+            patch.setattr(wsgi if way is telemetry else lean_flask, name, broken)
             assert Client(app).get("/fine").status_code == 200
             assert Client(app).get("/boom").status_code == 500
 
@@ -229,7 +245,7 @@ def test_health_checks_and_untraced_paths_have_no_spans(
 ) -> None:
     monkeypatch.setenv("OTEL_PYTHON_FLASK_EXCLUDED_URLS", "livez")
     app = Flask("shop")
-    telemetry.instrument_app(app, untraced=["/metrics", "debug", "/assets/.*"])
+    instrument_app(app, untraced=["/metrics", "debug", "/assets/.*"])
     mounted = DispatcherMiddleware(Flask("other"), {"/shop": app})
     for path in ("healthz", "healthz?verbose=1", "readyz", "metrics", "metrics?a=b", "debug", "assets/a/b", "livez"):
         Client(app).get(f"/{path}")
@@ -246,7 +262,7 @@ def test_the_variable_for_every_library_leaves_out_requests_too(
 ) -> None:
     monkeypatch.setenv("OTEL_PYTHON_EXCLUDED_URLS", "livez")
     app = Flask("shop")
-    telemetry.instrument_app(app)
+    instrument_app(app)
     Client(app).get("/livez")
     assert memory.get_finished_spans() == ()
 
@@ -257,11 +273,11 @@ def test_the_variable_for_every_library_leaves_out_requests_too(
 def test_instrumenting_an_app_again_does_nothing_and_otherwise_is_refused(
     app: Flask, memory: InMemorySpanExporter
 ) -> None:
-    telemetry.instrument_app(app)
+    instrument_app(app)
     Client(app).get("/fine")
     assert only(memory)
     with pytest.raises(RuntimeError, match="instrumented already"):
-        telemetry.instrument_app(app, public=True)
+        instrument_app(app, public=True)
 
 
 def test_a_caller_of_a_public_app_brings_nothing(memory: InMemorySpanExporter) -> None:
@@ -270,7 +286,7 @@ def test_a_caller_of_a_public_app_brings_nothing(memory: InMemorySpanExporter) -
 
     for keep_baggage in (None, broken):
         app = Flask("shop")
-        telemetry.instrument_app(app, public=True, keep_baggage=keep_baggage)
+        instrument_app(app, public=True, keep_baggage=keep_baggage)
         memory.clear()
         Client(app).get("/", headers={"traceparent": TRACEPARENT, "baggage": "tenant=tea"})
         assert only(memory).parent is None

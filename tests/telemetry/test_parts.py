@@ -92,6 +92,17 @@ telemetry.shutdown()
     assert prints((SET_UP + code + TELL).format(name="telemetry", absent=without), tmp_path) == "two, one"
 
 
+def test_lean_needs_no_instrumentation(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "telemetry", ignore=shutil.ignore_patterns("__pycache__"))
+    without = ["opentelemetry.instrumentation", "opentelemetry.util.http", "opentelemetry.processor", "wrapt"]
+    set_up = "\nfrom telemetry import lean\nfor way in lean.__all__: setattr(telemetry, way, getattr(lean, way))"
+    uses = "".join(USES[library] for library in LIBRARIES)
+    assert (
+        prints((SET_UP + set_up + uses + TELL).format(name="telemetry", absent=without), tmp_path)
+        == "GET /, GET, SELECT, GET"
+    )
+
+
 def test_the_folder_works_under_another_name_within_a_package(tmp_path: Path) -> None:
     name = "acme.observability.tracing"
     place = tmp_path / name.replace(".", "/")

