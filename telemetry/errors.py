@@ -7,7 +7,7 @@ SDK records an exception on every span that it passes through, so that one failu
 import traceback
 import weakref
 from collections.abc import Iterator
-from functools import partial
+from functools import cache
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -27,8 +27,8 @@ class QuietErrors(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Called by the SDK as a span starts."""
-        span.record_exception = partial(record_exception, span)  # type: ignore[method-assign]
-        span.set_status = partial(_set_status, span)
+        # Its own class, and no two functions for each span: most spans never need them.
+        span.__class__ = _quiet(type(span))
 
 
 @guarded
@@ -85,6 +85,13 @@ def _causes(exception: BaseException) -> Iterator[BaseException]:
         link = link.__cause__
 
 
-def _set_status(span: Span, status: Status | StatusCode, description: str | None = None) -> None:
-    code = status.status_code if isinstance(status, Status) else status
-    type(span).set_status(span, code)
+@cache
+def _quiet(kind: type[Span]) -> type[Span]:
+    """Return the SDK's class of spans with the `record_exception` and `set_status` of this module."""
+
+    class Quiet(kind):  # type: ignore[misc,valid-type]
+        def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+            super().set_status(status.status_code if isinstance(status, Status) else status)
+
+    Quiet.record_exception = record_exception
+    return Quiet

@@ -30,6 +30,7 @@ from . import logs as logging_out
 from . import metrics as metrics_out
 from .conventions import SCHEMA_URL, opt_in_to_stable_names
 from .errors import QuietErrors
+from .sdk import CountingProvider, KeptResource
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +233,7 @@ def configure(
     if logs:
         exporters.append(exporter := _otlp("logs") if logs == OTLP else logs)
         log_handler = logging_out.configure(resource, exporter)
-    tracer_provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+    tracer_provider = CountingProvider(sampler, resource, shutdown_on_exit=False)
     tracer_provider.add_span_processor(QuietErrors())
     if baggage_keys:
         tracer_provider.add_span_processor(BaggageAttributes(baggage_keys))
@@ -304,7 +305,7 @@ def _address() -> str:
 
 def _resource(service: str, version: str, namespace: str, attributes: Mapping[str, str]) -> Resource:
     """Who emits: the attributes that the resource conventions name for a service, the environment's first."""
-    return Resource.create(
+    made = Resource.create(
         {
             "service.name": service,
             "service.version": version,
@@ -319,6 +320,7 @@ def _resource(service: str, version: str, namespace: str, attributes: Mapping[st
         },
         SCHEMA_URL,
     )
+    return KeptResource(made.attributes, made.schema_url)
 
 
 def _milliseconds(variable: str, default: int) -> int:

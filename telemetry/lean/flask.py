@@ -21,6 +21,7 @@ from ..boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from ..conventions import SCHEMA_URL
 from ..errors import record_exception, type_name
 from ..guard import guarded, report
+from ..sdk import Tally
 from ..urls import DEFAULT_PORTS
 from .http import SECONDS, method_attributes, user_agent_attributes
 
@@ -32,8 +33,9 @@ REQUEST = "telemetry.request"
 
 tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
 meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
-active = meter.create_up_down_counter(
-    "http.server.active_requests", "{request}", "Number of active HTTP server requests."
+active = Tally("http.request.method", "url.scheme")
+meter.create_observable_up_down_counter(
+    "http.server.active_requests", [active.tell], "{request}", "Number of active HTTP server requests."
 )
 duration = meter.create_histogram(
     "http.server.request.duration",
@@ -135,7 +137,7 @@ class _Request:
         self.context = trace.set_span_in_context(self.span, parent)
         self.scheme, self.version = self.seen[0], attributes.get("network.protocol.version", "")
         self.started = perf_counter()
-        active.add(1, _measured(self.method, self.scheme))
+        active.add(1, self.method, self.scheme)
         environ[REQUEST] = self
 
     @guarded
@@ -173,7 +175,7 @@ class _Request:
         """End the span, once."""
         if not self._ended:
             self._ended = True
-            active.add(-1, _measured(self.method, self.scheme))
+            active.add(-1, self.method, self.scheme)
             measured = _measured(self.method, self.scheme, self.version, self.route, self.status)
             duration.record(perf_counter() - self.started, measured, trace.set_span_in_context(self.span))
             self.span.end()
@@ -323,7 +325,7 @@ def _server(scheme: str, host: str, name: str, port: str) -> dict[str, str | int
 
 
 @lru_cache(maxsize=500)
-def _measured(method: str, scheme: str, version: str = "", route: str = "", status: int = 0) -> dict[str, Any]:
+def _measured(method: str, scheme: str, version: str, route: str, status: int) -> dict[str, Any]:
     """Return the attributes of a metric: none of them is a word of a caller's."""
     return {
         "http.request.method": method,

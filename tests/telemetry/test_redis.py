@@ -93,6 +93,14 @@ def test_a_pipeline_names_each_command_once(recorded: Recorded, valkey: int) -> 
     assert (recorded.spans[0].attributes or {})["db.operation.name"] == "MULTI SET"
 
 
+def test_a_pipeline_of_commands_in_bytes_is_traced_when_lean(recorded: Recorded, valkey: int, way: Any) -> None:
+    if way is official:
+        pytest.skip("the instrumentation raises TypeError: docs/upstream.md")
+    with redis.Redis(port=valkey) as client:
+        client.pipeline().execute_command(b"SET", "a", 1).execute_command(b"GET", "a").execute()
+    assert recorded.names == ["SET GET"]
+
+
 def test_a_cluster_is_traced_like_one_server_and_quietly(
     recorded: Recorded, cluster: int, caplog: pytest.LogCaptureFixture
 ) -> None:
