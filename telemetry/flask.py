@@ -6,28 +6,23 @@ ends what is left open: nothing of a request outlives its call, and no error of 
 """
 
 import logging
-import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import flask
 from opentelemetry import context, trace
 from opentelemetry.instrumentation import flask as official
 from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
-from opentelemetry.util.http import get_excluded_urls
 
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from .guard import guarded, report
-from .urls import DEFAULT_PORTS, redact_old_names
+from .urls import redact_old_names
+from .wsgi import excluded_by, sent_by_the_server, server
 
 log = logging.getLogger(__name__)
 
-HEALTH_CHECKS = ("healthz", "readyz")
 KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
-HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 EXTENSION = "telemetry"
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced; None if it is left out."""
@@ -59,7 +54,7 @@ def instrument_app(
     if getattr(app, "_is_instrumented_by_opentelemetry", False):
         log.warning("%s is instrumented by opentelemetry-instrumentation-flask already, and keeps its spans", app.name)
     else:
-        _instrument(app, _excluded(untraced))
+        _instrument(app, excluded_by(untraced))
     if public:
         app.wsgi_app = strip_incoming(app.wsgi_app, keep_baggage)  # type: ignore[assignment,method-assign]
 
@@ -166,7 +161,7 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
             environ[REQUEST] = None
             body = plain(environ, start_response) if request.body is None else request.body
         else:
-            if request.streams and not _sent_by_the_server(body, environ):
+            if request.streams and not sent_by_the_server(body, environ):
                 return _Stream(body, environ, before)
             _end(environ)
         finally:
@@ -230,12 +225,6 @@ class _Stream:
             context.detach(token)
 
 
-def _sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
-    # The server knows a file by its class, and sends it by itself.
-    wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
-
-
 @guarded
 def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> None:
     if request := flask.request.environ.get(REQUEST):
@@ -258,37 +247,7 @@ def _correct_span(span: Any, _status: str, _headers: object) -> None:
     # The instrumentation takes `server.address` from the Host header with its port, and keeps query strings.
     if span is not None and span.is_recording():
         environ = flask.request.environ
-        span.set_attributes(_server(environ))
+        span.set_attributes(server(environ))
         if environ.get("QUERY_STRING"):
             span.set_attribute("url.query", "REDACTED")
         redact_old_names(span)
-
-
-def _excluded(untraced: Collection[str]) -> Callable[[Environ], bool]:
-    """Return what tells by its WSGI environment whether a request is left out. Flask may refuse to read its URL."""
-    paths = re.compile("|".join(f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)))
-    any_url = any(os.environ.get(f"OTEL_PYTHON_{name}EXCLUDED_URLS") for name in ("FLASK_", ""))
-    urls = get_excluded_urls("FLASK") if any_url else None
-
-    def excluded(environ: Environ) -> bool:
-        path = environ.get("PATH_INFO", "")
-        if paths.fullmatch(path.removeprefix("/")):
-            return True
-        if urls is None:
-            return False
-        host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
-        place = quote(environ.get("SCRIPT_NAME", "") + path, encoding="latin-1")
-        return bool(urls.url_disabled(f"{environ.get('wsgi.url_scheme', 'http')}://{host}{place}"))
-
-    return excluded
-
-
-def _server(environ: Environ) -> dict[str, str | int]:
-    """Return where the caller meant to reach us: the Host header, if that is a sound one."""
-    with suppress(ValueError):
-        host = urlsplit(f"//{environ.get('HTTP_HOST', '')}")
-        if HOSTNAME.fullmatch(host.hostname or "") and "@" not in host.netloc:
-            port = host.port or DEFAULT_PORTS.get(environ.get("wsgi.url_scheme", ""), 80)
-            return {"server.address": str(host.hostname), "server.port": port}
-    # The port is then that of the instrumentation, which is our own.
-    return {"server.address": environ.get("SERVER_NAME", "")}

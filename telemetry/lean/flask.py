@@ -4,13 +4,10 @@ An app skips hooks if another one raises or answers. So the span is there whatev
 outlives the call.
 """
 
-import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from time import perf_counter
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import flask
 from opentelemetry import context, metrics, propagate, trace
@@ -22,11 +19,9 @@ from ..conventions import SCHEMA_URL
 from ..errors import record_exception, type_name
 from ..guard import guarded, report
 from ..sdk import Tally
-from ..urls import DEFAULT_PORTS
+from ..wsgi import excluded_by, sent_by_the_server, server
 from .http import SECONDS, method_attributes, user_agent_attributes
 
-HEALTH_CHECKS = ("healthz", "readyz")
-HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 EXTENSION = "telemetry"
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced."""
@@ -58,7 +53,7 @@ def instrument_app(
         if before != arguments:
             raise RuntimeError(f"the app {app.name!r} is instrumented already, with other arguments")
         return
-    app.wsgi_app = _traced(app.wsgi_app, _excluded(untraced))  # type: ignore[assignment,method-assign]
+    app.wsgi_app = _traced(app.wsgi_app, excluded_by(untraced))  # type: ignore[assignment,method-assign]
     # The mark of the official instrumentation, which then leaves the app alone.
     app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]
     flask.request_started.connect(_name_request, app, weak=False)
@@ -94,7 +89,7 @@ def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
         finally:
             request.context = context.get_current()
             context.detach(token)
-        streams = request.streams and not _sent_by_the_server(body, environ)
+        streams = request.streams and not sent_by_the_server(body, environ)
         if not (streams and request.lasts):
             request.end()
         return _Stream(body, request) if streams else body
@@ -219,12 +214,6 @@ class _Stream:
             self.request.end()
 
 
-def _sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
-    # The server knows a file by its class, and sends it by itself.
-    wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
-
-
 # Called with the app that sends the signal, from within its request.
 
 
@@ -248,25 +237,6 @@ def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> N
         request.lasts = response.is_streamed and response.content_length is None
 
 
-def _excluded(untraced: Collection[str]) -> Callable[[Environ], bool]:
-    """Return what tells by its WSGI environment whether a request is left out."""
-    paths = re.compile("|".join(f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)))
-    variables = os.environ.get("OTEL_PYTHON_FLASK_EXCLUDED_URLS", os.environ.get("OTEL_PYTHON_EXCLUDED_URLS", ""))
-    urls = re.compile("|".join(url.strip() for url in variables.split(",") if url.strip()) or r"(?!)")
-
-    def excluded(environ: Environ) -> bool:
-        path = environ.get("PATH_INFO", "")
-        if paths.fullmatch(path.removeprefix("/")):
-            return True
-        if not variables:
-            return False
-        host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
-        place = quote(environ.get("SCRIPT_NAME", "") + path, encoding="latin-1")
-        return bool(urls.search(f"{environ.get('wsgi.url_scheme', 'http')}://{host}{place}"))
-
-    return excluded
-
-
 def _what_matters(environ: Environ) -> tuple[str, ...]:
     """Return what the attributes are made of and middleware may change."""
     get = environ.get
@@ -276,17 +246,15 @@ def _what_matters(environ: Environ) -> tuple[str, ...]:
 def _attributes(environ: Environ) -> dict[str, Any]:
     """Return what the conventions name of a request, without its query."""
     get = environ.get
-    attributes = {
-        **_known(
-            get("REQUEST_METHOD", ""),
-            get("wsgi.url_scheme", ""),
-            get("HTTP_HOST", ""),
-            get("SERVER_NAME", ""),
-            get("SERVER_PORT", ""),
-            get("SERVER_PROTOCOL", ""),
-        ),
+    attributes: dict[str, Any] = {
+        **method_attributes(get("REQUEST_METHOD", "").strip()),
+        **server(environ),
         **user_agent_attributes(get("HTTP_USER_AGENT")),
     }
+    if get("wsgi.url_scheme"):
+        attributes["url.scheme"] = environ["wsgi.url_scheme"]
+    if version := get("SERVER_PROTOCOL", "").upper().removeprefix("HTTP/"):
+        attributes["network.protocol.version"] = version
     if get("PATH_INFO"):
         attributes["url.path"] = environ["PATH_INFO"]
     if get("QUERY_STRING"):
@@ -296,32 +264,6 @@ def _attributes(environ: Environ) -> dict[str, Any]:
     if (port := str(get("REMOTE_PORT", ""))).isdecimal():
         attributes["client.port"] = int(port)
     return attributes
-
-
-@lru_cache(maxsize=200)
-def _known(method: str, scheme: str, host: str, name: str, port: str, protocol: str) -> dict[str, Any]:
-    """Return what requests of one kind have in common; callers choose the host, so that not all of it is kept."""
-    version = protocol.upper().removeprefix("HTTP/")
-    return {
-        **method_attributes(method.strip()),
-        **({"url.scheme": scheme} if scheme else {}),
-        **_server(scheme, host, name, port),
-        **({"network.protocol.version": version} if version else {}),
-    }
-
-
-def _server(scheme: str, host: str, name: str, port: str) -> dict[str, str | int]:
-    """Return where the caller meant to reach us: the Host header, if that is a sound one."""
-    try:
-        asked = urlsplit(f"//{host}")
-        if HOSTNAME.fullmatch(asked.hostname or "") and "@" not in asked.netloc:
-            return {
-                "server.address": str(asked.hostname),
-                "server.port": asked.port or DEFAULT_PORTS.get(scheme, 80),
-            }
-    except ValueError:
-        pass
-    return {"server.address": name, **({"server.port": int(port)} if port.isdecimal() else {})}
 
 
 @lru_cache(maxsize=500)

@@ -1,0 +1,57 @@
+"""What can be read from the WSGI environment of a request, before Flask has looked at it."""
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from functools import lru_cache
+from urllib.parse import quote, urlsplit
+
+from .boundary import Environ
+from .urls import DEFAULT_PORTS
+
+HEALTH_CHECKS = ("healthz", "readyz")
+HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
+
+
+def excluded_by(untraced: Collection[str]) -> Callable[[Environ], bool]:
+    """Return what tells by its WSGI environment whether a request is left out. Flask may refuse to read its URL."""
+    paths = re.compile("|".join(f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)))
+    variables = os.environ.get("OTEL_PYTHON_FLASK_EXCLUDED_URLS", os.environ.get("OTEL_PYTHON_EXCLUDED_URLS", ""))
+    expressions = [url.strip() for url in variables.split(",") if url.strip()]
+    urls = re.compile("|".join(expressions)) if expressions else None
+
+    def excluded(environ: Environ) -> bool:
+        path = environ.get("PATH_INFO", "")
+        if paths.fullmatch(path.removeprefix("/")):
+            return True
+        if urls is None:
+            return False
+        host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
+        place = quote(environ.get("SCRIPT_NAME", "") + path, encoding="latin-1")
+        return bool(urls.search(f"{environ.get('wsgi.url_scheme', 'http')}://{host}{place}"))
+
+    return excluded
+
+
+def server(environ: Environ) -> dict[str, str | int]:
+    """Return where the caller meant to reach us: the Host header, if that is a sound one."""
+    get = environ.get
+    return _server(get("HTTP_HOST", ""), get("wsgi.url_scheme", ""), get("SERVER_NAME", ""), get("SERVER_PORT", ""))
+
+
+# Callers choose the host, so that not all of it is kept.
+@lru_cache(maxsize=200)
+def _server(host: str, scheme: str, name: str, port: str) -> dict[str, str | int]:
+    with suppress(ValueError):
+        asked = urlsplit(f"//{host}")
+        if HOSTNAME.fullmatch(asked.hostname or "") and "@" not in asked.netloc:
+            return {"server.address": str(asked.hostname), "server.port": asked.port or DEFAULT_PORTS.get(scheme, 80)}
+    return {"server.address": name, **({"server.port": int(port)} if port.isdecimal() else {})}
+
+
+def sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
+    """Return whether the server has more to do with the body than to iterate."""
+    # It knows a file by its class, and sends it by itself.
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
