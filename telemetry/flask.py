@@ -13,7 +13,11 @@ from typing import Any
 import flask
 from opentelemetry import context, trace
 from opentelemetry.instrumentation import flask as official
-from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
+from opentelemetry.instrumentation.propagators import (
+    TraceResponsePropagator,
+    get_global_response_propagator,
+    set_global_response_propagator,
+)
 
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from .guard import guarded, report
@@ -25,7 +29,8 @@ log = logging.getLogger(__name__)
 KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 EXTENSION = "telemetry"
 REQUEST = "telemetry.request"
-"""The key in the WSGI environment of the request that is traced; None if it is left out."""
+"""The key in the WSGI environment of the request that is traced."""
+KEYS = (REQUEST, official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN)
 
 
 def instrument_app(
@@ -62,7 +67,8 @@ def instrument_app(
 def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
     plain = app.wsgi_app
     app.wsgi_app = _kept(plain)  # type: ignore[assignment,method-assign]
-    set_global_response_propagator(TraceResponsePropagator())
+    if get_global_response_propagator() is None:
+        set_global_response_propagator(TraceResponsePropagator())
     with _no_urls_to_exclude():
         official.FlaskInstrumentor.instrument_app(
             app, request_hook=_name_request, response_hook=_correct_span, enable_commenter=False
@@ -76,15 +82,18 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
         if request is not None and not request.begun:
             request.begun = True
             start_span()
+            request.span = flask.request.environ.get(official._ENVIRON_SPAN_KEY)
+            request.activation = flask.request.environ.get(official._ENVIRON_ACTIVATION_KEY)
 
     # Both come before url_value_preprocessor and the first before_request; the second if there is no session either.
-    flask.request_started.connect(begin, app, weak=False)
-    flask.got_request_exception.connect(begin, app, weak=False)
+    # They keep no app alive that is not used any more.
+    flask.request_started.connect(begin, app)
+    flask.got_request_exception.connect(begin, app)
     # It stays where uninstrument_app looks for it, and finds that the span has begun.
     app._before_request = begin  # type: ignore[attr-defined]
     hooks: list[Any] = app.before_request_funcs[None]
     hooks[hooks.index(start_span)] = begin
-    flask.request_finished.connect(_tell_streams, app, weak=False)
+    flask.request_finished.connect(_tell_streams, app)
 
 
 @contextmanager
@@ -106,8 +115,18 @@ class _Request:
 
     def __init__(self, start_response: Callable[..., Any]) -> None:
         self.start_response = start_response
-        self.begun = self.answered = self.streams = False
+        self.called = self.begun = self.answered = self.streams = False
         self.body: Iterable[bytes] | None = None
+        self.span: Any = None
+        self.activation: Any = None
+
+    @guarded
+    def end(self, error: BaseException | None = None) -> None:
+        """End the span if nothing has ended it, before the context is put back: its end changes that once more."""
+        if self.activation is not None:
+            # It raises the error again, if it was not at its end before.
+            with suppress(BaseException):
+                self.activation.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
 
 def _kept(plain: WsgiApp) -> WsgiApp:
@@ -125,6 +144,7 @@ def _kept(plain: WsgiApp) -> WsgiApp:
                 report("the answer's attributes", error)
                 return request.start_response(*arguments)
 
+        request.called = True
         request.body = plain(environ, answer)
         return request.body
 
@@ -133,7 +153,16 @@ def _kept(plain: WsgiApp) -> WsgiApp:
 
 def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        environ[REQUEST] = None
+        # An app that calls this one with its own environment finds there afterwards what it had.
+        of_caller = {key: environ.pop(key) for key in KEYS if key in environ}
+        try:
+            return call(environ, start_response)
+        finally:
+            for key in KEYS:
+                environ.pop(key, None)
+            environ.update(of_caller)
+
+    def call(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         try:
             if excluded(environ):
                 return plain(environ, start_response)
@@ -146,25 +175,24 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
             return start_response(*arguments)
 
         environ[REQUEST] = request = _Request(answer)
-        # Of an app that calls this one.
-        for key in (official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN):
-            environ.pop(key, None)
         before = context.get_current()
         token = context.attach(before)
         try:
             body = traced(environ, answer)
-        except Exception as error:
-            if request.body is None and (request.begun or request.answered):
-                _end(environ, error)
+        except BaseException as error:
+            if not isinstance(error, Exception) or (request.called and request.body is None):
+                request.end(error)
                 raise
             report("the instrumentation of a request", error)
-            environ[REQUEST] = None
+            del environ[REQUEST]
             body = plain(environ, start_response) if request.body is None else request.body
         else:
             if request.streams and not sent_by_the_server(body, environ):
-                return _Stream(body, environ, before)
-            _end(environ)
+                return _Stream(body, request, before)
+            request.end()
         finally:
+            # Otherwise request and body would hold each other.
+            request.body = None
             # Also if a hook of the app has raised, so that the instrumentation's own hook was not called.
             context.detach(token)
         return body
@@ -172,29 +200,17 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
     return app
 
 
-@guarded
-def _end(environ: Environ, error: BaseException | None = None) -> None:
-    """End the span if nothing has ended it, before the context is put back: its end changes that once more."""
-    activation = environ.get(official._ENVIRON_ACTIVATION_KEY)
-    if activation is not None:
-        # It raises the error again, if it was not at its end before.
-        with suppress(BaseException):
-            activation.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-
-
 class _Stream:
     """The body of a streaming response: each part of it is made in the trace of its request.
 
-    The span of the request lasts as long if the app uses `stream_with_context`.
+    The span of the request is over before the first part, but with `stream_with_context` of a Flask before 3.1.
     """
 
-    def __init__(self, body: Iterable[bytes], environ: Environ, before: context.Context) -> None:
-        self.body = body
+    def __init__(self, body: Iterable[bytes], request: _Request, before: context.Context) -> None:
+        self.body: Iterable[bytes] | None = body
         self.parts = iter(body)
-        self.environ = environ
-        self.context = before
-        if span := environ.get(official._ENVIRON_SPAN_KEY):
-            self.context = trace.set_span_in_context(span, before)
+        self.request = request
+        self.context = before if request.span is None else trace.set_span_in_context(request.span, before)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -204,10 +220,10 @@ class _Stream:
         try:
             return next(self.parts)
         except StopIteration:
-            _end(self.environ)
+            self.request.end()
             raise
         except BaseException as error:
-            _end(self.environ, error)
+            self.request.end(error)
             raise
         finally:
             # A span that is open between two parts is open for the next one.
@@ -221,8 +237,16 @@ class _Stream:
             if hasattr(self.body, "close"):
                 self.body.close()
         finally:
-            _end(self.environ)
+            self.request.end()
             context.detach(token)
+
+    def __del__(self) -> None:
+        # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
+        # put their context back into whatever runs.
+        token = context.attach(self.context)
+        self.body, self.parts = None, iter(())
+        self.request.end()
+        context.detach(token)
 
 
 @guarded

@@ -1,19 +1,31 @@
 """What instrument_app does to an app of somebody else: it makes spans, and nothing else."""
 
+import gc
 import logging
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from flask import Flask, Response, abort, request, send_file, stream_with_context
+from flask import (
+    Flask,
+    Response,
+    abort,
+    got_request_exception,
+    request,
+    request_finished,
+    request_started,
+    send_file,
+    stream_with_context,
+)
 from flask.sessions import SecureCookieSessionInterface
 from opentelemetry import baggage, context, trace
-from opentelemetry.instrumentation import wsgi
+from opentelemetry.instrumentation import propagators, wsgi
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.test import Client
+from werkzeug.test import Client, create_environ
 
 import telemetry
 from telemetry import lean
@@ -190,6 +202,81 @@ def test_a_hook_of_ours_that_fails_costs_no_request(
             assert Client(app).get("/boom").status_code == 500
 
 
+def test_an_app_that_fails_before_flask_is_called_once(memory: InMemorySpanExporter) -> None:
+    app, calls = Flask("shop"), []
+
+    def middleware(*_: object) -> None:
+        calls.append("called")
+        raise ConnectionError
+
+    app.wsgi_app = middleware  # type: ignore[method-assign,assignment]
+    telemetry.instrument_app(app)
+    with pytest.raises(ConnectionError):
+        Client(app).get("/fine")
+    assert calls == ["called"]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_ends_a_worker_ends_the_span(app: Flask, memory: InMemorySpanExporter, error: type[BaseException]) -> None:
+    @app.teardown_request
+    def give_back(_: BaseException | None) -> None:
+        raise error
+
+    with pytest.raises(error):
+        Client(app).get("/fine", headers={"traceparent": TRACEPARENT})
+    assert only(memory).end_time
+    assert context.get_current() == {}
+
+
+# An app that calls another one
+
+
+@pytest.mark.parametrize("path", ["/fine", "/healthz", "/rows"])
+def test_a_call_with_the_same_environment_changes_no_span_of_the_caller(
+    app: Flask, memory: InMemorySpanExporter, path: str
+) -> None:
+    def rows() -> Iterator[str]:
+        with tracer.start_as_current_span("row"):
+            yield "row"
+
+    app.add_url_rule("/rows", "/rows", lambda: Response(rows()))
+    outer = Flask("outer")
+    telemetry.instrument_app(outer)
+
+    @outer.get("/outer")
+    def view() -> Response:
+        request.environ["PATH_INFO"] = path
+        list(app.wsgi_app(request.environ, lambda *_: lambda _: None))
+        with tracer.start_as_current_span("after"):
+            return Response(rows())
+
+    assert Client(outer).get("/outer", buffered=True).text == "row"
+    server = only(memory)
+    assert (server.name, (server.attributes or {})["http.response.status_code"]) == ("GET /outer", 200)
+    spans = memory.get_finished_spans()
+    assert {span.context.trace_id for span in spans} == {server.context.trace_id}
+    (after,) = [span for span in spans if span.name == "after"]
+    assert after.parent == server.context
+    last = [span for span in spans if span.name == "row"][-1]
+    assert last.parent == server.context
+    assert context.get_current() == {}
+
+
+def test_an_app_that_is_not_used_any_more_is_freed(memory: InMemorySpanExporter) -> None:
+    def receivers() -> int:
+        gc.collect()
+        return len(request_started.receivers) + len(request_finished.receivers) + len(got_request_exception.receivers)
+
+    before = receivers()
+    app = Flask("shop")
+    telemetry.instrument_app(app)
+    Client(app).get("/fine")
+    freed = weakref.ref(app)
+    del app
+    assert receivers() <= before + 1  # the one for all apps
+    assert freed() is None
+
+
 # Streams
 
 
@@ -222,6 +309,26 @@ def test_a_stream_that_breaks_leaves_nothing_to_the_next_request(app: Flask, mem
     assert not trace.get_current_span().get_span_context().is_valid
 
 
+@pytest.mark.parametrize("wrap", [stream_with_context, iter], ids=["with the request", "bare"])
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_stream_that_nobody_closes_leaves_nothing_to_the_next_request(
+    app: Flask, memory: InMemorySpanExporter, wrap: Callable[[Iterator[str]], Iterator[str]], read: int
+) -> None:
+    def rows() -> Iterator[str]:
+        with tracer.start_as_current_span("rows"):
+            yield "0"
+            yield "1"
+
+    app.add_url_rule("/rows", "/rows", lambda: Response(wrap(rows())))
+    body = app.wsgi_app(create_environ("/rows"), lambda *_: lambda _: None)
+    for _ in range(read):
+        next(iter(body))
+    del body
+    assert context.get_current() == {}
+    server = only(memory)
+    assert [span.parent for span in memory.get_finished_spans() if span.name == "rows"] == [server.context] * read
+
+
 def test_a_file_is_left_to_the_server(app: Flask, memory: InMemorySpanExporter) -> None:
     class Wrapper:
         def __init__(self, file: object, *_: object) -> None:
@@ -235,6 +342,20 @@ def test_a_file_is_left_to_the_server(app: Flask, memory: InMemorySpanExporter) 
     memory.clear()
     assert isinstance(app.wsgi_app(environ, lambda *_: lambda _: None), Wrapper)
     assert only(memory)
+
+
+# What belongs to the process
+
+
+def test_a_response_propagator_of_the_application_stays(memory: InMemorySpanExporter) -> None:
+    before = propagators.get_global_response_propagator()
+    of_theirs = propagators.TraceResponsePropagator()
+    propagators.set_global_response_propagator(of_theirs)
+    try:
+        telemetry.instrument_app(Flask("shop"))
+        assert propagators.get_global_response_propagator() is of_theirs
+    finally:
+        propagators.set_global_response_propagator(before)
 
 
 # What is left out
