@@ -7,6 +7,7 @@ SDK records an exception on every span that it passes through, so that one failu
 import traceback
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 
 from opentelemetry import trace
@@ -72,7 +73,8 @@ def _remember(exception: BaseException, trace_id: int) -> None:
     try:
         _recorded[key] = weakref.ref(exception, lambda _: _recorded.pop(key, None)), trace_id
     except TypeError:
-        setattr(exception, RECORDED, trace_id)
+        with suppress(Exception):
+            setattr(exception, RECORDED, trace_id)
 
 
 def _causes(exception: BaseException) -> Iterator[BaseException]:

@@ -89,11 +89,16 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
     # They keep no app alive that is not used any more.
     flask.request_started.connect(begin, app)
     flask.got_request_exception.connect(begin, app)
-    # It stays where uninstrument_app looks for it, and finds that the span has begun.
-    app._before_request = begin  # type: ignore[attr-defined]
-    hooks: list[Any] = app.before_request_funcs[None]
-    hooks[hooks.index(start_span)] = begin
+    # Both stay where uninstrument_app looks for them; the first finds that the span has begun.
+    end_span: Callable[..., None] = app._teardown_request  # type: ignore[attr-defined]
+    app._before_request, app._teardown_request = begin, guarded(end_span)  # type: ignore[attr-defined]
+    _replace(app.before_request_funcs[None], start_span, begin)
+    _replace(app.teardown_request_funcs[None], end_span, app._teardown_request)  # type: ignore[attr-defined]
     flask.request_finished.connect(_tell_streams, app)
+
+
+def _replace(hooks: list[Any], old: object, new: object) -> None:
+    hooks[hooks.index(old)] = new
 
 
 @contextmanager
@@ -207,7 +212,7 @@ class _Stream:
     """
 
     def __init__(self, body: Iterable[bytes], request: _Request, before: context.Context) -> None:
-        self.body: Iterable[bytes] | None = body
+        self.body = body
         self.parts = iter(body)
         self.request = request
         self.context = before if request.span is None else trace.set_span_in_context(request.span, before)
@@ -244,7 +249,7 @@ class _Stream:
         # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
         # put their context back into whatever runs.
         token = context.attach(self.context)
-        self.body, self.parts = None, iter(())
+        self.body, self.parts = (), iter(())
         self.request.end()
         context.detach(token)
 

@@ -56,23 +56,32 @@ def instrument_app(
     app.wsgi_app = _traced(app.wsgi_app, excluded_by(untraced))  # type: ignore[assignment,method-assign]
     # The mark of the official instrumentation, which then leaves the app alone.
     app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]
-    flask.request_started.connect(_name_request, app, weak=False)
-    flask.got_request_exception.connect(_show_exception, app, weak=False)
-    flask.request_finished.connect(_tell_streams, app, weak=False)
+    flask.request_started.connect(_name_request, app)
+    flask.got_request_exception.connect(_show_exception, app)
+    flask.request_finished.connect(_tell_streams, app)
     if public:
         app.wsgi_app = strip_incoming(app.wsgi_app, keep_baggage)  # type: ignore[assignment,method-assign]
 
 
 def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
     def traced(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        # An app that calls this one with its own environment finds there afterwards what it had.
+        of_caller = environ.pop(REQUEST, None)
+        try:
+            return call(environ, start_response)
+        finally:
+            # Otherwise the request and its environment would hold each other.
+            environ.pop(REQUEST, None)
+            if of_caller:
+                environ[REQUEST] = of_caller
+
+    def call(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         try:
             request = None if excluded(environ) else _Request(environ)
         except Exception as error:
             report("the span of a request", error)
             request = None
         if request is None:
-            # Of an app that calls this one.
-            environ.pop(REQUEST, None)
             return wsgi_app(environ, start_response)
 
         def answer(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -212,6 +221,14 @@ class _Stream:
         finally:
             context.detach(token)
             self.request.end()
+
+    def __del__(self) -> None:
+        # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
+        # put their context back into whatever runs.
+        token = context.attach(self.request.context)
+        self.body, self.parts = (), iter(())
+        context.detach(token)
+        self.request.end()
 
 
 # Called with the app that sends the signal, from within its request.

@@ -5,6 +5,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -135,6 +136,38 @@ def test_an_exception_that_refuses_attributes_is_caught_as_without_telemetry(mem
     assert [event.name for event in (*inner.events, *outer.events)] == ["exception"]
 
 
+@dataclass(frozen=True)
+class FrozenData(Exception):
+    """Refuses its traceback too, which Python itself sets when a context manager ends."""
+
+    reason: str
+
+
+class Bare(Exception):
+    """Has no place for a weak reference, and refuses what it gets."""
+
+    __slots__ = ("reason",)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError(name)
+
+
+@pytest.mark.parametrize("error", [Frozen, FrozenData, Bare])
+@pytest.mark.parametrize("headers", [{}, {"traceparent": TRACEPARENT}], ids=["root", "joined"])
+def test_an_exception_that_refuses_its_traceback_gets_the_error_page_of_the_app(
+    app: Flask, memory: InMemorySpanExporter, error: type[Exception], headers: dict[str, str]
+) -> None:
+    app.register_error_handler(500, lambda _: ("sorry", 500))
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise error("urn:x")
+
+    assert Client(app).get("/boom", headers=headers).text == "sorry"
+    assert events(only(memory)) == [f"{__name__}.{error.__name__}"]
+    assert context.get_current() == {}
+
+
 def test_nothing_is_left_on_an_exception_of_the_application(memory: InMemorySpanExporter) -> None:
     class Missing(LookupError):
         pass
@@ -210,7 +243,7 @@ def test_an_app_that_fails_before_flask_is_called_once(memory: InMemorySpanExpor
         raise ConnectionError
 
     app.wsgi_app = middleware  # type: ignore[method-assign,assignment]
-    telemetry.instrument_app(app)
+    instrument_app(app)
     with pytest.raises(ConnectionError):
         Client(app).get("/fine")
     assert calls == ["called"]
@@ -241,7 +274,7 @@ def test_a_call_with_the_same_environment_changes_no_span_of_the_caller(
 
     app.add_url_rule("/rows", "/rows", lambda: Response(rows()))
     outer = Flask("outer")
-    telemetry.instrument_app(outer)
+    instrument_app(outer)
 
     @outer.get("/outer")
     def view() -> Response:
@@ -269,11 +302,12 @@ def test_an_app_that_is_not_used_any_more_is_freed(memory: InMemorySpanExporter)
 
     before = receivers()
     app = Flask("shop")
-    telemetry.instrument_app(app)
+    instrument_app(app)
     Client(app).get("/fine")
     freed = weakref.ref(app)
     del app
-    assert receivers() <= before + 1  # the one for all apps
+    # Those for all apps stay.
+    assert receivers() <= before + 3
     assert freed() is None
 
 
@@ -352,7 +386,7 @@ def test_a_response_propagator_of_the_application_stays(memory: InMemorySpanExpo
     of_theirs = propagators.TraceResponsePropagator()
     propagators.set_global_response_propagator(of_theirs)
     try:
-        telemetry.instrument_app(Flask("shop"))
+        instrument_app(Flask("shop"))
         assert propagators.get_global_response_propagator() is of_theirs
     finally:
         propagators.set_global_response_propagator(before)
