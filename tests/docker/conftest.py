@@ -23,7 +23,7 @@ LISTENS = {
     "postgres": [5432],
     "valkey": [6379],
     "otel-collector": [4317, 8888, 8889],
-    "jaeger": [4317, 8890, 16686],
+    "jaeger": [4318, 8890, 16686],
     "prometheus": [9090],
 }
 """The ports of each part that has any; under Docker, any of them may be asked by who shares a network."""

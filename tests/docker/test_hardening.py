@@ -106,5 +106,7 @@ def assert_writes_little(name: str, probe: dict[str, Any]) -> None:
     """Where a part can write: its volume, and what is in memory."""
     assert probe["root"] == "EROFS", f"{name} can write to /"
     assert set(probe["writable"]) == IN_MEMORY | WRITABLE.get(name, set()), name
-    assert {"size=16384k"} <= set(probe["writable"]["/tmp"].split(",")), name  # noqa: S108
+    # The edge keeps answers there for slow readers.
+    size = "65536k" if name == "edge" else "16384k"
+    assert {f"size={size}"} <= set(probe["writable"]["/tmp"].split(",")), name  # noqa: S108
     assert {"size=65536k"} <= set(probe["writable"]["/dev/shm"].split(",")), name  # noqa: S108
