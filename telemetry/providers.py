@@ -220,6 +220,8 @@ def configure(
     sampler = sampler or _sampler()
     spans_every = _milliseconds("OTEL_BSP_SCHEDULE_DELAY", SPANS_EVERY_MS)
     metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
+    # A long text costs wherever it is read, above all in a Collector that searches it for secrets.
+    os.environ.setdefault("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "8192")
     # The instrumentations and the SDK's counters read these two from the environment only.
     opt_in_to_stable_names()
     os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")

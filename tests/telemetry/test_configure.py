@@ -94,6 +94,19 @@ print(dict(memory.get_finished_spans()[0].attributes))
     )
 
 
+@pytest.mark.parametrize(("limit", "length"), [({}, 8192), ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "100"}, 100)])
+def test_long_values_are_cut_off(limit: dict[str, str], length: int) -> None:
+    code = f"""{OWN}
+telemetry.configure("shop", spans=None, metrics=None, span_processors=[SimpleSpanProcessor(memory)])
+span = trace.get_tracer("t").start_span("one", attributes={{"note": "x" * 10_000}})
+span.add_event("event", {{"note": "x" * 10_000}})
+span.end()
+(span,) = memory.get_finished_spans()
+print(len(span.attributes["note"]), len(span.events[0].attributes["note"]))
+"""
+    assert prints(code, **limit) == f"{length} {length}"
+
+
 @pytest.mark.parametrize(
     ("sampler", "argument", "sampled"),
     [("", "", True), ("ALWAYS_OFF", "", False), (" parentbased_always_off ", "", False), ("", "0", False)],
