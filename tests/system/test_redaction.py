@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.otlp import Backend, one_span, pair, send, send_spans, span_of, value_of
 
+MADE_UP = "AbCdEf0123456789GhIjKlMnOpQrStUvWxYz"
 # A text, and what of it must be stored nowhere.
 SECRETS = {
     "Visa": ("paid with 4111111111111111", "4111111"),
@@ -61,6 +62,60 @@ SECRETS = {
     "query of a single word": ("GET /reset?summer0020", "summer0020"),
     "query of numbers": ("/reset?00219876", "00219876"),
     "fragment": ("https://shop.example/back#state=summer0022", "summer0022"),
+    "token of GitHub, fine-grained": (f"github_pat_11{MADE_UP}_{MADE_UP}", MADE_UP),
+    "token of GitHub": (f"ghs_{MADE_UP}", MADE_UP),
+    "token of GitLab": (f"glpat-{MADE_UP[:20]}", MADE_UP[:20]),
+    "token of a deployment of GitLab": (f"gldt-{MADE_UP[:20]}", MADE_UP[:20]),
+    "token of Grafana": (f"glsa_{MADE_UP}_0a1b2c3d", MADE_UP),
+    "key of a project of OpenAI": (f"sk-proj-{MADE_UP}T3Blbk{MADE_UP}", MADE_UP),
+    "key of OpenAI with hyphens": (f"sk-proj-a-b_{MADE_UP}", MADE_UP),
+    "key of OpenAI": (f"sk-{MADE_UP}T3Blbk", MADE_UP),
+    "key of Anthropic": (f"sk-ant-api03-{MADE_UP}", MADE_UP),
+    "key of Google": (f"AIzaSy{MADE_UP[:33]}", MADE_UP[:33]),
+    "access token of Google": (f"ya29.{MADE_UP}", MADE_UP),
+    "temporary key of AWS": (f"ASIA{MADE_UP[:16].upper()}", MADE_UP[:16].upper()),
+    "token of Slack": (f"xoxe-1-{MADE_UP}", MADE_UP),
+    "token of an app of Slack": (f"xapp-1-{MADE_UP}", MADE_UP),
+    "secret of a webhook of Stripe": (f"whsec_{MADE_UP}", MADE_UP),
+    "restricted key of Stripe": (f"rk_live_{MADE_UP}", MADE_UP),
+    "token of npm": (f"npm_{MADE_UP}", MADE_UP),
+    "key of SendGrid": (f"SG.{MADE_UP[:22]}.{MADE_UP}{MADE_UP[:7]}", MADE_UP),
+    "token of Hugging Face": (f"hf_{MADE_UP}", MADE_UP),
+    "token of PyPI": (f"pypi-AgEIcHlwaS5vcmc{MADE_UP}", MADE_UP),
+    "token of Vault": (f"hvs.{MADE_UP}", MADE_UP),
+    "token of Docker Hub": (f"dckr_pat_{MADE_UP}", MADE_UP),
+    "token of Shopify": ("shpat_" + "0a1b2c3d" * 4, "0a1b2c3d"),
+    "token of Sentry": (f"sntrys_{MADE_UP}", MADE_UP),
+    "JSON Web Token that was cut off": ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJob", "eyJzdWIiOiJob"),
+    "private key": ("-----BEGIN PRIVATE KEY-----\nMIIEvQhunter0025\n-----END PRIVATE KEY-----", "0025"),
+    "private key of a kind": (
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQhunter0026\n-----END RSA PRIVATE KEY-----",
+        "0026",
+    ),
+    "private key that was cut off": ("-----BEGIN EC PRIVATE KEY-----\nMIIEvQhunter0027", "0027"),
+    "password of ODBC": ("DRIVER={ODBC Driver 18};SERVER=db;UID=sa;PWD=hunter0028", "0028"),
+    "password of ODBC in braces": ("DRIVER={ODBC Driver 18};PWD={hun;ter0029};UID=sa", "0029"),
+    "pwd in JSON": ('{"user":"a","pwd":"hunter0030"}', "0030"),
+    "passphrase": ("passphrase=hunter0031", "0031"),
+    "one-time password": ("otp: 003200", "003200"),
+    "id of a session": ("sessionid=hunter0033", "0033"),
+    "id of a session in JSON": ('{"session_id":"hunter0034"}', "0034"),
+    "signature of a request": ("X-Amz-Signature=hunter0035&X-Amz-Date=1", "0035"),
+    "access key": ("aws_secret_access_key = hunter0036", "0036"),
+    "password in SQL": ("UPDATE users SET password='hunter0037' WHERE id=1", "0037"),
+    "new user in SQL": ("CREATE USER a IDENTIFIED BY 'hunter0038'", "0038"),
+    "new user in SQL, with a plugin": ("CREATE USER a IDENTIFIED WITH mysql_native BY 'hunter0039'", "0039"),
+    "new password in SQL": ("ALTER USER a WITH PASSWORD 'hunter0040'", "0040"),
+    "card in SQL": ("INSERT INTO cards (number) VALUES (4111111111110041)", "0041"),
+    "card in groups in SQL": ("SELECT 4111 1111 1111 1042", "1042"),
+    "e-mail address in SQL": ("SELECT id FROM users WHERE mail = 'jane0043@example.org'", "0043"),
+    "unquoted password in SQL": ("UPDATE users SET password = hunter0044 WHERE id = 1", "0044"),
+    "user and password for curl": ("curl -s -u admin:hunter0045 http://x", "0045"),
+    "password on a command line": ("mysql -h db --password hunter0046", "0046"),
+    "token on a command line": ("deploy --api-token 'hunter0047' now", "0047"),
+    "password in a form": ("user=a&password%3Dhunter0048", "0048"),
+    "password in XML": ("<user><password>hunter0049</password></user>", "0049"),
+    "password whose end was cut off": ('{"password": "hunter 0050', "0050"),
 }
 SECRET_KEYS = (
     "http.request.header.authorization",
@@ -73,9 +128,52 @@ SECRET_KEYS = (
     "payment_token",
     "card.cvv",
     "url.query",
+    "pwd",
+    "user.pwd",
+    "passphrase",
+    "passcode",
+    "private_key",
+    "ssh.privateKey",
+    "access_key",
+    "aws_secret_access_key",
+    "session.id",
+    "session_id",
+    "sessionId",
+    "connect.sid",
+    "jwt",
+    "otp",
+    "card.pin",
+    "bearer",
+    "auth",
+    "http.request.header.x-auth",
+    "http.request.header.proxy-authorization",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "credentials",
 )
 HIDDEN = "hidden0023"
+LONGEST, LONGEST_NAME = 16_384, 512
+"""In bytes, as collector-config.yaml has it."""
 
+# Names that contain the letters of a secret's.
+ORDINARY_KEYS = (
+    "customer.language.spoken",
+    "secretary.name",
+    "book.author",
+    "url.authority",
+    "auth.method",
+    "process.pid",
+    "passenger.count",
+    "shipping.topic",
+    "tokenizer.name",
+    "token.count",
+    "session.length",
+    "key",
+    "keyboard.layout",
+    "cluster.sidecar",
+    "spinning",
+    "opinion",
+)
 # What a rule that is too wide would spoil.
 ORDINARY: Sequence[Any] = (
     "GET /orders/<uuid:order_id>",
@@ -98,6 +196,22 @@ ORDINARY: Sequence[Any] = (
     "requests.exceptions.ReadTimeout",
     '  File "services/order/process.py", line 41, in charge  # see issue #12\n    @retry(times=3)\n',
     "4111 and 1111, 2400,2500,2600,2700",
+    # Words that contain the name of a secret, or its letters.
+    "Languages spoken: German, English; spoken=2, broken: no, woken = yes",
+    "secretary: Anna, secretariat=open, discretion: advised",
+    "svc: shop, java.awt: 3, process_id: 17, access_id: 4, hotpot: 2, topic=orders",
+    "author: Jane, authority=local, authentication: none, passenger: 4, passed=12, compass: north",
+    "tokenizer: fast, tokens=12, keyboard: de, monkey=1, session: open, sessions: 4, cookies and credentials",
+    "a bearer of good news, the bearer token is missing, basic needs, identified by a number",
+    "task-0af7651916cd43dd8448eb211c80319c, disk-usage-percentage-total, risk-management",
+    "npm_config_registry, npm_lifecycle_event, hf_transformers_version, pypi-publish-action, ASIAPACIFICHEADQUARTERS",
+    "glacier-storage-eu-west-1-archive, highs_and_lows, global-load-balancer-frontend, Azure, AI",
+    "PWD=/srv/app OLDPWD=/srv",
+    "docker run -u 1000:1000 --rm image, curl -s http://127.0.0.1:8000/orders",
+    "-----BEGIN CERTIFICATE-----",
+    "eyJpZCI6MTczMjQwMDAwMDAwMH0",
+    "password is required; the token has expired; no API key given",
+    "SELECT t.id, count(*) FROM t JOIN o ON o.id = t.o WHERE t.a != ? AND t.b >= $1 GROUP BY 1 LIMIT 100",
     True,
     1732400000000000000,
     4111,
@@ -253,9 +367,8 @@ def test_all_else_gets_through_as_it_is(house: House, backend: Backend) -> None:
     everything = [pair(f"ordinary.{number}", value) for number, value in enumerate(ORDINARY)]
     everything += [pair(f"ordinary.{number}.{number}", [value]) for number, value in enumerate(ORDINARY)]
     # What our own services have put in the place of a query.
-    span.attributes.extend(
-        [*everything, pair("url.query", "REDACTED"), pair("k8s.svc", "shop"), pair("input_tokens", 12)]
-    )
+    named = [pair("url.query", "REDACTED"), pair("k8s.svc", "shop"), pair("input_tokens", 12)]
+    span.attributes.extend([*everything, *named, *(pair(key, "German") for key in ORDINARY_KEYS)])
     of.resource.attributes.extend(everything)
     of.scope_spans[0].scope.attributes.extend(everything)
     span.status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message="; ".join(texts)))
@@ -267,6 +380,25 @@ def test_all_else_gets_through_as_it_is(house: House, backend: Backend) -> None:
     arrived = backend.wait_for({span_of(one).span_id for one in spans})
     for one in spans:
         assert str(arrived[span_of(one).span_id]) == str(one)
+
+
+def test_what_is_too_long_is_cut_and_searched(house: House, backend: Backend) -> None:
+    of = one_span("GET /" + "ä" * 1000)
+    secret = "password=hunter0051 "
+    long = secret + "é" * 20_000
+    of.resource.attributes.append(pair("note", long))
+    span_of(of).attributes.append(pair("note", long))
+    span_of(of).attributes.append(pair("end", "x" * (LONGEST - 10) + " password=hunter0051"))
+    span_of(of).events.append(Span.Event(name="exception", attributes=[pair("exception.stacktrace", long)]))
+    send_spans(house, [of])
+    [arrived] = backend.wait_for({span_of(of).span_id}).values()
+    assert "hunter" not in str(arrived)
+    for note in (arrived.resource, span_of(arrived), span_of(arrived).events[0]):
+        text = note.attributes[0].value.string_value
+        assert text.startswith("**** éé")
+        assert len(text.encode()) < LONGEST
+    assert span_of(arrived).name.startswith("GET /ää")
+    assert len(span_of(arrived).name.encode()) <= LONGEST_NAME
 
 
 def test_the_spans_of_orders_get_through_as_the_services_sent_them(house: House, backend: Backend) -> None:

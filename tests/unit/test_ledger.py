@@ -44,8 +44,10 @@ otel_sdk_exporter_span_exported_total{{{labels},error_type="StatusCode.UNAVAILAB
 
 def span_metrics(**accepted: int) -> str:
     """What the Collector counts of each job."""
+    labels = 'service_namespace="{}",service_name="{}",span_name="any"'
     return "".join(
-        f'traces_span_metrics_calls_total{{job="{name}",span_name="any"}} {count}\n' for name, count in accepted.items()
+        f"traces_span_metrics_calls_total{{{labels.format(*name.rpartition('/')[::2])}}} {count}\n"
+        for name, count in accepted.items()
     )
 
 
@@ -319,6 +321,14 @@ def test_all_waits_in_a_queue_that_is_full_or_that_another_collector_has_left() 
     assert (full.queued, full.queue_unwritable) == (600, False)
     left = ledger(Snapshot(parse(""), collector(0, sent=300, queued=700), jaeger(300)), settled=False)
     assert (left.queued, left.queue_unwritable) == (700, False)
+
+
+def test_where_series_are_too_many_each_service_tells_what_it_lost() -> None:
+    overflow = '# one\ntraces_span_metrics_calls_total{otel_metric_overflow="true"} 30\n'
+    page = services(process("payment", 100, failed=5), accepted={"waybill/payment": 70})
+    kept = ledger(Snapshot(Numbers({**page.samples, **parse(overflow).samples}), collector(100), jaeger(100)))
+    assert found(kept) == [(5, "between payment and the Collector")]
+    assert not kept.collector_restarted
 
 
 def test_what_others_lost_is_counted_among_the_spans_of_all() -> None:

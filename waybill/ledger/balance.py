@@ -83,7 +83,7 @@ class Ledger:
 
     def lost_before_collector(self, service: Service) -> int:
         """Spans of a service that left their process, or died with it, and did not arrive."""
-        if not self.per_service or not self.exact or self.collector_restarted:
+        if not self.per_service or self._too_many_series or not self.exact or self.collector_restarted:
             return service.failed
         return max(0, service.ended - service.dropped - service.waiting - service.accepted)
 
@@ -120,7 +120,7 @@ class Ledger:
         """Whether the Collector has forgotten what it accepted in an earlier part of the run."""
         if self._start.collector and self.now.collector:
             return self._start.collector.process != self.now.collector.process
-        answered = any(service.exported > service.accepted for service in self.services)
+        answered = not self._too_many_series and any(service.exported > service.accepted for service in self.services)
         return self.exact and self.per_service and (answered or self.taken > self.sent)
 
     @property
@@ -238,6 +238,11 @@ class Ledger:
         return self._services.total("traces_span_metrics_calls")
 
     @property
+    def _too_many_series(self) -> bool:
+        """Whether the Collector has counted spans of some services as one: somebody makes names without end."""
+        return self._services.total("traces_span_metrics_calls", otel_metric_overflow="true") > 0
+
+    @property
     def _missing(self) -> int:
         """Spans that went into the Collector, are not in its queue and have not come out."""
         return self._not_sent_yet - self.queued
@@ -258,7 +263,7 @@ class Ledger:
         queue.update(numbers.by("instance", "otel_sdk_exporter_span_inflight", job=job))
         started = numbers.total("otel_sdk_span_started", job=job, otel_span_sampling_result="RECORD_AND_SAMPLE")
         exported = numbers.total("otel_sdk_exporter_span_exported", failed=False, job=job)
-        accepted = numbers.total("traces_span_metrics_calls", job=job)
+        accepted = numbers.total("traces_span_metrics_calls", service_namespace=NAMESPACE, service_name=name)
         processes = set(numbers.by("instance", "target_info", job=job))
         dead = processes - self.reporting
         return Service(
