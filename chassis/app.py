@@ -9,7 +9,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel
 
 import telemetry
-from chassis import deadline, limits, logs, problems, scenarios, tracing
+from chassis import deadline, limits, logs, problems, tracing
 from chassis.settings import ServiceSettings, refuse
 
 VERSION = telemetry.__version__
@@ -32,16 +32,24 @@ class Readiness(BaseModel):
 
 
 def create(
-    name: str, settings: ServiceSettings, checks: Checks, *, public: bool = False, untraced: Collection[str] = ()
+    name: str,
+    settings: ServiceSettings,
+    checks: Checks,
+    *,
+    public: bool = False,
+    untraced: Collection[str] = (),
+    baggage_keys: Collection[str] = (),
+    keep_baggage: Callable[[str], str] | None = None,
 ) -> Flask:
     """A Flask app that is traced, answers errors as problem documents, keeps a deadline and tells its health.
 
     `checks` are the parts that it cannot work without, by name: each raises where its part does not answer.
-    `untraced` are patterns of paths that get no spans.
+    `untraced` are patterns of paths that get no spans. The baggage under `baggage_keys` becomes attributes of spans;
+    `keep_baggage` returns what a public service lets in of a caller's.
     """
-    configure_telemetry(name)
+    configure_telemetry(name, baggage_keys)
     app = Flask(name, static_folder=None)
-    tracing.way().instrument_app(app, public=public, keep_baggage=scenarios.keep_baggage, untraced=untraced)
+    tracing.way().instrument_app(app, public=public, keep_baggage=keep_baggage, untraced=untraced)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     problems.install(app)
@@ -72,13 +80,11 @@ def create(
     return app
 
 
-def configure_telemetry(name: str) -> None:
+def configure_telemetry(name: str, baggage_keys: Collection[str] = ()) -> None:
     """Set up the telemetry of a process of ours; where the environment is wrong for that, the process ends."""
     logs.configure(name)
     try:
-        telemetry.configure(
-            name, version=VERSION, namespace="waybill", baggage_keys=scenarios.BAGGAGE_KEYS, logs="otlp"
-        )
+        telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=baggage_keys, logs="otlp")
     except ValueError as error:
         refuse(str(error))
     tracing.way().instrument_requests()

@@ -12,7 +12,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from tenacity.stop import stop_base
 
 import telemetry
-from chassis import deadline, scenarios
+from chassis import deadline
 from chassis.problems import TYPE_PREFIX, Problem, ProblemDocument, Unavailable
 
 CONNECTIONS = 16
@@ -48,10 +48,11 @@ class Client:
         ours: bool = True,
         attempt_seconds: float | None = None,
         max_bytes: int = MAX_BYTES,
+        adapter_class: type["Adapter"] | None = None,
     ) -> None:
         """`name` is what errors call the service; no single attempt takes longer than `attempt_seconds`.
 
-        No answer is longer than `max_bytes`.
+        No answer is longer than `max_bytes`. `adapter_class` is a transport of your own.
         """
         self.name = name
         self.base_url = base_url.rstrip("/")
@@ -64,7 +65,7 @@ class Client:
         self.session.trust_env = False
         # As it is: what is packed may be small, and huge once unpacked.
         self.session.headers["Accept-Encoding"] = "identity"
-        adapter = _Adapter(name, max_bytes, trusted=[base_url] if ours else [], pool_maxsize=CONNECTIONS)
+        adapter = (adapter_class or Adapter)(max_bytes, trusted=[base_url] if ours else [], pool_maxsize=CONNECTIONS)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
 
@@ -87,7 +88,6 @@ class Client:
         Raises Problem where the service answers with one of the kinds of problem to `pass_on`; Unavailable where
         it answers with another error, or not within the deadline.
         """
-        json = scenarios.changed_call(self.name, json)
         try:
             for attempt in self.attempts if idempotent else self.attempts_once:
                 with attempt:
@@ -156,11 +156,10 @@ def _problem(response: requests.Response) -> Problem | None:
     return Problem(response.status_code, body.type.removeprefix(TYPE_PREFIX), **members)
 
 
-class _Adapter(telemetry.StrictAdapter):
-    """The transport of a client: it bounds each answer, and loses the trace headers where the scenario says so."""
+class Adapter(telemetry.StrictAdapter):
+    """The transport of a client, which bounds each answer."""
 
-    def __init__(self, service: str, max_bytes: int, **options: Any) -> None:
-        self.service = service
+    def __init__(self, max_bytes: int, **options: Any) -> None:
         self.max_bytes = max_bytes
         super().__init__(**options)
 
@@ -192,10 +191,6 @@ class _Adapter(telemetry.StrictAdapter):
             if len(body) > self.max_bytes:
                 raise TooLarge(request=response.request)
         raise requests.ReadTimeout(request=response.request)
-
-    def trusts(self, url: str) -> bool:
-        """Whether the call carries trace context."""
-        return super().trusts(url) and not scenarios.loses_context(self.service)
 
 
 class _NoTimeLeft(stop_base):

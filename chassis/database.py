@@ -2,16 +2,17 @@
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, text
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 import telemetry
-from chassis import scenarios, tracing
-from chassis.exhaustible_pool import ExhaustiblePool
+from chassis import tracing
 from chassis.settings import DO_NOT_RESTART
 from telemetry.errors import type_name
 
@@ -24,15 +25,23 @@ POOL_SIZE = 8
 """Connections of a worker. A request holds one at a time, for a statement or two: fewer than there are threads."""
 
 
-def connect(name: str, url: str, patience: float) -> Engine:
-    """An engine on the database at this URL; `name` is what its pool is called in spans.
+def connect(
+    name: str,
+    url: str,
+    patience: float,
+    *,
+    poolclass: type[QueuePool] = telemetry.WaitTracingPool,
+    listeners: Mapping[str, Callable[..., Any]] | None = None,
+) -> Engine:
+    """Return an engine on the database at this URL; `name` is what its pool is called in spans.
 
-    A statement ends after `patience` seconds, and so does the wait for a connection.
+    A statement ends after `patience` seconds, and so does the wait for a connection. `listeners` are called at
+    SQLAlchemy's events of these names.
     """
     milliseconds = int(patience * 1000)
     engine = create_engine(
         url,
-        poolclass=ExhaustiblePool,
+        poolclass=poolclass,
         pool_logging_name=name,
         pool_size=POOL_SIZE,
         max_overflow=0,
@@ -46,8 +55,8 @@ def connect(name: str, url: str, patience: float) -> Engine:
         },
     )
     tracing.way().instrument_engine(engine)
-    if scenarios.enabled():
-        event.listen(engine, "do_execute", _slow_down)
+    for name_of_event, listener in (listeners or {}).items():
+        event.listen(engine, name_of_event, listener)
     return engine
 
 
@@ -99,9 +108,3 @@ def ping(engine: Engine) -> None:
     """Raise where the database does not answer."""
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-
-
-def _slow_down(cursor: Any, statement: str, _parameters: object, context: Any) -> None:
-    """The database sleeps first, as part of the statement, of its span and of what is caught from it."""
-    if seconds := scenarios.delay_of(*telemetry.operation_and_table(statement, context)):
-        cursor.execute("SELECT pg_sleep(%s)", [seconds])

@@ -1,6 +1,6 @@
 """`waybill drill`: a fault among many orders, to be found with Jaeger alone.
 
-The load asks for the fault with the baggage `waybill.drill`, which is on no span: `chassis/scenarios.py`.
+The load asks for the fault with the baggage `waybill.drill`, which is on no span: `exhibition/scenarios.py`.
 """
 
 import random
@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from doctor.jaeger import Jaeger, JaegerError
+from exhibition.scenarios import SCENARIOS
 from telemetry.traces import duration
 from waybill import waterfall
 from waybill.load import run, skus_in_stock, wait_for_traces
@@ -25,10 +26,10 @@ from waybill.walkthroughs import FINDINGS, Finding, lesson, page, search, sympto
 
 ORDERS = 30
 FAULTY = range(3, 6)
-REFUSED = {"declined": 2, "out-of-stock": 2}
+REFUSED = {name: 2 for name, scenario in SCENARIOS.items() if scenario.refusal}
 """Refusals are business as usual: they are in every drill, and never what is looked for."""
-NEVER_LOOKED_FOR = frozenset({*REFUSED, "cold-cache"})
-"""Refusals, and a cold cache: it forgets after a minute, so that orders without a fault show one as well."""
+NEVER_LOOKED_FOR = frozenset(name for name, scenario in SCENARIOS.items() if scenario.everyday)
+"""Orders without a fault show these as well."""
 OTHERS = {"gateway", "order-relay"}
 """Services that no fault is found in, to choose from all the same."""
 USERS = 4

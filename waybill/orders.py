@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from waybill.registry import PAID, SHIPPED
+from exhibition.scenarios import DRILL, SCENARIO, SCENARIOS, SYNTHETIC, Scenario
+from waybill.registry import SHIPPED
 
+VISA = "tok_visa"
 OUTCOMES = {
     0: "no answer",
     200: "completed",
@@ -34,7 +36,7 @@ class Kind:
     """The product to order; any that is in stock when None."""
     products: int = 1
     """How many different products to order, where any will do."""
-    payment_token: str = "tok_visa"  # noqa: S105
+    payment_token: str = VISA
     scenario: bool = False
     """Whether the gateway is asked to run the scenario of this name."""
 
@@ -49,26 +51,34 @@ class Kind:
 
         Where it is `blind`, no span tells the scenario that is asked for.
         """
-        scenario = f",waybill.{'drill' if blind else 'scenario'}={self.name}" if self.scenario else ""
-        return {"baggage": f"waybill.synthetic=true{scenario}"}
+        scenario = f",{DRILL if blind else SCENARIO}={self.name}" if self.scenario else ""
+        return {"baggage": f"{SYNTHETIC}=true{scenario}"}
+
+
+def _kind(scenario: Scenario) -> Kind:
+    """Return the orders of a scenario; to be refused, a customer need not ask for it, but only order accordingly."""
+    sku: str | None = None
+    token = VISA
+    if scenario.refusal:
+        (sku,) = scenario.body.get("quantities", [None])
+        token = scenario.body.get("payment_token", VISA)
+    return Kind(
+        scenario.name,
+        scenario.status,
+        SHIPPED - scenario.without,
+        sku,
+        scenario.products,
+        token,
+        scenario=not scenario.refusal,
+    )
 
 
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("completed"),
-        Kind("declined", 402, PAID, payment_token="tok_declined"),  # noqa: S106
-        Kind("out-of-stock", 409, PAID - {"payment"}, sku="TEA-SOLD-OUT"),
-        Kind("slow-acquirer", scenario=True),
-        Kind("acquirer-errors-then-recovers", scenario=True),
-        Kind("acquirer-times-out", 503, PAID, scenario=True),
-        Kind("n-plus-one", products=5, scenario=True),
-        Kind("cold-cache", products=5, scenario=True),
-        Kind("slow-query", scenario=True),
-        Kind("pool-exhaustion", scenario=True),
-        Kind("poison-message", scenario=True),
-        Kind("lost-context", services=SHIPPED - {"payment"}, scenario=True),
-        Kind("slow-consumer", scenario=True),
+        # Refusals first: they are the common ones.
+        *map(_kind, sorted(SCENARIOS.values(), key=lambda scenario: not scenario.refusal)),
     )
 }
 

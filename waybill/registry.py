@@ -77,8 +77,6 @@ OWNERS = tuple(service.name for service in SERVICES if service.database == servi
 """Those with a database of their own."""
 SHIPPED = frozenset(service.name for service in SERVICES if service.traced)
 """Those with spans in the trace of an order that was shipped."""
-PAID = frozenset(service.name for service in SERVICES if service.traced and service.port)
-"""Those with spans in the trace of an order that got as far as its payment: what answers the customer."""
 ON_THE_WAY = (*_way("gateway"), *(service.name for service in SERVICES if service.module))
 """Those with spans in an order's trace, in the order in which it comes to them."""
 CALLERS = {service.name: service.caller for service in SERVICES if service.caller}

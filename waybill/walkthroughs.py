@@ -7,13 +7,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from exhibition.scenarios import SCENARIOS
 from waybill.supervise import ROOT
 
 FOLDER = ROOT / "docs/walkthroughs"
 
 LESSON = ("What it says", "The line of code", "The fix")
 """The headings of a page that a drill shows when it has been answered."""
-SLOW_STATEMENT = "A statement takes long in the database."
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,7 @@ class Finding:
         return tuple(dict.fromkeys(service for service, _ in self.spans))
 
 
-FINDINGS = {
-    "slow-acquirer": Finding((("payment", "POST"),), "A third party takes long to answer."),
-    "acquirer-errors-then-recovers": Finding(
-        (("payment", "POST"),), "A third party answers with errors; a later attempt goes through."
-    ),
-    "acquirer-times-out": Finding((("payment", "POST"),), "A third party does not answer at all."),
-    "declined": Finding((("order", "process_order"),), "The customer's card is declined."),
-    "out-of-stock": Finding((("order", "process_order"),), "What the customer wants is sold out."),
-    "n-plus-one": Finding(
-        (("inventory", "SELECT products"),), "Rows are read one by one, where one statement would do."
-    ),
-    "cold-cache": Finding((("inventory", "SELECT products"),), "The cache does not know what it is asked for."),
-    "slow-query": Finding((("inventory", "UPDATE products"),), SLOW_STATEMENT),
-    "pool-exhaustion": Finding(
-        (("inventory", "wait for connection"), ("inventory", "long_transaction")),
-        "Somebody else has the connections to the database.",
-    ),
-    "poison-message": Finding((("fulfilment", "process orders"),), "A message cannot be read, and is delivered again."),
-    "lost-context": Finding(
-        (("order", "PUT"), ("payment", "PUT /payments/<uuid:order_id>")), "A call goes out without its trace headers."
-    ),
-    "slow-consumer": Finding((("fulfilment", "INSERT shipments"),), SLOW_STATEMENT),
-}
+FINDINGS = {name: Finding(scenario.spans, scenario.cause) for name, scenario in SCENARIOS.items()}
 
 
 def page(scenario: str) -> Path:

@@ -10,8 +10,9 @@ from typing import Any
 from flask import Blueprint, Flask, Response, make_response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from chassis import scenarios
 from chassis.problems import Problem, Unavailable
+from exhibition import selection
+from exhibition.scenarios import SCENARIOS
 from exhibition.viewer.reader import Traces, Unreadable
 from exhibition.viewer.waterfall import shorten, texts
 from telemetry.traces import TRACE_ID, duration
@@ -39,7 +40,7 @@ def mount(app: Flask, jaeger_url: str, public_url: str, products: Callable[[], I
     @pages.get("/")
     def shop() -> ResponseReturnValue:
         """Products, an order, and its trace."""
-        faults = scenarios.SCENARIOS if scenarios.enabled() else {}
+        faults = list(SCENARIOS.values()) if selection.enabled() else []
         try:
             found = list(products())
         except (Problem, Unavailable):

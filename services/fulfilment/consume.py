@@ -22,6 +22,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, IntegrityError
 
 from chassis import app, cache, database, worker
+from exhibition.scenarios import BAGGAGE_KEYS
+from exhibition.selection import injected
 from services.fulfilment.clients import Orders
 from services.fulfilment.compare import compare
 from services.fulfilment.models import Base
@@ -157,8 +159,9 @@ class Consumer:
 def main() -> None:
     """Run until SIGTERM."""
     settings = Settings.read()
-    app.configure_telemetry("fulfilment")
-    engine = database.connect("fulfilment", settings.database_url.get_secret_value(), settings.request_deadline)
+    app.configure_telemetry("fulfilment", BAGGAGE_KEYS)
+    url = settings.database_url.get_secret_value()
+    engine = database.connect("fulfilment", url, settings.request_deadline, **injected("fulfilment", "database"))
     database.create_tables(engine, Base)
     # An answer may take as long as it waits for a message.
     patience = settings.request_deadline + BLOCK_MS / 1000

@@ -9,10 +9,11 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from flask.typing import ResponseReturnValue
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from chassis import scenarios
 from chassis.capacity import LOOKUPS, ORDERS
 from chassis.limits import Places
 from chassis.problems import Problem, TraceId, document, invalid, read_body
+from exhibition import selection
+from exhibition.scenarios import SCENARIOS
 from services.gateway.cards import refuse_card_number
 from services.gateway.clients import (
     Inventory,
@@ -124,15 +125,15 @@ def describe_api() -> ResponseReturnValue:
 @blueprint.before_request
 def refuse_unknown_scenario() -> None:
     """Tell a caller that the scenario it asks for does not exist."""
-    if scenarios.active(scenarios.UNKNOWN):
+    if selection.asks_for_unknown():
         raise Problem(400, "unknown-scenario", "GET /scenarios lists those that there are")
 
 
 @blueprint.get("/scenarios")
 def list_scenarios() -> ResponseReturnValue:
     """What a caller can break for one request, by the header `baggage: waybill.scenario=<name>`."""
-    known = [Scenario(name=name, description=text) for name, text in scenarios.SCENARIOS.items()]
-    return _answer(Scenarios(enabled=scenarios.enabled(), scenarios=known))
+    known = [Scenario(name=each.name, description=each.sentence) for each in SCENARIOS.values()]
+    return _answer(Scenarios(enabled=selection.enabled(), scenarios=known))
 
 
 @blueprint.get("/products")

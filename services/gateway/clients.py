@@ -1,6 +1,6 @@
 """The calls to order, payment and inventory, one function for each operation."""
 
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -58,8 +58,8 @@ class Products(BaseModel):
 class Orders:
     """The API of order."""
 
-    def __init__(self, url: str) -> None:
-        self.client = Client("order", url)
+    def __init__(self, url: str, **options: Any) -> None:
+        self.client = Client("order", url, **options)
 
     def place(self, quantities: dict[str, int], payment_token: str, key: str) -> tuple[Order, bool]:
         """Place an order under an Idempotency-Key; the order, and whether it is new. Raises Problem, Unavailable."""

@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from chassis.app import VERSION, Health, Readiness
 from chassis.problems import TYPE_PREFIX, ProblemDocument
-from chassis.scenarios import DRILL, SCENARIO, SYNTHETIC
+from exhibition.scenarios import DRILL, SCENARIO, SYNTHETIC
 from services.gateway.api import IDEMPOTENCY_KEY, Index, OrderRequest, PaidOrder, PlacedOrder, Scenarios
 from services.gateway.clients import Products
 from services.gateway.examples import ANSWERS, PROBLEMS

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from sqlalchemy import Engine, Row, select
 from sqlalchemy.dialects.postgresql import insert
 
-from chassis import scenarios
 from services.inventory.models import Product
 
 log = logging.getLogger(__name__)
@@ -38,19 +37,32 @@ class Price:
     currency: str
 
 
+def read_prices(engine: Engine, skus: Sequence[str]) -> dict[str, Price]:
+    """Return the price of each SKU that exists, from the database."""
+    with engine.begin() as db:
+        rows = db.execute(
+            select(Product.sku, Product.name, Product.amount, Product.currency).where(Product.sku.in_(skus))
+        )
+        return {row.sku: Price(row.name, row.amount, row.currency) for row in rows}
+
+
+Reader = Callable[[Engine, Sequence[str]], dict[str, Price]]
+
+
 class Catalogue:
     """Prices by SKU, from the cache where it has them, else from the database."""
 
-    def __init__(self, engine: Engine, cache: redis.Redis) -> None:
+    def __init__(self, engine: Engine, cache: redis.Redis, read: Reader = read_prices) -> None:
         self.engine = engine
         self.cache = cache
+        self.read = read
 
     def prices(self, skus: Sequence[str]) -> dict[str, Price]:
         """The price of each SKU that exists. A cache that does not answer makes it slower, not wrong."""
         found = self._cached(skus)
         missing = [sku for sku in skus if sku not in found]
         if missing:
-            read = self._stored(missing)
+            read = self.read(self.engine, missing)
             if read:
                 self._remember(read)
                 found |= read
@@ -76,14 +88,6 @@ class Catalogue:
         except (TypeError, ValueError):
             log.warning("the cache holds what is not a price: reading from the database")
             return {}
-
-    @scenarios.one_by_one("n-plus-one")
-    def _stored(self, skus: Sequence[str]) -> dict[str, Price]:
-        with self.engine.begin() as db:
-            rows = db.execute(
-                select(Product.sku, Product.name, Product.amount, Product.currency).where(Product.sku.in_(skus))
-            )
-            return {row.sku: Price(row.name, row.amount, row.currency) for row in rows}
 
     def _remember(self, prices: dict[str, Price]) -> None:
         try:

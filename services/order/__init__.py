@@ -5,6 +5,8 @@ from opentelemetry.metrics import Observation
 
 import telemetry
 from chassis import app, database
+from exhibition.scenarios import BAGGAGE_KEYS
+from exhibition.selection import injected
 from services.order import announce, api, store
 from services.order.clients import Inventory, Payment
 from services.order.models import Base
@@ -15,13 +17,19 @@ from services.order.settings import Settings
 def create_app() -> Flask:
     """The app factory."""
     settings = Settings.read()
-    flask = app.create("order", settings, checks={"database": lambda: database.ping(engine)}, untraced=api.UNTRACED)
+    flask = app.create(
+        "order",
+        settings,
+        checks={"database": lambda: database.ping(engine)},
+        untraced=api.UNTRACED,
+        baggage_keys=BAGGAGE_KEYS,
+    )
     engine = database.connect("order", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     flask.extensions["shop"] = Shop(
         engine=engine,
         inventory=Inventory(str(settings.inventory_url)),
-        payment=Payment(str(settings.payment_url)),
+        payment=Payment(str(settings.payment_url), **injected("order", "payment")),
         lease=settings.lease,
     )
     # Told here and not by order-relay, which may be the one that is away.

@@ -49,8 +49,8 @@ class Inventory:
 class Payment:
     """The API of payment."""
 
-    def __init__(self, url: str) -> None:
-        self.client = Client("payment", url)
+    def __init__(self, url: str, **options: Any) -> None:
+        self.client = Client("payment", url, **options)
 
     def charge(self, order_id: UUID, amount: int, currency: str, token: str) -> PaymentState:
         """Charge an order, in minor units, at most once. Raises Unavailable."""

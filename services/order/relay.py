@@ -22,6 +22,8 @@ from sqlalchemy import Engine
 import telemetry
 from chassis import app, cache, database, deadline, worker
 from chassis.problems import Unavailable
+from exhibition.scenarios import BAGGAGE_KEYS
+from exhibition.selection import injected
 from services.order import store
 from services.order.clients import Inventory, Payment
 from services.order.models import Base
@@ -43,10 +45,11 @@ RESUME_SECONDS = 1.0
 def main() -> None:
     """Run until SIGTERM."""
     settings = RelaySettings.read()
-    app.configure_telemetry("order-relay")
+    app.configure_telemetry("order-relay", BAGGAGE_KEYS)
     engine = database.connect("order-relay", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
-    stream = cache.connect(settings.valkey_url.get_secret_value(), settings.request_deadline)
+    valkey_url = settings.valkey_url.get_secret_value()
+    stream = cache.connect(valkey_url, settings.request_deadline, **injected("order-relay", "stream"))
     shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)), settings.lease)
     after = timedelta(seconds=settings.recover_after)
     # Told by the relay and not by fulfilment, which may be the one that is away.

@@ -1,6 +1,6 @@
 """The call to the acquirer: an external API, which gets neither trace context nor baggage."""
 
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -21,8 +21,8 @@ class Authorization(BaseModel):
 class Acquirer:
     """The acquirer's API, as far as we use it."""
 
-    def __init__(self, url: str) -> None:
-        self.client = Client("the acquirer", url, ours=False, attempt_seconds=ATTEMPT_SECONDS)
+    def __init__(self, url: str, **options: Any) -> None:
+        self.client = Client("the acquirer", url, ours=False, attempt_seconds=ATTEMPT_SECONDS, **options)
 
     def authorize(self, order_id: UUID, amount: int, currency: str, token: str) -> Authorization:
         """Authorize an amount in minor units, at most once per order. Raises Unavailable."""

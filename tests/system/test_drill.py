@@ -11,16 +11,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from chassis.scenarios import SCENARIOS
 from doctor.jaeger import Jaeger
+from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
 from waybill.drill import ORDERS, Plan, plan_of
 from waybill.supervise import ROOT
 
 NANOSECONDS = 1_000_000_000
-NAMES = SCENARIOS.keys() - {"declined", "out-of-stock"}
-"""Those two are also words of what happens to an order."""
+NAMES = [name for name, scenario in SCENARIOS.items() if not scenario.refusal]
+"""A refusal is also a word of what happens to an order."""
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import requests
 
-from chassis.scenarios import SCENARIOS
 from doctor.jaeger import Jaeger
+from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span, Trace
 from tests.documents import blocks
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House

@@ -8,22 +8,19 @@ from dataclasses import replace
 import pytest
 import requests
 
-from chassis.scenarios import SCENARIOS
+from exhibition.scenarios import SCENARIOS
 from telemetry.testing import Span
 from tests.house import PATIENCE_SECONDS, House
 from tests.trace.traces import CONTEXT_HEADERS, Traces, assert_is
 
-SLOW = ("slow-acquirer", "slow-query", "pool-exhaustion", "slow-consumer")
 SEVERAL = {"n-plus-one": ("TEA-ASSAM", "TEA-EARL-GREY", "TEA-LAPSANG")}
-DELIVERIES = {"poison-message": 5}
-NOT_COMPLETED = {"declined": 402, "out-of-stock": 409, "acquirer-times-out": 503}
-ONE_AT_A_TIME = {"pool-exhaustion", "out-of-stock"}
-"""Of two long transactions the second waits for the first one's connection; the first order of a product that is sold
-out has the cache know its price."""
-TELLING = re.compile("|".join([*(SCENARIOS.keys() - {"declined", "out-of-stock"}), "exhaust", "waybill.drill"]))
+"""What to order to see the scenario, if one product does not show it."""
+TELLING = re.compile(
+    "|".join([*(name for name, scenario in SCENARIOS.items() if not scenario.refusal), "exhaust", "waybill.drill"])
+)
 """What no span of a drill has, be it in its name, its attributes, its events, its links, its resource or its scope.
 
-Those two are also words of what happens to an order, and never what a drill looks for.
+A refusal is also a word of what happens to an order, and never what a drill looks for.
 """
 
 
@@ -33,7 +30,7 @@ def test_a_scenario_shows_in_one_trace_and_in_no_other(house: House, traces: Tra
     with ThreadPoolExecutor() as threads:
         broken = threads.submit(place, house, name)
         plain = threads.submit(house.order)
-        if name in ONE_AT_A_TIME:
+        if SCENARIOS[name].one_at_a_time:
             wait([broken, plain])
             house.warm_cache()
         blind = threads.submit(place, house, name, "waybill.drill")
@@ -73,7 +70,9 @@ def test_without_its_switch_a_scenario_does_nothing(house: House, traces: Traces
 def test_the_scenarios_can_be_listed(house: House) -> None:
     answer = house.session.get(house.url("gateway") + "/scenarios", timeout=30).json()
     assert answer["enabled"] is True
-    assert {each["name"]: each["description"] for each in answer["scenarios"]} == SCENARIOS
+    assert {each["name"]: each["description"] for each in answer["scenarios"]} == {
+        name: scenario.sentence for name, scenario in SCENARIOS.items()
+    }
 
 
 def test_an_unknown_scenario_is_refused(house: House, traces: Traces) -> None:
@@ -96,8 +95,9 @@ def place(house: House, scenario: str, member: str = "waybill.scenario") -> requ
 
 def whole(traces: Traces, scenario: str, response: requests.Response) -> list[Span]:
     """The trace of an order that asked for a scenario, with all deliveries of its message."""
-    assert response.status_code == NOT_COMPLETED.get(scenario, 201)
-    queued = () if scenario in NOT_COMPLETED else ("process orders",) * DELIVERIES.get(scenario, 1)
+    expected = SCENARIOS[scenario]
+    assert response.status_code == expected.status
+    queued = ("process orders",) * expected.deliveries if expected.status == 201 else ()
     return traces.whole(response, *queued)
 
 
@@ -114,5 +114,7 @@ def mark_slow(scenario: str, spans: Sequence[Span]) -> list[Span]:
     """Of a slow scenario, the span that took longer than all others without children together is marked in the tree."""
     parents = {span.parent_span_id for span in spans}
     took = {span.span_id: span.end_ns - span.start_ns for span in spans if span.span_id not in parents}
-    slow = [span_id for span_id, duration in took.items() if scenario in SLOW and duration > sum(took.values()) / 2]
+    if not SCENARIOS[scenario].slow:
+        return list(spans)
+    slow = [span_id for span_id, duration in took.items() if duration > sum(took.values()) / 2]
     return [replace(span, name=f"{span.name}  (slow)") if span.span_id in slow else span for span in spans]

@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from chassis.scenarios import SCENARIOS
 from doctor.jaeger import Jaeger
+from exhibition.scenarios import SCENARIOS, SLOW_STATEMENT
 from tests.ports import free_port
 from waybill import drill
 from waybill.drill import NEVER_LOOKED_FOR, Answer, Plan, ask, grade, hints_of, plan_of
 from waybill.orders import KINDS
 from waybill.supervise import ROOT
-from waybill.walkthroughs import FINDINGS, SLOW_STATEMENT
+from waybill.walkthroughs import FINDINGS
 
 RIGHT = Answer("inventory", "UPDATE products", SLOW_STATEMENT)
 

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from chassis.scenarios import SCENARIOS
 from doctor.jaeger import Jaeger
+from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span, Trace
 from waybill.load import load
 from waybill.orders import KINDS, Order, deal, outcome, parse_mix

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from chassis.scenarios import SCENARIOS
+from exhibition.scenarios import SCENARIOS
 from tests.documents import ROOT, blocks, rows
 from waybill.walkthroughs import FINDINGS, FOLDER, lesson, page, search, symptom
 
@@ -43,7 +43,7 @@ def test_the_list_of_scenarios_leads_to_the_pages() -> None:
 @each_scenario
 def test_a_page_has_the_parts_that_all_have(scenario: str) -> None:
     text = page(scenario).read_text()
-    assert text.startswith(f"# {scenario}\n\n{SCENARIOS[scenario]}\n")
+    assert text.startswith(f"# {scenario}\n\n{SCENARIOS[scenario].sentence}\n")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
     assert symptom(scenario)
     assert lesson(scenario)

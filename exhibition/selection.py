@@ -1,0 +1,78 @@
+"""Which scenario a request asks for, and what the app factories hand to their connections so that it happens.
+
+A request selects one with the header `baggage: waybill.scenario=<name>`. The baggage travels with the request,
+through the queue too, and each fault happens where the real one would: in the connection to a database, the cache
+or another service. Nothing happens unless WAYBILL_SCENARIOS=on, in each process.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from opentelemetry import baggage
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+
+from exhibition.scenarios import DRILL, SCENARIO, SCENARIOS, SYNTHETIC, UNKNOWN, Scenario
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def enabled() -> bool:
+    """Return whether this process takes part."""
+    return os.environ.get("WAYBILL_SCENARIOS", "off") == "on"
+
+
+def injected(service: str, connection: str) -> dict[str, Any]:
+    """Return the options that make a connection of a service break in the scenarios that act on it.
+
+    If the scenarios are off there are none, and exhibition.faults is not even imported.
+    """
+    if not enabled():
+        return {}
+    from exhibition import faults
+
+    return faults.options(service, connection)
+
+
+def one_by_one(read: Function) -> Function:
+    """Return a function that reads many keys at once, such that it reads them one by one in the scenario n-plus-one.
+
+    If the scenarios are off, it is the function itself.
+    """
+    if not enabled():
+        return read
+    from exhibition import faults
+
+    return faults.one_by_one(read)
+
+
+def asks_for_unknown() -> bool:
+    """Return whether the current request asks for a scenario that does not exist."""
+    return _name() == UNKNOWN
+
+
+def running() -> Scenario | None:
+    """Return the scenario of the current request, or message."""
+    return SCENARIOS.get(_name())
+
+
+def keep_baggage(header: str) -> str:
+    """Return what the edge lets in of a caller's baggage: a scenario or a drill's, and whether it is synthetic.
+
+    A scenario that does not exist becomes `unknown`, so that the request can be told.
+    """
+    if not enabled():
+        return ""
+    sent = baggage.get_all(W3CBaggagePropagator().extract({"baggage": header}, Context()))
+    # Behind a semicolon come properties, which say nothing to us.
+    members = {key: str(value).partition(";")[0].strip() for key, value in sent.items()}
+    asked = {key: members[key] for key in (SCENARIO, DRILL) if key in members}
+    kept = [f"{key}={name if name in SCENARIOS else UNKNOWN}" for key, name in asked.items()]
+    if members.get(SYNTHETIC) == "true":
+        kept.append(f"{SYNTHETIC}=true")
+    return ",".join(kept)
+
+
+def _name() -> str:
+    return str(baggage.get_baggage(SCENARIO) or baggage.get_baggage(DRILL) or "") if enabled() else ""
