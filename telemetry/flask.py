@@ -22,12 +22,11 @@ from opentelemetry.instrumentation.propagators import (
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from .guard import guarded, report
 from .urls import redact_old_names
-from .wsgi import excluded_by, sent_by_the_server, server
+from .wsgi import Stream, claim, excluded_by, sent_by_the_server, server
 
 log = logging.getLogger(__name__)
 
 KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
-EXTENSION = "telemetry"
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced."""
 KEYS = (REQUEST, official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN)
@@ -51,10 +50,7 @@ def instrument_app(
 
     Called again for the same app with the same arguments, do nothing; raise RuntimeError if they are others.
     """
-    arguments = (public, keep_baggage, tuple(untraced))
-    if (before := app.extensions.setdefault(EXTENSION, arguments)) is not arguments:
-        if before != arguments:
-            raise RuntimeError(f"the app {app.name!r} is instrumented already, with other arguments")
+    if not claim(app, public, keep_baggage, tuple(untraced)):
         return
     if getattr(app, "_is_instrumented_by_opentelemetry", False):
         log.warning("%s is instrumented by opentelemetry-instrumentation-flask already, and keeps its spans", app.name)
@@ -193,7 +189,9 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
             body = plain(environ, start_response) if request.body is None else request.body
         else:
             if request.streams and not sent_by_the_server(body, environ):
-                return _Stream(body, request, before)
+                # The span is over before the first part, but with `stream_with_context` of a Flask before 3.1.
+                within = before if request.span is None else trace.set_span_in_context(request.span, before)
+                return Stream(body, within, request.end)
             request.end()
         finally:
             # Otherwise request and body would hold each other.
@@ -203,55 +201,6 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
         return body
 
     return app
-
-
-class _Stream:
-    """The body of a streaming response: each part of it is made in the trace of its request.
-
-    The span of the request is over before the first part, but with `stream_with_context` of a Flask before 3.1.
-    """
-
-    def __init__(self, body: Iterable[bytes], request: _Request, before: context.Context) -> None:
-        self.body = body
-        self.parts = iter(body)
-        self.request = request
-        self.context = before if request.span is None else trace.set_span_in_context(request.span, before)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        token = context.attach(self.context)
-        try:
-            return next(self.parts)
-        except StopIteration:
-            self.request.end()
-            raise
-        except BaseException as error:
-            self.request.end(error)
-            raise
-        finally:
-            # A span that is open between two parts is open for the next one.
-            self.context = context.get_current()
-            context.detach(token)
-
-    def close(self) -> None:
-        """Called by the server when the response is sent, or the caller gone."""
-        token = context.attach(self.context)
-        try:
-            if hasattr(self.body, "close"):
-                self.body.close()
-        finally:
-            self.request.end()
-            context.detach(token)
-
-    def __del__(self) -> None:
-        # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
-        # put their context back into whatever runs.
-        token = context.attach(self.context)
-        self.body, self.parts = (), iter(())
-        self.request.end()
-        context.detach(token)
 
 
 @guarded

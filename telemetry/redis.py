@@ -8,6 +8,7 @@ from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import Span
 from wrapt import wrap_function_wrapper
 
+from .commands import database, pipeline_attributes
 from .guard import guarded
 
 
@@ -29,8 +30,7 @@ def _name_span(span: Span, client: Any, args: Sequence[Any], _options: object) -
         command = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
         # It is "redis.search" for FT.SEARCH, to which the instrumentation adds the documents that were found.
         span.update_name(command)
-        span.set_attribute("db.operation.name", command)
-        span.set_attributes(_database(client))
+        span.set_attributes({"db.operation.name": command, **database(client)})
 
 
 def _name_pipeline(execute: Callable[..., Any], pipeline: Any, args: Any, options: Any) -> Any:
@@ -48,23 +48,6 @@ def _describe_pipeline(pipeline: Any) -> None:
     attributes = getattr(span, "attributes", None) or {}
     # The current span is another one if Redis is not traced just now.
     if size := attributes.get("db.redis.pipeline_length"):
-        commands = list(dict.fromkeys(span.name.split()))
-        # A cluster's pipeline has no such attribute, or None, if it is no transaction.
-        kind = "MULTI" if getattr(pipeline, "transaction", None) is True else "PIPELINE"
-        span.update_name(" ".join(commands))
-        span.set_attribute("db.query.summary", " ".join(commands))
-        span.set_attributes(_database(pipeline))
-        if size == 1:
-            span.set_attribute("db.operation.name", commands[0])
-        else:
-            span.set_attribute("db.operation.name", f"{kind} {commands[0]}" if len(commands) == 1 else kind)
-            span.set_attribute("db.operation.batch.size", size)
-
-
-def _database(client: Any) -> dict[str, str]:
-    # A cluster's client has a pool for each of its nodes, and one database. The instrumentation says nothing of it.
-    pool = getattr(client, "connection_pool", None)
-    return {
-        "db.system.name": "redis",
-        "db.namespace": str(getattr(pool, "connection_kwargs", {}).get("db") or 0),
-    }
+        name, described = pipeline_attributes(pipeline, span.name.split(), size)
+        span.update_name(name)
+        span.set_attributes(described | database(pipeline))

@@ -15,3 +15,12 @@ def redact_old_names(span: Any) -> None:
 def without_query(url: str) -> str:
     path, mark, _ = url.partition("?")
     return f"{path}?REDACTED" if mark else url
+
+
+def without_password(url: str) -> str:
+    """Return the URL as the instrumentations show it, if it has a user's name and password."""
+    if "@" not in url:
+        return url
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://REDACTED:REDACTED@{host.rpartition('@')[2]}{slash}{path}" if "@" in host else url

@@ -2,16 +2,29 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, urlsplit
+
+from opentelemetry import context
+from opentelemetry.context import Context
 
 from .boundary import Environ
 from .urls import DEFAULT_PORTS
 
+EXTENSION = "telemetry"
 HEALTH_CHECKS = ("healthz", "readyz")
 HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
+
+
+def claim(app: Any, *arguments: object) -> bool:
+    """Return whether the app is instrumented for the first time; raise RuntimeError if it was, with other arguments."""
+    before = app.extensions.setdefault(EXTENSION, arguments)
+    if before != arguments:
+        raise RuntimeError(f"the app {app.name!r} is instrumented already, with other arguments")
+    return before is arguments
 
 
 def excluded_by(untraced: Collection[str]) -> Callable[[Environ], bool]:
@@ -55,3 +68,50 @@ def sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
     # It knows a file by its class, and sends it by itself.
     wrapper = environ.get("wsgi.file_wrapper")
     return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
+
+
+class Stream:
+    """The body of a streaming response: each part of it is made within a context, the request's, and ends with it."""
+
+    def __init__(self, body: Iterable[bytes], within: Context, end: Callable[[BaseException | None], None]) -> None:
+        """`end` is called when the body has ended, with the error if one ended it; it may be called again."""
+        self.body = body
+        self.parts = iter(body)
+        self.context = within
+        self.end = end
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        token = context.attach(self.context)
+        try:
+            return next(self.parts)
+        except StopIteration:
+            self.end(None)
+            raise
+        except BaseException as error:
+            self.end(error)
+            raise
+        finally:
+            # A span that is open between two parts is open for the next one.
+            self.context = context.get_current()
+            context.detach(token)
+
+    def close(self) -> None:
+        """Called by the server when the response is sent, or the caller gone."""
+        token = context.attach(self.context)
+        try:
+            if hasattr(self.body, "close"):
+                self.body.close()
+        finally:
+            self.end(None)
+            context.detach(token)
+
+    def __del__(self) -> None:
+        # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
+        # put their context back into whatever runs.
+        token = context.attach(self.context)
+        self.body, self.parts = (), iter(())
+        self.end(None)
+        context.detach(token)

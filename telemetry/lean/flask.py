@@ -4,27 +4,27 @@ An app skips hooks if another one raises or answers. So the span is there whatev
 outlives the call.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
 import flask
 from opentelemetry import context, metrics, propagate, trace
-from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from ..boundary import ROUTE, Environ, WsgiApp, strip_incoming
+from ..boundary import CONTEXT_HEADERS, ROUTE, Environ, WsgiApp, strip_incoming
 from ..conventions import SCHEMA_URL
 from ..errors import record_exception, type_name
 from ..guard import guarded, report
 from ..sdk import Tally
-from ..wsgi import excluded_by, sent_by_the_server, server
+from ..wsgi import Stream, claim, excluded_by, sent_by_the_server, server
 from .http import SECONDS, method_attributes, user_agent_attributes
 
-EXTENSION = "telemetry"
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced."""
+
+HEADERS = [(header, f"HTTP_{header.upper()}") for header in CONTEXT_HEADERS]
 
 tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
 meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
@@ -48,10 +48,7 @@ def instrument_app(
     untraced: Collection[str] = (),
 ) -> None:
     """Trace every request to the app; arguments and errors are those of `telemetry.instrument_app`."""
-    arguments = (public, keep_baggage, tuple(untraced))
-    if (before := app.extensions.setdefault(EXTENSION, arguments)) is not arguments:
-        if before != arguments:
-            raise RuntimeError(f"the app {app.name!r} is instrumented already, with other arguments")
+    if not claim(app, public, keep_baggage, tuple(untraced)):
         return
     app.wsgi_app = _traced(app.wsgi_app, excluded_by(untraced))  # type: ignore[assignment,method-assign]
     # The mark of the official instrumentation, which then leaves the app alone.
@@ -92,8 +89,7 @@ def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
         try:
             body = wsgi_app(environ, answer)
         except BaseException as error:
-            request.show(error)
-            request.end()
+            request.end(error)
             raise
         finally:
             request.context = context.get_current()
@@ -101,23 +97,9 @@ def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
         streams = request.streams and not sent_by_the_server(body, environ)
         if not (streams and request.lasts):
             request.end()
-        return _Stream(body, request) if streams else body
+        return Stream(body, request.context, request.end) if streams else body
 
     return traced
-
-
-class _Environ(Getter[Environ]):
-    """Reads headers from a WSGI environment."""
-
-    def get(self, carrier: Environ, key: str) -> list[str] | None:
-        value = carrier.get(f"HTTP_{key.upper().replace('-', '_')}")
-        return None if value is None else [value]
-
-    def keys(self, carrier: Environ) -> list[str]:
-        return [key[5:].lower().replace("_", "-") for key in carrier if key.startswith("HTTP_")]
-
-
-_headers = _Environ()
 
 
 class _Request:
@@ -132,7 +114,8 @@ class _Request:
         parent, kind = context.get_current(), SpanKind.INTERNAL
         # One app may call another within the process.
         if not trace.get_current_span().get_span_context().is_valid:
-            parent, kind = propagate.extract(environ, getter=_headers), SpanKind.SERVER
+            headers = {name: environ[key] for name, key in HEADERS if key in environ}
+            parent, kind = propagate.extract(headers), SpanKind.SERVER
         attributes = _attributes(environ)
         self.method = attributes["http.request.method"]
         # The raw path is no part of the name: a scanner would make a million.
@@ -175,60 +158,16 @@ class _Request:
         self.span.set_status(StatusCode.ERROR)
 
     @guarded
-    def end(self) -> None:
-        """End the span, once."""
+    def end(self, error: BaseException | None = None) -> None:
+        """End the span, once, with the error that has ended the request."""
         if not self._ended:
             self._ended = True
+            if error:
+                self.show(error)
             active.add(-1, self.method, self.scheme)
             measured = _measured(self.method, self.scheme, self.version, self.route, self.status)
             duration.record(perf_counter() - self.started, measured, trace.set_span_in_context(self.span))
             self.span.end()
-
-
-class _Stream:
-    """The body of a streaming response: each part of it is made within the request's context, and ends with it."""
-
-    def __init__(self, body: Iterable[bytes], request: _Request) -> None:
-        self.body = body
-        self.parts = iter(body)
-        self.request = request
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        token = context.attach(self.request.context)
-        try:
-            return next(self.parts)
-        except StopIteration:
-            self.request.end()
-            raise
-        except BaseException as error:
-            self.request.show(error)
-            self.request.end()
-            raise
-        finally:
-            # A span that is open between two parts is open for the next one.
-            self.request.context = context.get_current()
-            context.detach(token)
-
-    def close(self) -> None:
-        """Called by the server when the response is sent, or the caller gone."""
-        token = context.attach(self.request.context)
-        try:
-            if hasattr(self.body, "close"):
-                self.body.close()
-        finally:
-            context.detach(token)
-            self.request.end()
-
-    def __del__(self) -> None:
-        # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
-        # put their context back into whatever runs.
-        token = context.attach(self.request.context)
-        self.body, self.parts = (), iter(())
-        context.detach(token)
-        self.request.end()
 
 
 # Called with the app that sends the signal, from within its request.
@@ -286,11 +225,12 @@ def _attributes(environ: Environ) -> dict[str, Any]:
 @lru_cache(maxsize=500)
 def _measured(method: str, scheme: str, version: str, route: str, status: int) -> dict[str, Any]:
     """Return the attributes of a metric: none of them is a word of a caller's."""
-    return {
+    attributes = {
         "http.request.method": method,
-        **({"url.scheme": scheme} if scheme else {}),
-        **({"network.protocol.version": version} if version else {}),
-        **({"http.route": route} if route else {}),
-        **({"http.response.status_code": status} if status else {}),
-        **({"error.type": str(status)} if status >= 500 else {}),
+        "url.scheme": scheme,
+        "network.protocol.version": version,
+        "http.route": route,
+        "http.response.status_code": status,
+        "error.type": str(status) if status >= 500 else "",
     }
+    return {name: value for name, value in attributes.items() if value}

@@ -10,6 +10,7 @@ from redis import Redis, WatchError
 from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
+from ..commands import database, pipeline_attributes
 from ..conventions import SCHEMA_URL
 from ..guard import report
 from ..threads import is_suppressed
@@ -64,7 +65,7 @@ def _describe_command(client: Any, args: tuple[Any, ...]) -> tuple[str, dict[str
         "db.query.text": _query(command, len(args)),
         "db.redis.args_length": len(args),
         "db.operation.name": command,
-        **_database(client),
+        **_place(client),
     }
 
 
@@ -72,24 +73,16 @@ def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any
     strategy = getattr(pipeline, "_execution_strategy", None)
     stack = getattr(strategy, "command_queue", None) or pipeline.command_stack
     queued = [getattr(each, "args", None) or each[0] for each in stack]
-    size = len(queued)
-    commands = list(dict.fromkeys(_text(args[0]) for args in queued))
+    commands = [_text(args[0]) for args in queued]
     attributes = {
         "db.query.text": "\n".join(_query(_text(args[0]), len(args)) for args in queued),
-        "db.redis.pipeline_length": size,
-        **_database(pipeline),
+        "db.redis.pipeline_length": len(queued),
+        **_place(pipeline),
     }
     if not commands:
         return "redis", attributes
-    # A cluster's pipeline has no such attribute, or None, if it is no transaction.
-    kind = "MULTI" if getattr(pipeline, "transaction", None) is True else "PIPELINE"
-    attributes["db.query.summary"] = " ".join(commands)
-    if size == 1:
-        attributes["db.operation.name"] = commands[0]
-    else:
-        attributes["db.operation.name"] = f"{kind} {commands[0]}" if len(commands) == 1 else kind
-        attributes["db.operation.batch.size"] = size
-    return " ".join(commands), attributes
+    name, described = pipeline_attributes(pipeline, commands, len(commands))
+    return name, attributes | described
 
 
 def _text(command: Any) -> str:
@@ -102,20 +95,15 @@ def _query(command: str, length: int) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def _database(client: Any) -> dict[str, Any]:
-    # A cluster's client has a pool for each of its nodes, and one database.
+def _place(client: Any) -> dict[str, Any]:
     options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
     if options is None:
-        return _place(None, None, None, None)
-    path, host, port = options.get("path"), options.get("host", "localhost"), options.get("port", 6379)
-    return _place(options.get("db"), path, host, port)
-
-
-@lru_cache(maxsize=100)
-def _place(db: int | None, path: str | None, host: str | None, port: int | None) -> dict[str, Any]:
-    known = {"db.system.name": "redis", "db.namespace": str(db or 0)}
-    if path is not None:
-        return known | {"server.address": path, "network.transport": "unix"}
-    if host is None:
-        return known
-    return known | {"server.address": host, "server.port": port, "network.transport": "tcp"}
+        return database(client)
+    if "path" in options:
+        return {**database(client), "server.address": options["path"], "network.transport": "unix"}
+    return {
+        **database(client),
+        "server.address": options.get("host", "localhost"),
+        "server.port": options.get("port", 6379),
+        "network.transport": "tcp",
+    }

@@ -14,7 +14,7 @@ from ..conventions import SCHEMA_URL
 from ..guard import guarded, report
 from ..requests import resend_count
 from ..threads import is_suppressed
-from ..urls import without_query
+from ..urls import without_password, without_query
 from .http import SECONDS, Current, method_attributes, user_agent_attributes
 
 tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
@@ -84,7 +84,7 @@ class _Call:
         name, attributes, _ = _known(*self.place)
         said: dict[str, Any] = {
             **attributes,
-            "url.full": _without_password(without_query(url)),
+            "url.full": without_password(without_query(url)),
             **user_agent_attributes(request.headers.get("User-Agent")),
         }
         if count := resend_count.get():
@@ -123,17 +123,9 @@ def _known(method: str, scheme: str, host: str) -> tuple[str, dict[str, Any], di
 
 @lru_cache(maxsize=500)
 def _answered(status: int, version: str, error: str) -> dict[str, Any]:
-    kind = error or (str(status) if status >= 400 else "")
-    return {
-        **({"http.response.status_code": status} if status else {}),
-        **({"network.protocol.version": version} if version else {}),
-        **({"error.type": kind} if kind else {}),
+    said = {
+        "http.response.status_code": status,
+        "network.protocol.version": version,
+        "error.type": error or (str(status) if status >= 400 else ""),
     }
-
-
-def _without_password(url: str) -> str:
-    if "@" not in url:
-        return url
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://REDACTED:REDACTED@{host.rpartition('@')[2]}{slash}{path}" if "@" in host else url
+    return {name: value for name, value in said.items() if value}
