@@ -18,6 +18,8 @@ COMMANDS = {
     "dead-letters": "waybill.dead_letters:dead_letters",
     "doctor": "waybill.doctor:doctor",
     "binaries": "waybill.binaries:binaries_command",
+    "bench": "waybill.bench.command:bench",
+    "bench-micro": "waybill.bench.command:bench_micro",
 }
 
 

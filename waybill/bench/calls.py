@@ -1,0 +1,205 @@
+"""One kind of call, timed: `python -m waybill.bench.calls flask` prints the microseconds of CPU that it takes.
+
+It is run with the telemetry of a variant in the place of ours. The lowest tenth of many short batches is what counts:
+the others shared the processor's caches with somebody.
+"""
+
+import gc
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import click
+
+BATCHES = 60
+BATCH_SECONDS = 0.03
+
+
+def of_flask() -> Callable[[], object]:
+    """Return a call of a route that does nothing, as gunicorn makes it."""
+    from flask import Flask
+
+    import telemetry
+
+    app = Flask("bench", static_folder=None)
+    telemetry.instrument_app(app)
+
+    @app.get("/things/<int:number>")
+    def thing(number: int) -> str:
+        return str(number)
+
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/things/7",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8001",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "127.0.0.1:8001",
+        "HTTP_USER_AGENT": "bench",
+        "HTTP_TRACEPARENT": f"00-{1:032x}-{1:016x}-01",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+    }
+
+    def start_response(*_: object) -> None:
+        pass
+
+    def call() -> None:
+        body: Any = app.wsgi_app(dict(environ), cast(Any, start_response))
+        list(body)
+        body.close()
+
+    return call
+
+
+def of_requests() -> Callable[[], object]:
+    """Return a GET whose transport answers at once, to a host that gets our context."""
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    import telemetry
+
+    telemetry.instrument_requests()
+    answer = requests.Response()
+    answer.status_code = 200
+    answer._content = b"{}"
+    HTTPAdapter.send = lambda _self, request, *_, **__: _answered(answer, request)  # type: ignore[method-assign]
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("http://", telemetry.StrictAdapter(trusted=["http://127.0.0.1:8001"]))
+    return lambda: session.get("http://127.0.0.1:8001/things/7", timeout=1)
+
+
+def _answered(answer: Any, request: Any) -> Any:
+    answer.request, answer.url = request, request.url
+    return answer
+
+
+def of_sqlalchemy() -> Callable[[], object]:
+    """Return a SELECT of one row, in SQLite."""
+    from sqlalchemy import column, create_engine, literal, select, table
+
+    import telemetry
+
+    engine = create_engine("sqlite://")
+    telemetry.instrument_engine(engine)
+    connection = engine.connect()
+    connection.exec_driver_sql("CREATE TABLE things (number INTEGER)")
+    statement: Any = select(column("number")).select_from(table("things", column("number"))).where(literal(1) == 1)
+    return lambda: connection.execute(statement).all()
+
+
+def of_redis() -> Callable[[], object]:
+    """Return a GET over a connection that answers at once."""
+    import redis
+
+    import telemetry
+
+    telemetry.instrument_redis()
+
+    class Connection(redis.Connection):
+        def connect(self) -> None:
+            """Reach nobody."""
+
+        def send_command(self, *_: Any, **__: Any) -> None:
+            """Throw it away."""
+
+        def can_read(self, *_: Any, **__: Any) -> bool:
+            return False
+
+        def read_response(self, *_: Any, **__: Any) -> bytes:
+            return b"7"
+
+    client = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=Connection, host="127.0.0.1", port=6379))
+    return lambda: client.get("thing:7")
+
+
+def of_stream_message() -> Callable[[], object]:
+    """Return the sending and the processing of one message, without the commands."""
+    from opentelemetry.context import Context
+
+    from telemetry import streams
+
+    server = ("127.0.0.1", 6379)
+
+    def call() -> None:
+        with streams.sending("things", Context(), server) as (_, fields):
+            pass
+        with streams.processing("things", "1-0", fields, "workers", server):
+            pass
+
+    return call
+
+
+def of_encoding() -> Callable[[], object]:
+    """Return the encoding of one span of a request, as one of a batch of 64."""
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+    kept: list[ReadableSpan] = []
+
+    class Keep(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            kept.append(span)
+
+    provider: Any = trace.get_tracer_provider()
+    provider.add_span_processor(Keep())
+    request = of_flask()
+    for _ in range(ENCODED):
+        request()
+    batch = kept[:ENCODED]
+    return lambda: encode_spans(batch).SerializeToString()
+
+
+ENCODED = 64
+CALLS: dict[str, Callable[[], Callable[[], object]]] = {
+    "flask": of_flask,
+    "requests": of_requests,
+    "sqlalchemy": of_sqlalchemy,
+    "redis": of_redis,
+    "stream message": of_stream_message,
+    "encode a span": of_encoding,
+}
+
+
+def lowest_tenth(call: Callable[[], object]) -> float:
+    """Return the microseconds of CPU of one call: the mean of the fastest tenth of the batches."""
+    for _ in range(200):
+        call()
+    began = time.thread_time()
+    for _ in range(20):
+        call()
+    calls = max(1, round(BATCH_SECONDS / ((time.thread_time() - began) / 20)))
+    gc.collect()
+    batches = []
+    for _ in range(BATCHES):
+        began = time.thread_time()
+        for _ in range(calls):
+            call()
+        batches.append((time.thread_time() - began) / calls)
+    fastest = sorted(batches)[: BATCHES // 10]
+    return 1e6 * sum(fastest) / len(fastest)
+
+
+def main(name: str) -> None:
+    """Time the calls of this name."""
+    import telemetry
+
+    telemetry.configure("bench")
+    microseconds = lowest_tenth(CALLS[name]())
+    click.echo(json.dumps(microseconds / (ENCODED if name == "encode a span" else 1)))
+    sys.stdout.flush()
+    # The spans have nowhere to go: nobody waits until they are given up.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,156 @@
+"""`python -m waybill bench`: what tracing costs, variant against variant, on the real parts."""
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from waybill import postgres
+from waybill.bench import report
+from waybill.bench.micro import measure as measure_micro
+from waybill.bench.result import Results
+from waybill.bench.trees import OfTree, unpack
+from waybill.bench.turn import Interrupt, Measured, OfVariant, System, run_turn
+from waybill.bench.variants import UNTRACED, VARIANTS, Variant, choose
+from waybill.processes import State, end
+from waybill.settings import settings
+from waybill.supervise import ROOT, make_private, state_file, state_folder
+
+
+@click.command()
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Turns of each variant.")
+@click.option("--seconds", default=8, show_default=True, type=click.IntRange(1), help="How long each is loaded.")
+@click.option("--variants", default="", help=f"Some of {','.join(VARIANTS)}; by default all.")
+@click.option("--seed", type=int, help="Of the order of the turns; by default another each time, which is printed.")
+@click.option("--base", default="", metavar="COMMIT", help="Compare the working tree with this commit instead.")
+@click.option("--micro/--no-micro", default=True, show_default=True, help="Measure single calls as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
+@click.option("--write", is_flag=True, help="Put the tables into docs/cost.md.")
+def bench(
+    rounds: int, seconds: int, variants: str, seed: int | None, base: str, micro: bool, as_json: bool, write: bool
+) -> None:
+    """Measure what tracing costs: orders a second, CPU, latency, memory, and spans lost.
+
+    The exit status is 1 if spans were lost or orders failed.
+    """
+    seed = random.randrange(1000) if seed is None else seed  # noqa: S311
+    chosen = choose([name for name in variants.split(",") if name])
+    conditions = report.conditions(rounds, seconds, seed)
+    click.echo(f"{conditions}\n", err=True)
+    singles: Mapping[str, Mapping[str, float]] = {}
+    with _workshop() as (folder, interrupt):
+        makers = _trees(base, folder) if base else _variants(chosen, folder, interrupt)
+        compared_with = UNTRACED if UNTRACED in makers else next(iter(makers))
+        results = Results(_take_turns(makers, rounds, seconds, seed, interrupt), compared_with)
+        if micro and not base:
+            singles = measure_micro(interrupt.check)
+    if as_json:
+        click.echo(json.dumps({"conditions": conditions, **results.as_json(), "micro_us": singles}, indent=2))
+    else:
+        click.echo(report.tables(results, singles))
+    for turn in results.turns:
+        for warning in turn.warnings:
+            click.echo(f"{turn.variant}, round {turn.round + 1}: {warning}", err=True)
+    if write:
+        answer = report.short_answer(results)
+        report.write_page("\n\n".join([answer, conditions, report.tables(results, singles)]))
+    if results.lost or results.failed:
+        click.echo(f"{results.lost} spans were lost, and {results.failed} orders failed.", err=True)
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def bench_micro(as_json: bool) -> None:
+    """Measure what tracing adds to single calls, in about a minute."""
+    found = measure_micro(lambda: None)
+    click.echo(json.dumps(found, indent=2) if as_json else report.micro_table(found))
+
+
+Maker = Callable[[], System]
+
+
+def _variants(chosen: list[Variant], folder: Path, interrupt: Interrupt) -> dict[str, Maker]:
+    template = folder / "template"
+    make_private(template, 0o711)
+    postgres.prepare(template, postgres.passwords(template))
+
+    def maker(variant: Variant) -> Maker:
+        return lambda: OfVariant(variant, folder / "turn", template, interrupt)
+
+    return {variant.name: maker(variant) for variant in chosen}
+
+
+def _trees(commit: str, folder: Path) -> dict[str, Maker]:
+    old = unpack(commit, folder / "tree")
+
+    def maker(name: str, tree: Path) -> Maker:
+        return lambda: OfTree(name, tree, folder / "turn")
+
+    return {commit: maker(commit, old), "the working tree": maker("the working tree", ROOT)}
+
+
+def _take_turns(
+    makers: Mapping[str, Maker], rounds: int, seconds: float, seed: int, interrupt: Interrupt
+) -> list[Measured]:
+    """Measure each variant once a round, in an order of its own for each round."""
+    shuffle = random.Random(seed).shuffle  # noqa: S311
+    turns = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)
+    ) as progress:
+        bar = progress.add_task("", total=rounds * len(makers))
+        for number in range(rounds):
+            names = list(makers)
+            shuffle(names)
+            for name in names:
+                progress.update(bar, description=f"round {number + 1}: {name}")
+                interrupt.check()
+                turns.append(run_turn(makers[name](), number, seconds, interrupt.check))
+                progress.advance(bar)
+    return turns
+
+
+@contextmanager
+def _workshop() -> Iterator[tuple[Path, Interrupt]]:
+    """Lend a folder to one bench at a time, and a watch over Ctrl-C; end what a killed one has left behind."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        # The parts would take them over.
+        del os.environ[name]
+    interrupt = Interrupt()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt.ask)
+    os.umask(0o077)
+    make_private(state_folder(settings()), 0o711)
+    folder = state_folder(settings()) / "bench"
+    make_private(folder, 0o711)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException("Another bench is running.") from None
+        _clear(folder)
+        try:
+            yield folder, interrupt
+        finally:
+            _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    state = State.read(state_file(folder / "turn"))
+    for part in (state.supervisor, *reversed(state.parts)) if state and state.supervisor.pid != os.getpid() else ():
+        end(part, lambda text: click.echo(text, err=True))
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)

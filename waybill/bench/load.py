@@ -1,0 +1,142 @@
+"""Orders as fast as they are answered, by a process that costs little beside the system: wrk, else one of ours.
+
+    python -m waybill.bench.load http://127.0.0.1:8000 8 10
+
+places orders over 8 connections for 10 seconds and prints what came of them as one line of JSON, as wrk does here.
+"""
+
+import http.client
+import itertools
+import json
+import math
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from waybill.supervise import ROOT
+
+SCRIPT = Path(__file__).with_name("orders.lua")
+CONNECTIONS = 8
+SKUS = ("TEA-ASSAM", "TEA-DARJEELING", "TEA-EARL-GREY", "TEA-GENMAICHA", "TEA-LAPSANG")
+ANSWER_SECONDS = 10
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of the orders of one load."""
+
+    orders: int
+    """All that were answered, whatever the answer."""
+    failed: int
+    """Those without an answer, or with one that is an error."""
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+
+def generator() -> str:
+    """Return the name of the program that places the orders on this machine."""
+    return "wrk" if shutil.which("wrk") else "waybill.bench.load"
+
+
+def place_orders(url: str, seconds: float, check: Callable[[], None]) -> Answers:
+    """Place orders for so long. `check` is called all the while, and may raise.
+
+    Raises click.ClickException if the generator fails or no order was answered.
+    """
+    # wrk knows whole seconds.
+    whole = str(max(1, round(seconds)))
+    command = [sys.executable, "-m", "waybill.bench.load", url, str(CONNECTIONS), whole]
+    if wrk := shutil.which("wrk"):
+        command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{whole}s", f"--timeout={ANSWER_SECONDS}s", "-s", SCRIPT, url]  # type: ignore[list-item]
+    with subprocess.Popen(  # noqa: S603
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            while process.poll() is None:
+                check()
+                time.sleep(POLL_SECONDS)
+            output = process.stdout.read() if process.stdout else ""
+        finally:
+            process.kill()
+    return read(output)
+
+
+def read(output: str) -> Answers:
+    """Return what the last line of a generator says. Raises click.ClickException if that is something else."""
+    try:
+        answers = Answers(**json.loads(output.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError) as error:
+        raise click.ClickException(f"{generator()} did not say what came of the orders:\n{output.strip()}") from error
+    if not answers.orders:
+        raise click.ClickException("No order was answered.")
+    return answers
+
+
+class _Customer(threading.Thread):
+    """One connection that places an order after the other."""
+
+    def __init__(self, url: str, until: float) -> None:
+        super().__init__()
+        self.connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=ANSWER_SECONDS)
+        self.until = until
+        self.took: list[float] = []
+        self.failed = 0
+
+    def run(self) -> None:
+        """Place orders until the time is over."""
+        for sku in itertools.cycle(SKUS):
+            began = time.monotonic()
+            if began >= self.until:
+                break
+            self._place(sku)
+            self.took.append(time.monotonic() - began)
+        self.connection.close()
+
+    def _place(self, sku: str) -> None:
+        body = json.dumps({"items": [{"sku": sku, "quantity": 1}], "payment_token": "tok_visa"})
+        try:
+            self.connection.request("POST", "/orders", body, {"content-type": "application/json"})
+            with self.connection.getresponse() as answer:
+                answer.read()
+                self.failed += answer.status >= 400
+        except (OSError, http.client.HTTPException):
+            self.connection.close()
+            self.failed += 1
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest of the sorted values that `percent` of them do not exceed; 0 if there is none."""
+    return values[max(0, math.ceil(len(values) * percent / 100) - 1)] if values else 0.0
+
+
+def main(url: str, connections: str, seconds: str) -> None:
+    """Place orders and print what came of them."""
+    began = time.monotonic()
+    customers = [_Customer(url, began + float(seconds)) for _ in range(int(connections))]
+    for customer in customers:
+        customer.start()
+    for customer in customers:
+        customer.join()
+    took = sorted(each for customer in customers for each in customer.took)
+    answers = Answers(
+        orders=len(took),
+        failed=sum(customer.failed for customer in customers),
+        seconds=time.monotonic() - began,
+        p50_ms=1000 * percentile(took, 50),
+        p99_ms=1000 * percentile(took, 99),
+    )
+    click.echo(json.dumps(asdict(answers)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

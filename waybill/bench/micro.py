@@ -1,0 +1,55 @@
+"""Single calls with and without tracing: CPU time, each in a process of its own, for a first judgement of a change."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from waybill.bench.variants import LEAN, OURS, UNTRACED, VARIANTS
+from waybill.supervise import ROOT
+
+CALLS = ("flask", "requests", "sqlalchemy", "redis", "stream message", "encode a span")
+COMPARED = (UNTRACED, "textbook", OURS, LEAN)
+POLL_SECONDS = 0.02
+
+
+def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
+    """Return the microseconds of each call in each variant. `check` is called all the while, and may raise."""
+    found: dict[str, dict[str, float]] = {call: {} for call in CALLS}
+    for name in COMPARED:
+        if VARIANTS[name].exists:
+            for call in CALLS:
+                # Untraced there is no span to encode.
+                if (name, call) != (UNTRACED, CALLS[-1]):
+                    found[call][name] = _in_a_process(name, call, check)
+    return found
+
+
+def _in_a_process(name: str, call: str, check: Callable[[], None]) -> float:
+    with TemporaryDirectory(prefix="waybill-bench-") as folder:
+        environment = os.environ | VARIANTS[name].lay_out(Path(folder)) | {"OTEL_SDK_DISABLED": ""}
+        with subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "waybill.bench.calls", call],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                while process.poll() is None:
+                    check()
+                    time.sleep(POLL_SECONDS)
+                output, errors = process.communicate()
+            finally:
+                process.kill()
+    if process.returncode:
+        raise click.ClickException(f"{call} in {name} failed:\n{errors.strip()}")
+    return float(json.loads(output.splitlines()[-1]))

@@ -1,0 +1,148 @@
+"""The results as tables: for a terminal, and as the part of docs/cost.md that the command writes."""
+
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import psutil
+
+from waybill.bench.load import generator
+from waybill.bench.result import Results, Spread
+from waybill.bench.variants import LEAN, OURS, TRACED, UNTRACED, VARIANTS, ZERO_CODE
+from waybill.supervise import ROOT
+
+PAGE = ROOT / "docs/cost.md"
+BEGIN, END = "<!-- written by make bench: -->", "<!-- until here -->"
+OTHERS = ("acquirer", "postgres", "valkey", "jaeger")
+
+
+def tables(results: Results, micro: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """Return everything in Markdown, which can be read in a terminal as well."""
+    blocks = [_summary(results), _by_part(results), _by_kind(results), *([micro_table(micro)] if micro else [])]
+    return "\n\n".join(filter(None, blocks))
+
+
+def _summary(results: Results) -> str:
+    zero = ZERO_CODE in results.names
+    heading = [
+        "variant",
+        f"orders/s, ratio to {results.base}",
+        *(["ratio to zero-code"] if zero else []),
+        "p50 ms",
+        "p99 ms",
+        "added CPU ms an order",
+        "spans an order",
+        "bytes a span",
+        "spans lost",
+        "peak PSS MiB",
+    ]
+    rows = []
+    for name in results.names:
+        size = results.median(name, lambda turn: turn.bytes_a_span)
+        rows.append(
+            [
+                name,
+                _spread(results.ratio(name)),
+                *([_spread(results.ratio(name, ZERO_CODE))] if zero else []),
+                f"{results.median(name, lambda turn: turn.answers.p50_ms):.0f}",
+                f"{results.median(name, lambda turn: turn.answers.p99_ms):.0f}",
+                "" if name == results.base else f"{results.added(name, *TRACED, 'collector', *OTHERS):.1f}",
+                f"{results.median(name, lambda turn: turn.spans_an_order):.1f}",
+                f"{size:.0f}" if size else "",
+                str(sum(turn.lost for turn in results.of(name))),
+                f"{max(turn.pss_mib for turn in results.of(name)):.0f}",
+            ]
+        )
+    return table(heading, rows)
+
+
+def _by_part(results: Results) -> str:
+    parts = [*TRACED, "collector", *OTHERS]
+    heading = ["CPU ms an order", *parts, "all"]
+    rows = [
+        [name, *(f"{results.cpu(name, part):.1f}" for part in parts), f"{results.cpu(name, *parts):.1f}"]
+        for name in results.names
+    ]
+    return table(heading, rows)
+
+
+def _by_kind(results: Results) -> str:
+    kinds = results.kinds()
+    if not kinds:
+        return ""
+    untraced = results.cpu(UNTRACED, *TRACED)
+    rows = [[kind, f"{value:.1f}", f"{value / untraced:.2f}"] for kind, value in kinds.items()]
+    return table(["what ours adds, by kind", "CPU ms an order", "of what the services take untraced"], rows)
+
+
+def micro_table(micro: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the microbenchmarks, one call a line."""
+    names = list(dict.fromkeys(name for times in micro.values() for name in times))
+    rows = [[call, *(f"{times[name]:.0f}" if name in times else "" for name in names)] for call, times in micro.items()]
+    return table(["us of CPU for one call", *names], rows)
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown with columns as wide as they need."""
+    lines = [heading, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
+    texts = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return "\n".join([texts[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *texts[1:]])
+
+
+def conditions(rounds: int, seconds: float, seed: int) -> str:
+    """Return a sentence on the machine and on the run."""
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{rounds} rounds of {seconds:.0f} s a variant, order shuffled with seed {seed}; load by {generator()} over 8 "
+        f"connections. {os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, everything on that machine; Python "
+        f"{platform.python_version()}, SDK {version('opentelemetry-sdk')}, instrumentations "
+        f"{version('opentelemetry-instrumentation-flask')}. Load average when it began: {os.getloadavg()[0]:.1f}."
+    )
+
+
+def short_answer(results: Results) -> str:
+    """Return the ratios in sentences."""
+    sentences = []
+    for name, what in ((ZERO_CODE, "Zero-code"), (OURS, "Ours"), (LEAN, "Lean")):
+        if name in results.names and UNTRACED in results.names and (ratio := results.ratio(name)):
+            of_zero = results.ratio(name, ZERO_CODE) if name != ZERO_CODE and ZERO_CODE in results.names else None
+            times = f", {of_zero.median:.2f} times zero-code" if of_zero else ""
+            sentences.append(f"{what} has {ratio.median:.2f} of the untraced throughput{times}.")
+    return " ".join(sentences)
+
+
+def write_page(text: str, page: Path = PAGE) -> None:
+    """Put what was measured into the page, in place of what stood there. Raises click.ClickException if it cannot."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise click.ClickException(f"{page} has no {BEGIN} … {END}, between which the tables go.")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
+def variants_table() -> str:
+    """Return what each variant is."""
+    return table(["variant", "what it is"], [[each.name, each.what] for each in VARIANTS.values() if each.exists])
+
+
+def _spread(spread: Spread | None) -> str:
+    return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})" if spread else ""
+
+
+def _processor() -> str:
+    with_name = re.search(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return with_name[1] if with_name else platform.machine()
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text()
+    except OSError:
+        return ""

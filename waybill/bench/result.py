@@ -1,0 +1,114 @@
+"""What the turns say together: ratios of turns of the same round, medians, and CPU time by part and by kind."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from waybill.bench.turn import Measured
+from waybill.bench.variants import OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of the rounds, and the range that they lie in."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of at least one value."""
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Results:
+    """All turns of a run, and what they are compared with."""
+
+    turns: Sequence[Measured]
+    base: str
+
+    @property
+    def names(self) -> list[str]:
+        """Return the variants that were measured, the base first."""
+        found = dict.fromkeys(turn.variant for turn in self.turns)
+        return sorted(found, key=lambda name: name != self.base)
+
+    def of(self, name: str) -> list[Measured]:
+        """Return the turns of a variant, in the order of the rounds."""
+        return sorted((turn for turn in self.turns if turn.variant == name), key=lambda turn: turn.round)
+
+    def ratio(self, name: str, to: str = "") -> Spread | None:
+        """Return the orders a second of a variant in terms of another's, the base's by default.
+
+        Each turn is divided by the other's of the same round; None if no round has both.
+        """
+        other = {turn.round: turn.orders_a_second for turn in self.of(to or self.base)}
+        ratios = [turn.orders_a_second / other[turn.round] for turn in self.of(name) if other.get(turn.round)]
+        return Spread.of(ratios) if ratios else None
+
+    def median(self, name: str, value: Callable[[Measured], float]) -> float:
+        """Return the median over the turns of a variant."""
+        return median(value(turn) for turn in self.of(name))
+
+    def cpu(self, name: str, *parts: str) -> float:
+        """Return the CPU time an order of parts together, in milliseconds."""
+        return self.median(name, lambda turn: sum(turn.cpu_ms.get(part, 0) for part in parts))
+
+    def added(self, name: str, *parts: str, to: str = "") -> float:
+        """Return how much more CPU time an order a variant takes in these parts than another, in the same rounds."""
+        other = {turn.round: turn for turn in self.of(to or self.base)}
+        return median(
+            sum(turn.cpu_ms.get(part, 0) - other[turn.round].cpu_ms.get(part, 0) for part in parts)
+            for turn in self.of(name)
+            if turn.round in other
+        )
+
+    def kinds(self) -> Mapping[str, float]:
+        """Return the CPU time that our tracing adds to an order, by what it is for; empty if a variant is missing.
+
+        Each kind is what is saved by leaving it out.
+        """
+        if not {UNTRACED, UNEXPORTED, TRACES_ONLY, OURS} <= set(self.names):
+            return {}
+        return {
+            "request path": self.added(UNEXPORTED, *TRACED, to=UNTRACED),
+            "export of spans": self.added(TRACES_ONLY, *TRACED, to=UNEXPORTED),
+            "metrics and logs": self.added(OURS, *TRACED, to=TRACES_ONLY),
+            "Collector": self.added(OURS, "collector", to=UNTRACED),
+        }
+
+    @property
+    def lost(self) -> int:
+        """Return how many spans were lost in all turns together."""
+        return sum(turn.lost for turn in self.turns)
+
+    @property
+    def failed(self) -> int:
+        """Return how many orders were answered with an error, or not at all."""
+        return sum(turn.answers.failed for turn in self.turns)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, for programs."""
+        variants = {}
+        for name in self.names:
+            ratio = self.ratio(name)
+            variants[name] = {
+                "ratio": asdict(ratio) if ratio else None,
+                "orders_a_second": self.median(name, lambda turn: turn.orders_a_second),
+                "p50_ms": self.median(name, lambda turn: turn.answers.p50_ms),
+                "p99_ms": self.median(name, lambda turn: turn.answers.p99_ms),
+                "cpu_ms_an_order": {part: self.cpu(name, part) for part in self.of(name)[0].cpu_ms},
+                "spans_an_order": self.median(name, lambda turn: turn.spans_an_order),
+                "bytes_a_span": self.median(name, lambda turn: turn.bytes_a_span),
+                "spans_lost": sum(turn.lost for turn in self.of(name)),
+                "peak_pss_mib": max(turn.pss_mib for turn in self.of(name)),
+            }
+        return {
+            "base": self.base,
+            "variants": variants,
+            "added_cpu_ms_by_kind": self.kinds(),
+            "turns": [asdict(turn) for turn in self.turns],
+        }

@@ -1,0 +1,100 @@
+"""One commit against another: each runs by its own `python -m waybill up`, with the packages of this environment."""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from waybill.bench.turn import ARRIVED_WITHIN_SECONDS, POLL_SECONDS, own_settings
+from waybill.ledger.balance import Ledger
+from waybill.ledger.numbers import read
+from waybill.processes import Running, State
+from waybill.settings import Settings
+from waybill.supervise import ROOT, make_private, state_file
+
+
+def unpack(commit: str, folder: Path) -> Path:
+    """Write the files of a commit into a folder, and return that. Raises click.ClickException if there is none."""
+    archive = subprocess.run(  # noqa: S603
+        ["git", "archive", commit],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if archive.returncode:
+        raise click.ClickException(f"git archive {commit}: {archive.stderr.decode().strip()}")
+    make_private(folder)
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder
+
+
+class OfTree:
+    """Everything that `up` starts from a tree, on ports and in a folder of its own."""
+
+    def __init__(self, name: str, tree: Path, folder: Path) -> None:
+        self.name = name
+        self.tree = tree
+        self.folder = folder
+        self.settings = own_settings(folder)
+        known = re.findall(r"^    (\w+_port): ", (tree / "waybill/settings.py").read_text(), re.MULTILINE)
+        if unknown := set(known) - set(Settings.model_fields):
+            raise click.ClickException(f"{name} has ports that are not known here: {', '.join(sorted(unknown))}.")
+
+    def start(self) -> None:
+        """Start everything; return when it is ready."""
+        # Ctrl-C is for us: `up` would stop by itself, and we with it.
+        self._waybill("up", "--background")
+
+    def processes(self) -> list[Running]:
+        """Return the parts that run."""
+        state = State.read(state_file(self.folder))
+        return state.parts if state else []
+
+    def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
+        """Wait until no span is on its way any more.
+
+        Its supervisor would start a service that we stopped again, so that they are counted from the Collector on.
+        """
+        deadline = time.monotonic() + ARRIVED_WITHIN_SECONDS
+        last = -1
+        while True:
+            now = read(self.settings)
+            ledger = Ledger(self.settings, now, now.reports().keys(), settled=True)
+            if time.monotonic() > deadline or ledger.accepted == ledger.stored == last:
+                return ledger.accepted, 0.0, ledger.accepted - ledger.stored
+            last = ledger.accepted
+            check()
+            # Longer than the services keep a span.
+            time.sleep(10 * POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End everything and remove its folder."""
+        self._waybill("down")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _waybill(self, *command: str) -> None:
+        ports = {f"WAYBILL_{name.upper()}": str(value) for name, value in self.settings if name.endswith("_port")}
+        environment = os.environ | ports | {"WAYBILL_STATE_DIR": str(self.folder)}
+        environment |= {"WAYBILL_SCENARIOS": "off", "WAYBILL_METRICS": "off", "WAYBILL_SAMPLING": "off"}
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "waybill", *command],
+            cwd=self.tree,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            start_new_session=True,
+        )
+        if done.returncode:
+            raise click.ClickException(f"{self.name}: {' '.join(command)} failed:\n{done.stdout.strip()}")
