@@ -65,6 +65,18 @@ doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, 
 ##   SCENARIO=slow-query  the order asks for a fault
 	$(call run,$(WAYBILL) doctor $${SCENARIO:+--scenario="$$SCENARIO"})
 
+bench: $(VENV)/dev ## what tracing costs: ours, zero-code and others against untraced, in about ten minutes
+##   VARIANTS=untraced,ours    some of them; the first is what the others are compared with
+##   BASE=<commit>        compare the working tree with a commit instead
+##   ROUNDS=3             turns of each variant
+##   DURATION=8           how many seconds each is loaded
+##   SEED=7               the order of the turns
+	$(call run,$(WAYBILL) bench $${VARIANTS:+--variants="$$VARIANTS"} $${BASE:+--base="$$BASE"} \
+		$${ROUNDS:+--rounds="$$ROUNDS"} $${DURATION:+--duration="$$DURATION"} $${SEED:+--seed="$$SEED"})
+
+bench-micro: $(VENV)/dev ## what tracing adds to single calls, in about a minute
+	$(call run,$(WAYBILL) bench-micro)
+
 check: lint ## what to run after each change: lint, types, and the tests that need nothing but Python; under a minute
 	$(VENV)/bin/pytest --quiet --numprocesses auto -m "not processes" tests/unit tests/telemetry
 
@@ -115,5 +127,5 @@ lock: $(VENV)/dev ## compile requirements/*.txt from pyproject.toml
 $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
-.PHONY: help setup demo up down status load load-ui drill ledger trace dead-letters doctor doctor-table check test \
-	test-docker test-faults trees lint lint-workflows lint-devcontainer lock
+.PHONY: help setup demo up down status load load-ui drill ledger trace dead-letters doctor doctor-table bench \
+	bench-micro check test test-docker test-faults trees lint lint-workflows lint-devcontainer lock

@@ -19,39 +19,60 @@ from waybill import postgres
 from waybill.bench import report
 from waybill.bench.micro import measure as measure_micro
 from waybill.bench.result import Results
-from waybill.bench.trees import OfTree, unpack
+from waybill.bench.trees import OfTree, is_commit, unpack
 from waybill.bench.turn import Interrupt, Measured, OfVariant, System, run_turn
 from waybill.bench.variants import UNTRACED, VARIANTS, Variant, choose
 from waybill.processes import State, end
 from waybill.settings import settings
-from waybill.supervise import ROOT, make_private, state_file, state_folder
+from waybill.supervise import ROOT, StoppedError, make_private, state_file, state_folder
+
+
+def _chosen(_context: click.Context, _option: click.Parameter, value: str) -> list[Variant]:
+    try:
+        return choose([name for name in value.split(",") if name])
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _commit(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if value and not is_commit(value):
+        raise click.BadParameter(f"There is no commit {value!r} here.")
+    return value
 
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Turns of each variant.")
-@click.option("--seconds", default=8, show_default=True, type=click.IntRange(1), help="How long each is loaded.")
-@click.option("--variants", default="", help=f"Some of {','.join(VARIANTS)}; by default all.")
+@click.option("--duration", default=8, show_default=True, type=click.IntRange(1), help="Seconds of load a turn.")
+@click.option("--variants", default="", callback=_chosen, help=f"Some of {','.join(VARIANTS)}; by default all.")
 @click.option("--seed", type=int, help="Of the order of the turns; by default another each time, which is printed.")
-@click.option("--base", default="", metavar="COMMIT", help="Compare the working tree with this commit instead.")
+@click.option(
+    "--base", default="", metavar="COMMIT", callback=_commit, help="Compare the working tree with this commit instead."
+)
 @click.option("--micro/--no-micro", default=True, show_default=True, help="Measure single calls as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
 @click.option("--write", is_flag=True, help="Put the tables into docs/cost.md.")
 def bench(
-    rounds: int, seconds: int, variants: str, seed: int | None, base: str, micro: bool, as_json: bool, write: bool
+    rounds: int,
+    duration: int,
+    variants: list[Variant],
+    seed: int | None,
+    base: str,
+    micro: bool,
+    as_json: bool,
+    write: bool,
 ) -> None:
     """Measure what tracing costs: orders a second, CPU, latency, memory, and spans lost.
 
     The exit status is 1 if spans were lost or orders failed.
     """
     seed = random.randrange(1000) if seed is None else seed  # noqa: S311
-    chosen = choose([name for name in variants.split(",") if name])
-    conditions = report.conditions(rounds, seconds, seed)
+    conditions = report.conditions(rounds, duration, seed)
     click.echo(f"{conditions}\n", err=True)
     singles: Mapping[str, Mapping[str, float]] = {}
     with _workshop() as (folder, interrupt):
-        makers = _trees(base, folder) if base else _variants(chosen, folder, interrupt)
+        makers = _trees(base, folder) if base else _variants(variants, folder, interrupt)
         compared_with = UNTRACED if UNTRACED in makers else next(iter(makers))
-        results = Results(_take_turns(makers, rounds, seconds, seed, interrupt), compared_with)
+        results = Results(_take_turns(makers, rounds, duration, seed, interrupt), compared_with)
         if micro and not base:
             singles = measure_micro(interrupt.check)
     if as_json:
@@ -117,7 +138,10 @@ def _take_turns(
             for name in names:
                 progress.update(bar, description=f"round {number + 1}: {name}")
                 interrupt.check()
-                turns.append(run_turn(makers[name](), number, seconds, interrupt.check))
+                try:
+                    turns.append(run_turn(makers[name](), number, seconds, interrupt.check))
+                except StoppedError:
+                    raise click.Abort from None
                 progress.advance(bar)
     return turns
 

@@ -21,6 +21,12 @@ from waybill.settings import Settings
 from waybill.supervise import ROOT, make_private, state_file
 
 
+def is_commit(name: str) -> bool:
+    """Return whether git knows a commit by this name."""
+    asked = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
 def unpack(commit: str, folder: Path) -> Path:
     """Write the files of a commit into a folder, and return that. Raises click.ClickException if there is none."""
     archive = subprocess.run(  # noqa: S603

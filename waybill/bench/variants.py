@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import click
-
 from waybill.supervise import ROOT, Part
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -110,7 +108,7 @@ VARIANTS = {
         Variant(
             UNEXPORTED,
             "ours without metrics and logs, the spans thrown away instead of sent",
-            ("traces_only", "unexported", "counted"),
+            ("unexported", "counted"),
             sends=False,
         ),
     )
@@ -120,9 +118,9 @@ VARIANTS = {
 def choose(names: Collection[str]) -> list[Variant]:
     """Return the variants of these names, all that exist if there are none.
 
-    Raises click.ClickException with the names that there are, if one is not among them.
+    Raises ValueError with the names that there are, if one is not among them.
     """
     there = {name: variant for name, variant in VARIANTS.items() if variant.exists}
     if unknown := [name for name in names if name not in there]:
-        raise click.ClickException(f"There is no variant {unknown[0]!r}; there are {', '.join(there)}.")
+        raise ValueError(f"There is no variant {unknown[0]!r}; there are {', '.join(there)}.")
     return [variant for name, variant in there.items() if not names or name in names]

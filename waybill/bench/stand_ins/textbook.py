@@ -15,8 +15,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from sqlalchemy import Engine
 from sqlalchemy.pool import QueuePool as WaitTracingPool
 
-from telemetry import untraced
-
 __all__ = [
     "WaitTracingPool",
     "configure",
@@ -30,7 +28,6 @@ __all__ = [
 
 def configure(service: str, **_: Any) -> None:
     """Set up tracing, and nothing else."""
-    untraced.configure(service)
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)

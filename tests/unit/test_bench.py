@@ -1,0 +1,149 @@
+"""What the bench reads, computes and writes; tests/system/test_bench.py runs it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import click
+import pytest
+
+from waybill.bench import load, report
+from waybill.bench.load import Answers
+from waybill.bench.result import Results
+from waybill.bench.trees import is_commit
+from waybill.bench.turn import Measured
+from waybill.bench.variants import VARIANTS, choose
+
+
+def turn(variant: str, number: int, a_second: float, order_ms: float = 1.0, **changed: float) -> Measured:
+    answers = Answers(orders=round(10 * a_second), failed=0, seconds=10, p50_ms=5, p99_ms=9)
+    cpu = {"order": order_ms, "collector": changed.pop("collector", 0.0)}
+    measured = Measured(variant, number, answers, 100, cpu, 700, 2300, 23, 400, 0)
+    return replace(measured, **changed)  # type: ignore[arg-type]
+
+
+def test_a_ratio_is_of_two_turns_of_one_round() -> None:
+    turns = [turn("untraced", 0, 100), turn("ours", 0, 80), turn("untraced", 1, 50), turn("ours", 1, 45)]
+    ratio = Results([*turns, turn("ours", 2, 7)], base="untraced").ratio("ours")
+    assert ratio is not None
+    assert (ratio.low, ratio.high) == (0.8, 0.9)
+    assert ratio.median == pytest.approx(0.85)
+
+
+def test_there_is_no_ratio_of_variants_that_never_met() -> None:
+    assert Results([turn("untraced", 0, 100), turn("ours", 1, 80)], base="untraced").ratio("ours") is None
+
+
+def test_what_tracing_adds_is_split_by_what_is_left_out() -> None:
+    names = {"untraced": 10.0, "ours-not-exported": 13.0, "ours-traces-only": 15.0, "ours": 16.0}
+    turns = [
+        turn(name, number, 100, number + ms, collector=2.0 if name == "ours" else 0.0)
+        for number in range(3)
+        for name, ms in names.items()
+    ]
+    kinds = Results(turns, base="untraced").kinds()
+    assert kinds == {"request path": 3, "export of spans": 2, "metrics and logs": 1, "Collector": 2}
+    assert Results(turns[:2], base="untraced").kinds() == {}
+
+
+def test_orders_with_an_error_are_not_counted() -> None:
+    answered = turn("ours", 0, 100)
+    assert replace(answered, answers=replace(answered.answers, failed=500)).orders_a_second == 50
+
+
+def test_the_table_has_a_line_for_each_variant_the_base_first() -> None:
+    results = Results([turn("ours", 0, 80, lost=3), turn("zero-code", 0, 60), turn("untraced", 0, 100)], "untraced")
+    heading, _, *lines = report.tables(results).split("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [line[0] for line in cells] == ["untraced", "ours", "zero-code"]
+    assert cells[1][1:3] == ["0.80 (0.80 to 0.80)", "1.33 (1.33 to 1.33)"]
+    names = [name.strip() for name in heading.strip("|").split("|")]
+    assert cells[1][names.index("spans lost")] == "3"
+    assert results.lost == 3
+
+
+def test_all_numbers_can_be_read_as_json() -> None:
+    results = Results([turn("untraced", 0, 100), turn("ours", 0, 80)], base="untraced")
+    found = json.loads(json.dumps(results.as_json()))
+    assert found["variants"]["ours"]["ratio"] == {"median": 0.8, "low": 0.8, "high": 0.8}
+    assert len(found["turns"]) == 2
+
+
+def test_the_page_keeps_what_was_not_measured(tmp_path: Path) -> None:
+    page = tmp_path / "cost.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write_page("new", page)
+    report.write_page("newest", page)
+    assert page.read_text() == f"before\n{report.BEGIN}\n\nnewest\n\n{report.END}\nafter\n"
+    page.write_text("something else")
+    with pytest.raises(click.ClickException, match="between which the tables go"):
+        report.write_page("new", page)
+
+
+def test_every_variant_is_described_in_the_page() -> None:
+    text = report.PAGE.read_text()
+    assert [name for name, variant in VARIANTS.items() if variant.exists and f"`{name}`" not in text] == []
+
+
+def test_variants_are_chosen_by_name_and_an_unknown_one_is_named() -> None:
+    assert [variant.name for variant in choose(["ours", "untraced"])] == ["untraced", "ours"]
+    with pytest.raises(ValueError, match="There is no variant 'theirs'; there are untraced, "):
+        choose(["untraced", "theirs"])
+
+
+@pytest.mark.parametrize("name", ["", "no-such-branch", "--output=somewhere"])
+def test_what_is_no_commit_is_none(name: str) -> None:
+    assert not is_commit(name)
+
+
+@pytest.mark.parametrize("output", ["", "unable to connect", "[1]", '{"orders": 1}'])
+def test_a_generator_that_says_something_else_is_an_error_with_what_it_said(output: str) -> None:
+    with pytest.raises(click.ClickException, match="did not say what came of the orders") as raised:
+        load.read(output)
+    assert output in str(raised.value)
+
+
+def test_a_load_without_an_answer_is_an_error() -> None:
+    with pytest.raises(click.ClickException, match="No order was answered"):
+        load.read('{"orders": 0, "failed": 9, "seconds": 1, "p50_ms": 0, "p99_ms": 0}')
+
+
+@pytest.fixture
+def shop() -> Iterator[ThreadingHTTPServer]:
+    class Shop(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        orders: list[object] = []  # noqa: RUF012
+
+        def do_POST(self) -> None:
+            self.orders.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(409 if len(self.orders) % 2 else 201)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
+    threading.Thread(target=server.serve_forever).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("wrk", [True, False])
+def test_either_generator_counts_answers_and_errors(
+    shop: ThreadingHTTPServer, wrk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wrk and load.generator() != "wrk":
+        pytest.skip("wrk is not installed")
+    if not wrk:
+        monkeypatch.setattr("shutil.which", lambda _: None)
+    answers = load.place_orders(f"http://127.0.0.1:{shop.server_port}", 1, lambda: None)
+    assert 0 < answers.failed < answers.orders
+    assert 0 < answers.p50_ms <= answers.p99_ms
+    order = {"items": [{"sku": "TEA-ASSAM", "quantity": 1}], "payment_token": "tok_visa"}
+    assert order in shop.RequestHandlerClass.orders  # type: ignore[attr-defined]
