@@ -44,18 +44,19 @@ def left_running(folder: Path) -> list[psutil.Process]:
 
 
 def test_variants_are_measured_end_to_end_and_nothing_stays(folder: Path) -> None:
-    output, errors = start(folder, "--variants=untraced,zero-code,ours", "--json").communicate(timeout=280)
+    bench = start(folder, "--variants=untraced,ours", "--json")
+    output, errors = bench.communicate(timeout=280)
+    assert bench.returncode == 0, errors
     found = json.loads(output)
     variants = found["variants"]
-    assert list(variants) == ["untraced", "zero-code", "ours"]
+    assert list(variants) == ["untraced", "ours"]
     assert variants["untraced"]["ratio"]["median"] == 1
     assert variants["untraced"]["spans_an_order"] == 0
-    for name in ("zero-code", "ours"):
-        # One order has more than twenty spans.
-        assert variants[name]["spans_an_order"] > 20
-        assert variants[name]["bytes_a_span"] > 100
-        assert variants[name]["spans_lost"] == 0, errors
-        assert variants[name]["ratio"]["median"] > 0
+    # One order has more than twenty spans.
+    assert variants["ours"]["spans_an_order"] > 20
+    assert variants["ours"]["bytes_a_span"] > 100
+    assert variants["ours"]["spans_lost"] == 0
+    assert variants["ours"]["ratio"]["median"] > 0
     for turn in found["turns"]:
         assert turn["completed"] > 0
         assert turn["answers"]["failed"] == 0

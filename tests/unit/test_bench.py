@@ -1,6 +1,9 @@
 """What the bench reads, computes and writes; tests/system/test_bench.py runs it."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +19,7 @@ from waybill.bench.result import Results
 from waybill.bench.trees import is_commit
 from waybill.bench.turn import Measured
 from waybill.bench.variants import VARIANTS, choose
+from waybill.supervise import ROOT, Part
 
 
 def turn(variant: str, number: int, a_second: float, order_ms: float = 1.0, **changed: float) -> Measured:
@@ -92,6 +96,26 @@ def test_variants_are_chosen_by_name_and_an_unknown_one_is_named() -> None:
     assert [variant.name for variant in choose(["ours", "untraced"])] == ["untraced", "ours"]
     with pytest.raises(ValueError, match="There is no variant 'theirs'; there are untraced, "):
         choose(["untraced", "theirs"])
+
+
+def test_a_variant_changes_the_traced_services_and_nothing_else(tmp_path: Path) -> None:
+    parts = [Part(name, ["python", "-m", "x", "--config", "y"], lambda: True) for name in ("order", "acquirer")]
+    order, acquirer = VARIANTS["zero-code"].parts(parts, tmp_path)
+    assert acquirer.command == parts[1].command
+    assert "PYTHONPATH" not in acquirer.environment
+    program, *arguments = order.command
+    assert Path(program).exists()
+    assert arguments == ["--", *parts[0].command]
+    assert order.environment["OTEL_SERVICE_NAME"] == "order"
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.exists])
+def test_the_code_of_every_variant_can_be_imported_and_has_the_names_of_ours(name: str, tmp_path: Path) -> None:
+    environment = os.environ | VARIANTS[name].lay_out(tmp_path)
+    program = "import json, telemetry; print(telemetry.__file__); [getattr(telemetry, n) for n in telemetry.__all__]"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "no-such-branch", "--output=somewhere"])

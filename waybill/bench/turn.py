@@ -27,7 +27,7 @@ from waybill.ports import check_free
 from waybill.processes import Running, State, end
 from waybill.settings import Settings
 from waybill.status import MEBIBYTE, proportional_memory
-from waybill.supervise import Supervisor, make_private, state_file
+from waybill.supervise import Supervisor, last_lines, log_file, make_private, state_file
 
 WARM_UP_SECONDS = 2.0
 SHIPPED_WITHIN_SECONDS = 60.0
@@ -115,11 +115,14 @@ class OfVariant:
         services = [part for part in self.processes() if part.name in TRACED]
         with ThreadPoolExecutor(len(services)) as pool:
             list(pool.map(lambda part: end(part, self.warnings.append), services))
-        counts = [json.loads(file.read_text()) for file in (self.folder / "spans").iterdir()]
+        files = list((self.folder / "spans").iterdir())
+        counts = [json.loads(file.read_text()) for file in files]
         ended = sum(count["ended"] for count in counts)
-        silent = len(TRACED) - len(counts)
-        if silent and "counted" in self.variant.stand_ins:
-            self.warnings.append(f"{silent} of the services did not say how many spans they have ended")
+        silent = [name for name in TRACED if not any(file.stem.rpartition("-")[0] == name for file in files)]
+        if "counted" in self.variant.stand_ins:
+            for name in silent:
+                log = last_lines(log_file(self.folder, name))
+                self.warnings.append(f"{name} did not say how many spans it has ended. The end of its log:\n{log}")
         size = _bytes_a_span(counts)
         return ended, size, ended - wait_stored(self.settings, ended, check) if self.variant.sends else 0
 
