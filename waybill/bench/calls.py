@@ -23,10 +23,10 @@ def of_flask() -> Callable[[], object]:
     """Return a call of a route that does nothing, as gunicorn makes it."""
     from flask import Flask
 
-    import telemetry
+    from chassis.tracing import way
 
     app = Flask("bench", static_folder=None)
-    telemetry.instrument_app(app)
+    way().instrument_app(app)
 
     @app.get("/things/<int:number>")
     def thing(number: int) -> str:
@@ -65,8 +65,9 @@ def of_requests() -> Callable[[], object]:
     from requests.adapters import HTTPAdapter
 
     import telemetry
+    from chassis.tracing import way
 
-    telemetry.instrument_requests()
+    way().instrument_requests()
     answer = requests.Response()
     answer.status_code = 200
     answer._content = b"{}"
@@ -86,10 +87,10 @@ def of_sqlalchemy() -> Callable[[], object]:
     """Return a SELECT of one row, in SQLite."""
     from sqlalchemy import column, create_engine, literal, select, table
 
-    import telemetry
+    from chassis.tracing import way
 
     engine = create_engine("sqlite://")
-    telemetry.instrument_engine(engine)
+    way().instrument_engine(engine)
     connection = engine.connect()
     connection.exec_driver_sql("CREATE TABLE things (number INTEGER)")
     statement: Any = select(column("number")).select_from(table("things", column("number"))).where(literal(1) == 1)
@@ -100,9 +101,9 @@ def of_redis() -> Callable[[], object]:
     """Return a GET over a connection that answers at once."""
     import redis
 
-    import telemetry
+    from chassis.tracing import way
 
-    telemetry.instrument_redis()
+    way().instrument_redis()
 
     class Connection(redis.Connection):
         def connect(self) -> None:

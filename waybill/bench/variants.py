@@ -98,7 +98,7 @@ VARIANTS = {
         Variant(
             LEAN,
             "`telemetry/lean/`: the same spans, metrics and logs without the instrumentation packages",
-            environment={"TELEMETRY": "lean"},
+            environment={"WAYBILL_TELEMETRY": "lean"},
             needs="telemetry/lean",
         ),
         _sampled("10", "0.1"),
