@@ -59,24 +59,28 @@ class Edge:
 @pytest.fixture(scope="module")
 def edge(house: House) -> Iterator[Edge]:
     """The edge before the gateway of the house."""
+    # As root, nginx works as nobody.
+    house.folder.chmod(0o755)
+    with run(house.folder / "edge", f"set $gateway 127.0.0.1:{house.settings.gateway_port};") as edge:
+        wait_until(lambda: answers(edge.url + "/healthz"), "the edge passes on what it gets")
+        yield edge
+
+
+@contextmanager
+def run(folder: Path, gateway: str) -> Iterator[Edge]:
+    """An edge that knows from the lines `gateway` where that is."""
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin:/usr/bin:/usr/local/bin:/bin")
     if nginx is None:
         pytest.skip("there is no nginx: on Debian, apt install nginx-light")
-    folder = house.folder / "edge"
     folder.mkdir()
-    # As root, nginx works as nobody.
-    house.folder.chmod(0o755)
     configuration = shutil.copy(ROOT / "deploy/edge/nginx.conf", folder)
     port = free_port()
-    gateway = house.settings.gateway_port
-    (folder / "listen.conf").write_text(f"listen 127.0.0.1:{port};\nset $gateway 127.0.0.1:{gateway};\n")
+    (folder / "listen.conf").write_text(f"listen 127.0.0.1:{port};\n{gateway}\n")
     log = folder / "log"
     with log.open("ab") as output:
         process = subprocess.Popen([nginx, "-p", folder, "-c", configuration], stdout=output, stderr=output)
-    edge = Edge(port, process, log)
     try:
-        wait_until(lambda: answers(edge.url + "/healthz"), log.read_text())
-        yield edge
+        yield Edge(port, process, log)
     finally:
         process.terminate()
         process.wait(30)
@@ -316,6 +320,23 @@ def test_a_gateway_that_is_away_is_unavailable_and_the_log_tells_nothing_of_call
     assert {tuple(line) for line in lines} == {("severity", "logger", "message", "status", "seconds")}
     assert SECRET not in edge.log.read_text()
     assert "127.0.0.1" not in edge.log.read_text()
+
+
+def test_a_name_server_that_is_silent_makes_nobody_wait_for_half_a_minute(house: House) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        server = f"resolver 127.0.0.1:{silent.getsockname()[1]};"
+        with run(house.folder / "lost", f"{server} set $gateway gateway.example:8000;") as edge:
+            wait_until(lambda: accepts(edge), "the edge listens")
+            assert requests.get(edge.url, timeout=20).status_code == 503
+
+
+def accepts(edge: Edge) -> bool:
+    try:
+        edge.connect().close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_an_order_with_an_item_that_is_unknown_is_no_refusal_of_the_edge(edge: Edge) -> None:
