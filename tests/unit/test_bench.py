@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -85,6 +86,27 @@ def test_the_page_keeps_what_was_not_measured(tmp_path: Path) -> None:
     page.write_text("something else")
     with pytest.raises(click.ClickException, match="between which the tables go"):
         report.write_page("new", page)
+
+
+def test_the_pages_that_quote_the_figures_have_those_of_the_page() -> None:
+    answers = {written(page).partition("\n\n")[0] for page in (report.PAGE, *report.QUOTED_IN)}
+    assert len(answers) == 1
+    quoted = dict(re.findall(r"(zero-code|ours|lean)(?: instrumentation)? ([0-9.]+)", answers.pop()))
+    table = dict(re.findall(r"^\| ([a-z-]+) +\| ([0-9.]+) \(", written(report.PAGE), re.MULTILINE))
+    assert quoted.items() <= table.items()
+
+
+def test_the_short_answer_is_made_of_the_ratios() -> None:
+    turns = [turn("untraced", 0, 100), turn("zero-code", 0, 60), turn("ours", 0, 75), turn("lean", 0, 90)]
+    assert report.short_answer(Results(turns, base="untraced")) == (
+        "Of the orders a second without tracing, this much is left: zero-code instrumentation 0.60, "
+        "ours 0.75 (1.25 times zero-code), lean 0.90 (1.50 times zero-code)."
+    )
+    assert report.short_answer(Results(turns[1:], base="zero-code")) == ""
+
+
+def written(page: Path) -> str:
+    return page.read_text().partition(report.BEGIN)[2].partition(report.END)[0].strip()
 
 
 def test_every_variant_is_described_in_the_page() -> None:

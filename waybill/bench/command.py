@@ -50,7 +50,7 @@ def _commit(_context: click.Context, _option: click.Parameter, value: str) -> st
 )
 @click.option("--micro/--no-micro", default=True, show_default=True, help="Measure single calls as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
-@click.option("--write", is_flag=True, help="Put the tables into docs/cost.md.")
+@click.option("--write", is_flag=True, help="Put the results into the documents.")
 def bench(
     rounds: int,
     duration: int,
@@ -83,8 +83,7 @@ def bench(
         for warning in turn.warnings:
             click.echo(f"{turn.variant}, round {turn.round + 1}: {warning}", err=True)
     if write:
-        answer = report.short_answer(results)
-        report.write_page("\n\n".join([answer, conditions, report.tables(results, singles)]))
+        report.write(results, conditions, singles)
     if results.lost or results.failed:
         click.echo(f"{results.lost} spans were lost, and {results.failed} orders failed.", err=True)
         sys.exit(1)

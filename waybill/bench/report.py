@@ -16,6 +16,8 @@ from waybill.bench.variants import LEAN, OURS, TRACED, UNTRACED, VARIANTS, ZERO_
 from waybill.supervise import ROOT
 
 PAGE = ROOT / "docs/cost.md"
+QUOTED_IN = (ROOT / "README.md", ROOT / "docs/before-you-adopt.md")
+"""Pages with the short answer."""
 BEGIN, END = "<!-- written by make bench: -->", "<!-- until here -->"
 OTHERS = ("acquirer", "postgres", "valkey", "jaeger")
 
@@ -108,18 +110,27 @@ def conditions(rounds: int, seconds: float, seed: int) -> str:
 
 
 def short_answer(results: Results) -> str:
-    """Return the ratios in sentences."""
-    sentences = []
-    for name, what in ((ZERO_CODE, "Zero-code"), (OURS, "Ours"), (LEAN, "Lean")):
-        if name in results.names and UNTRACED in results.names and (ratio := results.ratio(name)):
-            of_zero = results.ratio(name, ZERO_CODE) if name != ZERO_CODE and ZERO_CODE in results.names else None
-            times = f", {of_zero.median:.2f} times zero-code" if of_zero else ""
-            sentences.append(f"{what} has {ratio.median:.2f} of the untraced throughput{times}.")
-    return " ".join(sentences)
+    """Return the ratios in a sentence; nothing if untraced was not measured."""
+    shares = []
+    for name, what in ((ZERO_CODE, "zero-code instrumentation"), (OURS, "ours"), (LEAN, "lean")):
+        if UNTRACED in results.names and (ratio := results.ratio(name, UNTRACED)):
+            of_zero = results.ratio(name, ZERO_CODE) if name != ZERO_CODE else None
+            shares.append(f"{what} {ratio.median:.2f}{f' ({of_zero.median:.2f} times zero-code)' if of_zero else ''}")
+    return f"Of the orders a second without tracing, this much is left: {', '.join(shares)}." if shares else ""
+
+
+def write(results: Results, conditions: str, micro: Mapping[str, Mapping[str, float]] | None = None) -> None:
+    """Put all that was measured into docs/cost.md, and the short answer into the pages that quote it.
+
+    Raises click.ClickException if one of them has no place for it.
+    """
+    write_page("\n\n".join([short_answer(results), conditions, tables(results, micro)]))
+    for page in QUOTED_IN:
+        write_page(short_answer(results), page)
 
 
 def write_page(text: str, page: Path = PAGE) -> None:
-    """Put what was measured into the page, in place of what stood there. Raises click.ClickException if it cannot."""
+    """Put a text into a page, in place of what was measured before. Raises click.ClickException if it cannot."""
     before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
