@@ -88,12 +88,28 @@ def test_the_page_keeps_what_was_not_measured(tmp_path: Path) -> None:
         report.write_page("new", page)
 
 
-def test_the_pages_that_quote_the_figures_have_those_of_the_page() -> None:
-    answers = {written(page).partition("\n\n")[0] for page in (report.PAGE, *report.QUOTED_IN)}
-    assert len(answers) == 1
-    quoted = dict(re.findall(r"(zero-code|ours|lean)(?: instrumentation)? ([0-9.]+)", answers.pop()))
+@pytest.mark.parametrize("page", report.QUOTED_IN, ids=lambda page: page.name)
+def test_a_page_that_quotes_figures_has_those_of_the_table(page: Path) -> None:
+    quoted = dict(re.findall(r"(zero-code|ours|lean)(?: instrumentation)? ([0-9.]+)", written(page)))
     table = dict(re.findall(r"^\| ([a-z-]+) +\| ([0-9.]+) \(", written(report.PAGE), re.MULTILINE))
     assert quoted.items() <= table.items()
+    assert {"untraced", "zero-code", "ours"} <= set(table)
+
+
+@pytest.mark.parametrize(("second", "quoted"), [(105, True), (150, False)])
+def test_figures_of_a_machine_with_other_work_are_quoted_on_no_other_page(
+    second: int, quoted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [tmp_path / "cost.md", tmp_path / "README.md"]
+    for page in pages:
+        page.write_text(f"{report.BEGIN}{report.END}")
+    monkeypatch.setattr(report, "QUOTED_IN", pages[1:])
+    monkeypatch.setattr(report.write_page, "__defaults__", (pages[0],))
+    turns = [turn("untraced", 0, 100), turn("ours", 0, 80), turn("untraced", 1, second), turn("ours", 1, 80)]
+    report.write(Results(turns, base="untraced"), "on some machine")
+    assert "ours 0." in pages[0].read_text()
+    assert (report.UNSTEADY in pages[0].read_text()) is not quoted
+    assert ("ours 0." in pages[1].read_text()) is quoted
 
 
 def test_the_short_answer_is_made_of_the_ratios() -> None:

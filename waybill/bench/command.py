@@ -84,6 +84,8 @@ def bench(
             click.echo(f"{turn.variant}, round {turn.round + 1}: {warning}", err=True)
     if write:
         report.write(results, conditions, singles)
+    if not results.steady:
+        click.echo(report.UNSTEADY, err=True)
     if results.lost or results.failed:
         click.echo(f"{results.lost} spans were lost, and {results.failed} orders failed.", err=True)
         sys.exit(1)

@@ -21,6 +21,8 @@ QUOTED_IN = (ROOT / "README.md", ROOT / "docs/before-you-adopt.md")
 BEGIN, END = "<!-- written by make bench: -->", "<!-- until here -->"
 OTHERS = ("acquirer", "postgres", "valkey", "jaeger")
 
+UNSTEADY = "The machine had other work: the turns of one variant differ as much as the variants do."
+
 
 def tables(results: Results, micro: Mapping[str, Mapping[str, float]] | None = None) -> str:
     """Return everything in Markdown, which can be read in a terminal as well."""
@@ -122,10 +124,12 @@ def short_answer(results: Results) -> str:
 def write(results: Results, conditions: str, micro: Mapping[str, Mapping[str, float]] | None = None) -> None:
     """Put all that was measured into docs/cost.md, and the short answer into the pages that quote it.
 
-    Raises click.ClickException if one of them has no place for it.
+    These are left as they are if the machine had other work. Raises click.ClickException if a page has no place for
+    what is to go there.
     """
-    write_page("\n\n".join([short_answer(results), conditions, tables(results, micro)]))
-    for page in QUOTED_IN:
+    answer = [short_answer(results)] if results.steady else [short_answer(results), UNSTEADY]
+    write_page("\n\n".join([*answer, conditions, tables(results, micro)]))
+    for page in QUOTED_IN if results.steady else ():
         write_page(short_answer(results), page)
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from waybill.bench.turn import Measured
 from waybill.bench.variants import OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
 
+STEADY = 0.2
+"""How far apart the turns of the base may be, in terms of their median."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -79,6 +82,12 @@ class Results:
             "metrics and logs": self.added(OURS, *TRACED, to=TRACES_ONLY),
             "Collector": self.added(OURS, "collector", to=UNTRACED),
         }
+
+    @property
+    def steady(self) -> bool:
+        """Return whether the turns of the base are alike, so that the machine had no other work."""
+        speeds = Spread.of([turn.orders_a_second for turn in self.of(self.base)])
+        return speeds.high - speeds.low <= STEADY * speeds.median
 
     @property
     def lost(self) -> int:
