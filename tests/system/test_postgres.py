@@ -68,7 +68,7 @@ def test_a_service_that_was_added_later_gets_its_database(data: Path) -> None:
 
 def test_passwords_are_made_once_for_their_owner_alone(data: Path) -> None:
     made = postgres.passwords(data)
-    assert len(set(made.values())) == len({"the superuser", *postgres.SERVICES, "Valkey"})
+    assert len(set(made.values())) == len({"the superuser", *postgres.OWNERS, "Valkey"})
     assert postgres.passwords(data) == made
     assert stat.S_IMODE((data / "passwords.json").stat().st_mode) == 0o600
 

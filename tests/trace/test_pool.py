@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import Connection, Engine, create_engine
 
 from telemetry import WaitTracingPool, instrument_app
-from telemetry import sqlalchemy as pool
+from telemetry import pools as pool
 from telemetry.errors import QuietErrors
 from tests.house import PATIENCE_SECONDS, House
 from waybill import postgres
