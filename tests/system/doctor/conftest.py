@@ -70,7 +70,7 @@ def other_jaeger(other_collector: OtherCollector, tmp_path_factory: pytest.TempP
     page, otlp, health = free_port(), free_port(), free_port()
     environment = {
         "JAEGER_QUERY_ENDPOINT": f"127.0.0.1:{page}",
-        "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{otlp}",
+        "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{free_port()}",
         "JAEGER_HEALTH_ENDPOINT": f"127.0.0.1:{health}",
         "JAEGER_METRICS_PORT": str(free_port()),
         "OTEL_TRACES_SAMPLER": "always_off",
@@ -78,7 +78,8 @@ def other_jaeger(other_collector: OtherCollector, tmp_path_factory: pytest.TempP
     certificate = other_collector.certificate
     query = {"base_path": "/jaeger", "http": _with_tls(page, certificate, certificate.with_suffix(".key"))}
     overlay = f"yaml:extensions::jaeger_query: {json.dumps(query)}"
-    command = [str(binaries.find("jaeger")), "--config", "deploy/jaeger.yaml", "--config", overlay]
+    grpc = f"yaml:receivers::otlp::protocols::grpc::endpoint: 127.0.0.1:{otlp}"
+    command = [str(binaries.find("jaeger")), "--config", "deploy/jaeger.yaml", "--config", overlay, "--config", grpc]
     with process(command, folder / "log", **environment):
         wait_until(lambda: answers(f"http://127.0.0.1:{health}/status"), (folder / "log").read_text)
         yield OtherJaeger(f"https://127.0.0.1:{page}", f"http://127.0.0.1:{otlp}", certificate)

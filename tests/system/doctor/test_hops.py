@@ -185,7 +185,7 @@ def test_a_jaeger_has_a_base_path(other_jaeger: OtherJaeger) -> None:
     trusted = {"REQUESTS_CA_BUNDLE": str(other_jaeger.certificate)}
     run(f"--jaeger={other_jaeger.root}", **trusted).names("jaeger-other-program", "base path is missing")
     pasted = f"--jaeger={other_jaeger.root}/jaeger/search?service=checkout"
-    run(pasted, f"--otlp={other_jaeger.otlp}", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", **trusted).finds_nothing()
+    run(pasted, f"--otlp={other_jaeger.otlp}", **trusted).finds_nothing()
 
 
 def test_the_collector_cannot_reach_jaeger(house: House) -> None:
