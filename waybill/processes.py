@@ -16,6 +16,9 @@ POLL_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long what a part left behind has to end.
 ORPHAN_SECONDS = 2.0
+SUPERVISED = "WAYBILL_SUPERVISED"
+"""The variable of every part that says its name and, behind a blank, its supervisor's file: a supervisor may be killed
+before it has written down what it has started."""
 # The clock that a creation time is computed from may be set while the process runs.
 CLOCK_TOLERANCE_SECONDS = 5.0
 
@@ -111,6 +114,29 @@ def end(part: Running, say: Callable[[str], None]) -> bool:
     _signal(stubborn, signal.SIGKILL)
     wait_gone([*stubborn, *([leader] if leader else [])], ORPHAN_SECONDS)
     return bool(family)
+
+
+def end_what_is_left(file: Path, say: Callable[[str], None]) -> list[str]:
+    """End what the supervisor of this file, which lives no more, has left running, and remove the file.
+
+    `say` gets a line for each that had to be killed. Return the names of the parts that were ended.
+    """
+    state = State.read(file)
+    if state is None:
+        return []
+    ended = [part.name for part in reversed(state.parts) if end(part, say)]
+    ended += [part.name for part in _unrecorded(file) if end(part, say)]
+    file.unlink(missing_ok=True)
+    return ended
+
+
+def _unrecorded(file: Path) -> Iterator[Running]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            name, _, supervisor = process.environ().get(SUPERVISED, "").partition(" ")
+            # What a part has started has its environment as well, and goes with it.
+            if supervisor == str(file) and _session(process.pid) == process.pid and lives(process):
+                yield running(name, process.pid)
 
 
 def wait_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:

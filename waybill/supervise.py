@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from waybill.processes import State, end, running
+from waybill.processes import SUPERVISED, State, end, running
 from waybill.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -209,7 +209,8 @@ class Supervisor:
         with self._lock, log_file(self.folder, part.name).open("ab") as log:
             if self._giving_up:
                 raise StoppedError
-            child = spawn(part, log)
+            mark = {SUPERVISED: f"{part.name} {state_file(self.folder)}"}
+            child = spawn(replace(part, environment={**part.environment, **mark}), log)
             started = running(part.name, child.pid, stop_signal=part.stop_signal, stop_within=part.stop_within)
             self._state.parts = [known for known in self._state.parts if known.name != part.name] + [started]
             order = [part.name for part in self._parts]

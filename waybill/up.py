@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from waybill.ports import check_free
-from waybill.processes import STOP_SIGNALS, Running, State, end, wait_gone
+from waybill.processes import STOP_SIGNALS, State, end_what_is_left, wait_gone
 from waybill.progress import waiting
 from waybill.settings import settings
 from waybill.supervise import (
@@ -159,16 +159,11 @@ def stop(folder: Path) -> None:
         _say("Nothing is running.")
 
 
-def _end_what_is_left(folder: Path) -> list[Running]:
+def _end_what_is_left(folder: Path) -> list[str]:
     """End what a killed supervisor left behind."""
-    file = state_file(folder)
-    state = State.read(file)
-    if state is None:
-        return []
-    ended = [part for part in reversed(state.parts) if end(part, _say)]
+    ended = end_what_is_left(state_file(folder), _say)
     if ended:
-        _say(f"Stopped what an earlier run left behind: {', '.join(part.name for part in ended)}.")
-    file.unlink(missing_ok=True)
+        _say(f"Stopped what an earlier run left behind: {', '.join(ended)}.")
     return ended
 
 

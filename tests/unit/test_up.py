@@ -18,6 +18,8 @@ import psutil
 import pytest
 
 from tests.ports import free_port
+from waybill.processes import SUPERVISED, State, end_what_is_left, running
+from waybill.supervise import state_file
 
 pytestmark = pytest.mark.processes
 
@@ -382,11 +384,20 @@ def test_down_spares_a_process_that_was_given_the_id_of_an_ended_one(runner: Run
     supervisor.kill()
     supervisor.wait()
     state = runner.state()
+    runner.finish("down")
+    stranger = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        env={**os.environ, "TEST_MARK": runner.mark},
+        start_new_session=True,
+    )
     for process in (state["supervisor"], *state["parts"]):
-        process["created"] -= 60
+        process["pid"], process["created"] = stranger.pid, psutil.Process(stranger.pid).create_time() - 60
     (runner.folder / "state.json").write_text(json.dumps(state))
     assert runner.finish("down") == (0, "Nothing is running.\n")
     assert len(runner.running()) == 1
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
 
 
 def test_a_damaged_record_is_said_to_be_one(runner: Runner) -> None:
@@ -422,3 +433,24 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
+
+
+def test_a_part_that_a_killed_supervisor_had_not_written_down_is_ended(tmp_path: Path) -> None:
+    file = state_file(tmp_path)
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+    def start(supervisor: Path) -> subprocess.Popen[bytes]:
+        mark = os.environ | {SUPERVISED: f"gateway {supervisor}"}
+        return subprocess.Popen(sleeps, env=mark, start_new_session=True)
+
+    with subprocess.Popen(sleeps) as supervisor, start(file) as lost, start(tmp_path / "other.json") as of_another:
+        try:
+            State(supervisor=running("supervisor", supervisor.pid)).write(file)
+            supervisor.kill()
+            assert end_what_is_left(file, print) == ["gateway"]
+            assert lost.wait(PATIENCE) == -signal.SIGTERM
+            assert of_another.poll() is None
+            assert not file.exists()
+        finally:
+            lost.kill()
+            of_another.kill()

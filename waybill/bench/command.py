@@ -22,7 +22,7 @@ from waybill.bench.result import Results
 from waybill.bench.trees import OfTree, is_commit, unpack
 from waybill.bench.turn import Interrupt, Measured, OfVariant, System, run_turn
 from waybill.bench.variants import UNTRACED, VARIANTS, Variant, choose
-from waybill.processes import State, end
+from waybill.processes import State, end, end_what_is_left
 from waybill.settings import settings
 from waybill.supervise import ROOT, StoppedError, make_private, state_file, state_folder
 
@@ -173,9 +173,15 @@ def _workshop() -> Iterator[tuple[Path, Interrupt]]:
 
 
 def _clear(folder: Path) -> None:
-    state = State.read(state_file(folder / "turn"))
-    for part in (state.supervisor, *reversed(state.parts)) if state and state.supervisor.pid != os.getpid() else ():
-        end(part, lambda text: click.echo(text, err=True))
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    file = state_file(folder / "turn")
+    state = State.read(file)
+    if state and state.supervisor.pid != os.getpid():
+        # That of a tree's `up` may live, and would start again what is ended.
+        end(state.supervisor, say)
+        end_what_is_left(file, say)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
