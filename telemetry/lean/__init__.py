@@ -1,4 +1,4 @@
-"""The same functions, directly on OpenTelemetry's API: no beta package, and a third of the cost.
+"""The same functions, directly on OpenTelemetry's API: no beta package, and fewer steps for each call (docs/cost.md).
 
     from telemetry import lean
 
