@@ -58,7 +58,8 @@ def create(
     def start_the_clock() -> None:
         header = None if public else request.headers.get(deadline.HEADER)
         allowance = deadline.allowance(header, settings.request_deadline)
-        deadline.start(allowance - deadline.waited(request.headers.get(deadline.SENT_HEADER)))
+        patience = allowance + deadline.MARGIN if header is not None else None
+        deadline.start(allowance - deadline.waited(request.headers.get(deadline.SENT_HEADER), patience))
 
     limits.install(app, uncounted="healthz")
 

@@ -44,10 +44,15 @@ def now_sent() -> str:
     return f"t={time.time():.3f}"
 
 
-def waited(header: str | None) -> float:
-    """The seconds since a request was sent by its SENT_HEADER; 0 if it does not say so, or by another clock."""
+def waited(header: str | None, patience: float | None = None) -> float:
+    """Return the seconds since a request was sent by its SENT_HEADER; 0 if it does not say so, or by another clock.
+
+    `patience` is how long the caller waits, if it says so: it has hung up after that. A caller that is still there has
+    another clock, and may not be refused for it.
+    """
     sent = _SENT.fullmatch(header or "")
-    return max(time.time() - float(sent[1]), 0.0) if sent else 0.0
+    seconds = max(time.time() - float(sent[1]), 0.0) if sent else 0.0
+    return seconds if patience is None or seconds <= patience else 0.0
 
 
 def remaining() -> float:

@@ -126,6 +126,13 @@ def test_the_time_that_a_request_has_waited_counts(house: House, part: str) -> N
     assert house.session.get(f"{house.url(part)}/healthz", headers=late, timeout=30).ok
 
 
+@pytest.mark.parametrize("part", ["order", "inventory", "payment"])
+def test_a_caller_that_has_another_clock_and_still_waits_is_answered(house: House, part: str) -> None:
+    headers = {deadline.SENT_HEADER: f"t={time.time() - 30:.3f}", deadline.HEADER: "4000"}
+    response = send(house, b"", part=part, method="GET", path=f"/orders/{SOMEBODY}", headers=headers)
+    assert response.status_code == 404
+
+
 @pytest.mark.parametrize(
     "sent", ["", "t=", "t=x", "t=-1", "t=99999999999", "t=9" * 100, "t=1e9", "t=nan", "9", "t=\xb2", "1732700000"]
 )
