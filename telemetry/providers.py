@@ -188,9 +188,12 @@ def configure(
     Called again with the same arguments, return the same handle and change nothing. Raise RuntimeError if the
     arguments are others: OpenTelemetry has one set of providers in a process. Raise ValueError if the sampler, its
     argument, an interval or the protocol is not one that exists: the SDK would sample everything and say so in a log
-    line.
+    line. Raise TypeError if `spans`, `metrics` or `logs` is none of the three.
     """
     global _configured
+    for signal, exporter in (("spans", spans), ("metrics", metrics), ("logs", logs)):
+        if exporter not in (OTLP, None) and not hasattr(exporter, "export"):
+            raise TypeError(f'{signal}: use "otlp", an exporter, or None, not {exporter!r}')
     arguments = {
         "service": service,
         "version": version,

@@ -53,6 +53,11 @@ def test_other_arguments_are_refused_with_their_name() -> None:
     assert "telemetry is configured already, as 'shop' and with another service, version" in done.stderr
 
 
+def test_what_is_no_exporter_is_refused_by_the_name_of_its_argument() -> None:
+    done = run("import telemetry; telemetry.configure('shop', logs=True)")
+    assert 'TypeError: logs: use "otlp", an exporter, or None, not True' in done.stderr
+
+
 # The caller's own
 
 
