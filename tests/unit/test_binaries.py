@@ -22,6 +22,7 @@ from typing import cast
 
 import psutil
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from tests.ports import free_port
@@ -415,6 +416,16 @@ def test_without_a_release_the_collector_is_built_and_runs(machine: Machine, no_
     path = find("otelcol", releases=no_releases)
     assert machine.kept() == [path.name]
     COLLECTOR.check(path)
+
+
+def test_the_builder_builds_as_many_components_as_are_wanted_and_those_of_every_configuration() -> None:
+    builder = yaml.safe_load((REPOSITORY / "waybill/otelcol-builder.yaml").read_text())
+    kinds = ("receivers", "processors", "exporters", "connectors", "extensions")
+    assert sum(len(builder[kind]) for kind in kinds) == len(COLLECTOR_COMPONENTS)
+    for path in REPOSITORY.glob("collector-*.yaml"):
+        configuration = yaml.safe_load(path.read_text())
+        names = {name.partition("/")[0] for kind in kinds for name in configuration.get(kind, {})}
+        assert names <= COLLECTOR_COMPONENTS, path
 
 
 def test_a_cached_collector_that_lacks_a_component_is_built_again(

@@ -44,7 +44,7 @@ class BuildError(Exception):
 
 def build_collector(go: Path, folder: Path) -> Path:
     """Build the Collector of otelcol-builder.yaml in `folder`; return the executable. Raises BuildError."""
-    with _build("the Collector", 3) as update:
+    with _build("the Collector", 5) as update:
         run = _runner(go, folder, update)
         # The builder would compile as well, but in silence; our own `go build -v` names what it is at.
         run([str(go), "run", "-v", BUILDER, "--skip-compilation", "--config", str(BUILDER_CONFIG)], folder)

@@ -19,9 +19,9 @@ from waybill.binaries.download import Release
 COLLECTOR_COMPONENTS = frozenset(
     {
         "otlp",
-        *("memory_limiter", "attributes", "filter", "probabilistic_sampler", "redaction", "resource"),
-        *("tail_sampling", "transform"),
-        *("debug", "file", "otlp_grpc", "otlp_http", "prometheus"),
+        *("memory_limiter", "attributes", "filter", "k8s_attributes", "probabilistic_sampler", "redaction"),
+        *("resource", "tail_sampling", "transform"),
+        *("debug", "file", "load_balancing", "otlp_grpc", "otlp_http", "prometheus"),
         *("forward", "span_metrics"),
         *("file_storage", "health_check"),
     }
