@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV = .venv
 WAYBILL = WAYBILL_TYPED=make $(VENV)/bin/python -m waybill
-CHOICES = $(if $(SAMPLING),WAYBILL_SAMPLING="$$SAMPLING") $(if $(METRICS),WAYBILL_METRICS="$$METRICS")
+CHOICES = $(if $(SAMPLING),WAYBILL_SAMPLING="$$SAMPLING") $(if $(METRICS),WAYBILL_METRICS="$$METRICS") \
+	$(if $(ALERTS),WAYBILL_ALERTS="$$ALERTS")
 # make puts the variables that the reader types into the environment. Commands read them there, in quotes, so that
 # the shell takes none of it for its own.
 # Ctrl-C ends a command with a line of its own and the status 130, which make is not to call an error as well; $(2) is
@@ -19,11 +20,13 @@ setup: $(VENV)/tool ## the environment alone: .venv, from hash-locked requiremen
 demo: $(VENV)/tool ## everything, from nothing to orders with their traces; Ctrl-C ends it
 ##   SAMPLING=tail        keep a choice of the traces
 ##   METRICS=on           Prometheus beside the rest
+##   ALERTS=demo          its alerts fire within two minutes
 	$(call run,$(CHOICES) $(WAYBILL) up --demo)
 
 up: $(VENV)/tool ## start everything in the background
 ##   SAMPLING=tail        keep a choice of the traces
 ##   METRICS=on           Prometheus beside the rest
+##   ALERTS=demo          its alerts fire within two minutes
 	$(call run,$(CHOICES) $(WAYBILL) up --background)
 
 down: $(VENV)/tool ## end what `make up` started

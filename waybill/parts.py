@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 import requests
@@ -16,6 +18,8 @@ from waybill.settings import Settings
 from waybill.supervise import ROOT, Part, make_private, state_folder
 
 PROBE_SECONDS = 2
+DEMO_WINDOWS = {"1m": "10s", "5m": "30s", "30m": "1m", "1h": "2m", "6h": "4m"}
+"""What becomes of the windows in deploy/alerts.yaml. A rate needs two of the services' reports: 30 s is the least."""
 
 
 def all_parts(settings: Settings) -> list[Part]:
@@ -165,6 +169,7 @@ def _prometheus(settings: Settings, data: Path) -> Part:
         folder.mkdir(exist_ok=True)
         # It knows no variables: it looks for its targets in a file beside its configuration.
         shutil.copy(ROOT / "deploy/prometheus.yaml", configuration)
+        (folder / "alerts.yaml").write_text(alerts(settings.alerts))
         groups = [{"targets": [f"127.0.0.1:{port}"], "labels": {"job": job}} for job, port in ports.items()]
         (folder / "targets.json").write_text(json.dumps(groups))
 
@@ -183,6 +188,14 @@ def _prometheus(settings: Settings, data: Path) -> Part:
         prepare=prepare,
         ready=lambda: answers(f"{settings.prometheus_url}/-/ready"),
     )
+
+
+def alerts(windows: Literal["production", "demo"]) -> str:
+    """The rules for Prometheus, which knows no variables: the windows are written into the file, names included."""
+    rules = (ROOT / "deploy/alerts.yaml").read_text()
+    if windows == "production":
+        return rules
+    return re.sub(r"(?<!\d)(?:30m|5m|1m|1h|6h)\b", lambda window: DEMO_WINDOWS[window[0]], rules)
 
 
 def _services(settings: Settings, passwords: postgres.Passwords) -> list[Part]:

@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     prometheus_port: Port = 9090
     metrics: Literal["off", "on"] = "off"
     """Whether Prometheus keeps the metrics, and Jaeger shows them: docs/metrics.md."""
+    alerts: Literal["production", "demo"] = "production"
+    """The windows of Prometheus' alerts: as deploy/alerts.yaml has them, or so short that one can watch them fire."""
     sampling: Literal["off", "tail"] = "off"
     """Whether the Collector keeps every trace, or a choice of them: collector-sampling.yaml."""
 

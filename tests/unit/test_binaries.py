@@ -29,7 +29,7 @@ from tests.ports import free_port
 from waybill.binaries import BinaryNotFoundError, binaries_command, find
 from waybill.binaries.build import GO_WHEEL
 from waybill.binaries.download import this_platform
-from waybill.binaries.known import COLLECTOR, COLLECTOR_COMPONENTS, JAEGER, PROMETHEUS
+from waybill.binaries.known import COLLECTOR, COLLECTOR_COMPONENTS, JAEGER, PROMETHEUS, PROMTOOL
 from waybill.settings import settings
 
 pytestmark = pytest.mark.processes
@@ -334,7 +334,7 @@ def test_a_release_without_a_known_checksum_is_not_asked_for(
 
 
 def test_known_checksums_have_the_form_of_one() -> None:
-    for binary in (COLLECTOR, JAEGER, PROMETHEUS):
+    for binary in (COLLECTOR, JAEGER, PROMETHEUS, PROMTOOL):
         assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in binary.release.sha256.values())
 
 

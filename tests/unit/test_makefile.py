@@ -54,6 +54,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("drill", "SEED=one two"), "make drill SEED='one two': 'one two' is not a valid integer"),
         (("doctor", "SCENARIO=<one>"), "make doctor SCENARIO='<one>': "),
         (("up", "SAMPLING=some (of them)"), "SAMPLING=some (of them): Input should be 'off' or 'tail'."),
+        (("up", "ALERTS=loud"), "ALERTS=loud: Input should be 'production' or 'demo'."),
     ],
 )
 def test_what_is_typed_reaches_the_tool_whole_and_the_message_names_it(typed: tuple[str, ...], message: str) -> None:

@@ -18,13 +18,19 @@ import click
 
 from waybill.binaries.build import GO_NEEDED, GO_WHEEL, BuildError, go_on_path, install_go
 from waybill.binaries.download import GITHUB, DownloadError, download, this_platform
-from waybill.binaries.known import COLLECTOR, JAEGER, PROMETHEUS, Binary, NotWorkingError
+from waybill.binaries.known import COLLECTOR, JAEGER, PROMETHEUS, PROMTOOL, Binary, NotWorkingError
 from waybill.progress import say, waiting
 from waybill.settings import settings
 
-Name = Literal["otelcol", "jaeger", "prometheus"]
+Name = Literal["otelcol", "jaeger", "prometheus", "promtool"]
 
-_BINARIES: dict[Name, Binary] = {"otelcol": COLLECTOR, "jaeger": JAEGER, "prometheus": PROMETHEUS}
+_BINARIES: dict[Name, Binary] = {
+    "otelcol": COLLECTOR,
+    "jaeger": JAEGER,
+    "prometheus": PROMETHEUS,
+    # For the tests of the alerts: nothing that runs needs it.
+    "promtool": PROMTOOL,
+}
 
 
 class BinaryNotFoundError(click.ClickException):
@@ -62,8 +68,8 @@ def find(name: Name, *, releases: str = GITHUB, timeout: float = 5.0) -> Path:
 
 @click.command("binaries")
 def binaries_command() -> None:
-    """Get the Collector, Jaeger and, with WAYBILL_METRICS=on, Prometheus; print where they are, for a shell."""
-    wanted = [name for name in _BINARIES if name != "prometheus" or settings().metrics == "on"]
+    """Get the Collector, Jaeger and, with WAYBILL_METRICS=on, Prometheus and promtool; print where, for a shell."""
+    wanted = [name for name in _BINARIES if name in ("otelcol", "jaeger") or settings().metrics == "on"]
     for binary, path in [(_BINARIES[name], find(name)) for name in wanted]:
         click.echo(f"{binary.variable}={shlex.quote(str(path))}")
 

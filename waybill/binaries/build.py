@@ -64,13 +64,22 @@ def build_jaeger(go: Path, folder: Path) -> Path:
 
 def build_prometheus(go: Path, folder: Path) -> Path:
     """Build Prometheus, which then has no web UI, in `folder` and return the executable. Raises BuildError."""
-    with _build("Prometheus", 3) as update:
+    return _build_of_prometheus("Prometheus", 3, "./cmd/prometheus", go, folder)
+
+
+def build_promtool(go: Path, folder: Path) -> Path:
+    """Build promtool, which checks and tests rules, in `folder` and return the executable. Raises BuildError."""
+    return _build_of_prometheus("promtool", 2, "./cmd/promtool", go, folder)
+
+
+def _build_of_prometheus(title: str, minutes: int, package: str, go: Path, folder: Path) -> Path:
+    with _build(title, minutes) as update:
         run = _runner(go, folder, update)
         run([str(go), "mod", "download", PROMETHEUS_MODULE], folder)
         sources = _module_cache(go) / PROMETHEUS_MODULE
         flags = f"-s -w -X {PROMETHEUS_VERSION_VARIABLE}={PROMETHEUS_VERSION}"
         # Of its ways to find targets only those by file and HTTP: the rest are the libraries of every cloud.
-        return _compile(run, go, sources, "./cmd/prometheus", flags, folder / "executable", tags="remove_all_sd")
+        return _compile(run, go, sources, package, flags, folder / "executable", tags="remove_all_sd")
 
 
 def _build(title: str, minutes: int) -> AbstractContextManager[Update]:

@@ -12,6 +12,7 @@ from waybill.binaries.build import (
     build_collector,
     build_jaeger,
     build_prometheus,
+    build_promtool,
 )
 from waybill.binaries.download import Release
 
@@ -75,6 +76,12 @@ def check_prometheus(executable: Path) -> None:
     """Raise NotWorkingError unless this Prometheus runs and is new enough."""
     output = _output(executable, "--version")
     _check_version("Prometheus", PROMETHEUS_MINIMUM, re.match(r"prometheus, version (\d+)\.(\d+)", output), output)
+
+
+def check_promtool(executable: Path) -> None:
+    """Raise NotWorkingError unless this promtool runs and is new enough."""
+    output = _output(executable, "--version")
+    _check_version("promtool", PROMETHEUS_MINIMUM, re.match(r"promtool, version (\d+)\.(\d+)", output), output)
 
 
 def _check_version(title: str, minimum: tuple[int, int], found: re.Match[str] | None, output: str) -> None:
@@ -146,20 +153,29 @@ JAEGER = Binary(
     build=build_jaeger,
 )
 
-PROMETHEUS = Binary(
-    title="Prometheus",
-    variable="PROMETHEUS",
-    commands=("prometheus",),
-    check=check_prometheus,
-    release=Release(
-        repository="prometheus/prometheus",
-        version=PROMETHEUS_VERSION,
-        archive="prometheus-{version}.{os}-{arch}.tar.gz",
-        executable="prometheus-{version}.{os}-{arch}/prometheus",
-        # None of this version is known yet, so it is built.
-        sha256={},
-    ),
-    released_as=f"prometheus-{PROMETHEUS_VERSION}",
-    built_as=f"prometheus-built-{PROMETHEUS_VERSION}",
-    build=build_prometheus,
-)
+
+def _of_prometheus(
+    title: str, command: str, check: Callable[[Path], None], build: Callable[[Path, Path], Path]
+) -> Binary:
+    """Return one of the executables that are in Prometheus' archive."""
+    return Binary(
+        title=title,
+        variable=command.upper(),
+        commands=(command,),
+        check=check,
+        release=Release(
+            repository="prometheus/prometheus",
+            version=PROMETHEUS_VERSION,
+            archive="prometheus-{version}.{os}-{arch}.tar.gz",
+            executable=f"prometheus-{{version}}.{{os}}-{{arch}}/{command}",
+            # None of this version is known yet, so it is built.
+            sha256={},
+        ),
+        released_as=f"{command}-{PROMETHEUS_VERSION}",
+        built_as=f"{command}-built-{PROMETHEUS_VERSION}",
+        build=build,
+    )
+
+
+PROMETHEUS = _of_prometheus("Prometheus", "prometheus", check_prometheus, build_prometheus)
+PROMTOOL = _of_prometheus("promtool", "promtool", check_promtool, build_promtool)
