@@ -31,23 +31,35 @@ class Readiness(BaseModel):
     checks: dict[str, str]
 
 
-def create(
+def configure_telemetry(name: str, baggage_keys: Collection[str] = ()) -> None:
+    """Set up the telemetry of one of our processes, or end it if the environment has wrong values for that.
+
+    Baggage under `baggage_keys` becomes attributes of spans.
+    """
+    logs.configure(name)
+    try:
+        telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=baggage_keys, logs="otlp")
+    except ValueError as error:
+        refuse(str(error))
+    tracing.way().instrument_requests()
+    tracing.way().instrument_redis()
+
+
+def new_app(
     name: str,
     settings: ServiceSettings,
     checks: Checks,
     *,
     public: bool = False,
     untraced: Collection[str] = (),
-    baggage_keys: Collection[str] = (),
     keep_baggage: Callable[[str], str] | None = None,
 ) -> Flask:
-    """A Flask app that is traced, answers errors as problem documents, keeps a deadline and tells its health.
+    """Return a Flask app that is traced, answers errors as problem documents, keeps a deadline and tells its health.
 
-    `checks` are the parts that it cannot work without, by name: each raises where its part does not answer.
-    `untraced` are patterns of paths that get no spans. The baggage under `baggage_keys` becomes attributes of spans;
-    `keep_baggage` returns what a public service lets in of a caller's.
+    Call `configure_telemetry` first. `checks` are the parts that the service cannot work without, by name; each
+    raises if its part does not answer. `untraced` are patterns of paths that get no spans. `keep_baggage` returns the
+    part of a caller's baggage that a public service lets in.
     """
-    configure_telemetry(name, baggage_keys)
     app = Flask(name, static_folder=None)
     tracing.way().instrument_app(app, public=public, keep_baggage=keep_baggage, untraced=untraced)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -79,17 +91,6 @@ def create(
         return jsonify(readiness.model_dump()), 200 if ready else 503
 
     return app
-
-
-def configure_telemetry(name: str, baggage_keys: Collection[str] = ()) -> None:
-    """Set up the telemetry of a process of ours; where the environment is wrong for that, the process ends."""
-    logs.configure(name)
-    try:
-        telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=baggage_keys, logs="otlp")
-    except ValueError as error:
-        refuse(str(error))
-    tracing.way().instrument_requests()
-    tracing.way().instrument_redis()
 
 
 def _state(check: Callable[[], object]) -> str:

@@ -23,13 +23,13 @@ FIRST_WAIT_SECONDS = 0.1
 CHUNK_BYTES = 64 * 1024
 MAX_BYTES = 1024 * 1024
 """Of an answer."""
-PASSING = frozenset((429, 502, 503, 504))
+RETRYABLE_STATUSES = frozenset((429, 502, 503, 504))
 """Answers that say: not now."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """The service answered that it cannot answer now."""
 
 
@@ -45,7 +45,7 @@ class Client:
         name: str,
         base_url: str,
         *,
-        ours: bool = True,
+        internal: bool = True,
         attempt_seconds: float | None = None,
         max_bytes: int = MAX_BYTES,
         adapter_class: type["Adapter"] | None = None,
@@ -56,7 +56,7 @@ class Client:
         """
         self.name = name
         self.base_url = base_url.rstrip("/")
-        self.ours = ours
+        self.internal = internal
         self.attempt_seconds = attempt_seconds
         self.attempts_once, self.attempts = self._attempts(1), self._attempts(ATTEMPTS)
         self.session = requests.Session()
@@ -65,7 +65,9 @@ class Client:
         self.session.trust_env = False
         # As it is: what is packed may be small, and huge once unpacked.
         self.session.headers["Accept-Encoding"] = "identity"
-        adapter = (adapter_class or Adapter)(max_bytes, trusted=[base_url] if ours else [], pool_maxsize=CONNECTIONS)
+        adapter = (adapter_class or Adapter)(
+            max_bytes, trusted=[base_url] if internal else [], pool_maxsize=CONNECTIONS
+        )
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
 
@@ -93,9 +95,9 @@ class Client:
                 with attempt:
                     telemetry.resend_count.set(attempt.retry_state.attempt_number - 1)
                     response = self._send(method, path, json, dict(headers or {}))
-                    if not self.ours and response.status_code in PASSING:
-                        raise PassingError
-        except (requests.RequestException, PassingError) as error:
+                    if not self.internal and response.status_code in RETRYABLE_STATUSES:
+                        raise TransientError
+        except (requests.RequestException, TransientError) as error:
             raise Unavailable(self.name) from error
         finally:
             telemetry.resend_count.set(0)
@@ -104,7 +106,7 @@ class Client:
             if problem and problem.kind in pass_on:
                 raise problem
             # One of ours may know better who is missing.
-            part = problem.members.get("part") if problem and self.ours else None
+            part = problem.members.get("part") if problem and self.internal else None
             raise Unavailable(part or self.name)
         return response
 
@@ -113,18 +115,18 @@ class Client:
             reraise=True,
             stop=stop_after_attempt(most) | _NoTimeLeft(),
             wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=1),
-            retry=retry_if_exception(lambda error: self._may_pass(error)),
+            retry=retry_if_exception(lambda error: self._is_retryable(error)),
         )
 
-    def _may_pass(self, error: BaseException) -> bool:
+    def _is_retryable(self, error: BaseException) -> bool:
         # One of ours that did not answer in time has spent the time of us all.
         if isinstance(error, requests.Timeout) and not isinstance(error, requests.ConnectTimeout):
-            return not self.ours
-        return isinstance(error, (requests.ConnectionError, PassingError))
+            return not self.internal
+        return isinstance(error, (requests.ConnectionError, TransientError))
 
     def _send(self, method: str, path: str, json: object, headers: dict[str, Any]) -> requests.Response:
         left = deadline.remaining()
-        if self.ours:
+        if self.internal:
             headers[deadline.HEADER] = str(int(max(left - deadline.MARGIN, 0.001) * 1000))
             headers[deadline.SENT_HEADER] = deadline.now_sent()
         timeout = min(left, self.attempt_seconds or left)

@@ -26,7 +26,7 @@ CUT_OFF = "the body is cut off, or its chunks are broken"
 
 Body = TypeVar("Body", bound=BaseModel)
 TraceId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-Left = SkipJsonSchema[None]
+Omittable = SkipJsonSchema[None]
 """The value of a member that is left out."""
 
 
@@ -45,12 +45,12 @@ class ProblemDocument(BaseModel):
     type: str = Field(description="The kind of problem; `about:blank` where the status says it all.")
     title: str
     status: int
-    detail: str | Left = Field(None, description="What happened, and what to do about it; for people.")
-    errors: list[Fault] | Left = Field(None, description="Each wrong field of the body, the first ten.")
-    order_id: str | Left = Field(None, description="The order that it is about.")
-    sku: str | Left = Field(None, description="The product that there is not enough of.")
-    part: str | Left = Field(None, description="Who does not answer.")
-    trace_id: TraceId | Left = Field(None, description="The trace to look at, where there is one.")
+    detail: str | Omittable = Field(None, description="What happened, and what to do about it; for people.")
+    errors: list[Fault] | Omittable = Field(None, description="Each wrong field of the body, the first ten.")
+    order_id: str | Omittable = Field(None, description="The order that it is about.")
+    sku: str | Omittable = Field(None, description="The product that there is not enough of.")
+    part: str | Omittable = Field(None, description="Who does not answer.")
+    trace_id: TraceId | Omittable = Field(None, description="The trace to look at, where there is one.")
 
 
 class Problem(Exception):
@@ -122,7 +122,7 @@ def document(status: int, kind: str | None = None, detail: str | None = None, **
     return response
 
 
-def absent_part(error: Exception) -> str | None:
+def failed_dependency(error: Exception) -> str | None:
     """The part whose absence the error shows, None where it shows a mistake of ours."""
     if isinstance(error, Unavailable):
         return error.part
@@ -153,7 +153,7 @@ def _from_http_exception(error: HTTPException) -> Response:
 def _from_exception(error: Exception) -> Response:
     span = trace.get_current_span()
     span.record_exception(error)
-    part = absent_part(error)
+    part = failed_dependency(error)
     if part is None:
         log.error("unexpected error", exc_info=error)
         return document(500, detail="an error of ours; the trace shows where")

@@ -44,7 +44,7 @@ METRICS_EVERY_MS = 5000
 """How often metrics are sent. The SDK's 60 s are long to wait for."""
 
 # The exporters' annotation asks for texts, gRPC for numbers.
-CHANNEL: Any = (("grpc.max_reconnect_backoff_ms", 2000),)
+GRPC_CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 2000),)
 """The longest that gRPC waits before it connects again. In its 120 s spans are lost though the Collector is back."""
 
 COUNTING_SECONDS = 0.5
@@ -293,7 +293,7 @@ def _otlp(signal: Literal["traces", "metrics", "logs"]) -> Any:
     endpoint = _of_traces_or_all("ENDPOINT", signal)
     url = urlsplit(endpoint)
     clean = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in url.netloc else None
-    return exporter(endpoint=clean, channel_options=CHANNEL)
+    return exporter(endpoint=clean, channel_options=GRPC_CHANNEL_OPTIONS)
 
 
 def _of_traces_or_all(what: str, signal: str) -> str:

@@ -26,7 +26,7 @@ class Traces:
 
     def __init__(self, url: str, public_url: str) -> None:
         """`public_url` is where a browser finds what is at `url` for us."""
-        self._client = Client("Jaeger", url, ours=False, max_bytes=MAX_BYTES)
+        self._client = Client("Jaeger", url, internal=False, max_bytes=MAX_BYTES)
         self._public_url = public_url.rstrip("/")
         self._has_web_ui: bool | None = None
         self._readers = threading.BoundedSemaphore(READERS)

@@ -2,14 +2,13 @@
 
 from flask import Flask
 
-from services.acquirer.api import blueprint
+from services.acquirer.api import create_blueprint
 from services.acquirer.authorize import Ledger
 
 
 def create_app() -> Flask:
-    """The app factory; what it authorized is kept in memory, as long as the process lives."""
+    """Return the app; it keeps its authorizations in memory for as long as the process lives."""
     app = Flask("acquirer")
     app.config["MAX_CONTENT_LENGTH"] = 16 * 1024
-    app.extensions["ledger"] = Ledger()
-    app.register_blueprint(blueprint)
+    app.register_blueprint(create_blueprint(Ledger()))
     return app

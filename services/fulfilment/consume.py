@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, IntegrityError
 
-from chassis import app, cache, database, worker
+from chassis import cache, database, worker
+from chassis.app import configure_telemetry
 from exhibition.scenarios import BAGGAGE_KEYS
 from exhibition.selection import injected
 from services.fulfilment.clients import Orders
@@ -159,7 +160,7 @@ class Consumer:
 def main() -> None:
     """Run until SIGTERM."""
     settings = Settings.read()
-    app.configure_telemetry("fulfilment", BAGGAGE_KEYS)
+    configure_telemetry("fulfilment", BAGGAGE_KEYS)
     url = settings.database_url.get_secret_value()
     engine = database.connect("fulfilment", url, settings.request_deadline, **injected("fulfilment", "database"))
     database.create_tables(engine, Base)

@@ -2,10 +2,10 @@
 
 import re
 import uuid
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 from uuid import UUID
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -27,12 +27,8 @@ from services.gateway.clients import (
 )
 from telemetry import ContextThreadPool
 
-blueprint = Blueprint("gateway", __name__)
-orders_under_way = Places(ORDERS)
-lookups_under_way = Places(LOOKUPS)
-
 IDEMPOTENCY_KEY = re.compile(r"^[!-~]{1,255}$")
-Whole = Annotated[int, BeforeValidator(lambda value: int(value) if _is_whole(value) else value)]
+IntegralNumber = Annotated[int, BeforeValidator(lambda value: int(value) if _is_integral(value) else value)]
 """2.0 is an integer too: https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3."""
 EXAMPLE: dict[str, Any] = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
 
@@ -43,7 +39,7 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sku: str = Field(pattern="^[A-Z0-9-]{1,64}$", description="Of `GET /products`, and in one item only.")
-    quantity: Whole = Field(ge=1, le=1000)
+    quantity: IntegralNumber = Field(ge=1, le=1000)
 
 
 class OrderRequest(BaseModel):
@@ -102,6 +98,12 @@ class Index(BaseModel):
     description: str
 
 
+def refuse_unknown_scenario() -> None:
+    """Tell a caller that the scenario it asks for does not exist."""
+    if selection.asks_for_unknown():
+        raise Problem(400, "unknown-scenario", "GET /scenarios lists those that there are")
+
+
 def index() -> ResponseReturnValue:
     """Where to go from here, where there is no shop page."""
     return _answer(
@@ -116,67 +118,56 @@ def index() -> ResponseReturnValue:
     )
 
 
-@blueprint.get("/openapi.json")
-def describe_api() -> ResponseReturnValue:
-    """This description of the API, OpenAPI 3.1."""
-    return jsonify(current_app.extensions["openapi"])
+def create_blueprint(orders: Orders, inventory: Inventory, payments: Payments) -> Blueprint:
+    """Return the routes of the public API."""
+    blueprint = Blueprint("gateway", __name__)
+    blueprint.before_request(refuse_unknown_scenario)
+    orders_under_way = Places(ORDERS)
+    lookups_under_way = Places(LOOKUPS)
+
+    @blueprint.get("/scenarios")
+    def list_scenarios() -> ResponseReturnValue:
+        """What a caller can break for one request, by the header `baggage: waybill.scenario=<name>`."""
+        known = [Scenario(name=each.name, description=each.sentence) for each in SCENARIOS.values()]
+        return _answer(Scenarios(enabled=selection.enabled(), scenarios=known))
+
+    @blueprint.get("/products")
+    def list_products() -> ResponseReturnValue:
+        """What the shop sells."""
+        return _answer(inventory.products())
+
+    @blueprint.post("/orders")
+    def post_order() -> ResponseReturnValue:
+        """Place an order; with an Idempotency-Key, at most once.
+
+        A new order is answered with 201, one that was placed before under its key with 200.
+        """
+        body = read_body(OrderRequest)
+        quantities = {item.sku: item.quantity for item in body.items}
+        if len(quantities) < len(body.items):
+            raise invalid([(("items",), "name each sku once, with its quantity")])
+        with orders_under_way.taken():
+            order, is_new = _place(orders, quantities, body.payment_token)
+        if order.status == "rejected":
+            place = [item.sku for item in body.items].index(order.refused_sku or "")
+            raise invalid([(("items", place, "sku"), "there is no such product")])
+        return _refusal(order) or (_answer(PlacedOrder(**_fields(order))), 201 if is_new else 200)
+
+    @blueprint.get("/orders/<uuid:order_id>")
+    def get_order(order_id: UUID) -> ResponseReturnValue:
+        """An order as it stands, refused ones too, and its payment."""
+        # Side by side; the threads stay in the trace.
+        with lookups_under_way.taken(), ContextThreadPool() as pool:
+            payment = pool.submit(payments.state, order_id)
+            order = orders.find(order_id)
+        return _answer(PaidOrder(**_fields(order), payment=payment.result()))
+
+    return blueprint
 
 
-@blueprint.before_request
-def refuse_unknown_scenario() -> None:
-    """Tell a caller that the scenario it asks for does not exist."""
-    if selection.asks_for_unknown():
-        raise Problem(400, "unknown-scenario", "GET /scenarios lists those that there are")
-
-
-@blueprint.get("/scenarios")
-def list_scenarios() -> ResponseReturnValue:
-    """What a caller can break for one request, by the header `baggage: waybill.scenario=<name>`."""
-    known = [Scenario(name=each.name, description=each.sentence) for each in SCENARIOS.values()]
-    return _answer(Scenarios(enabled=selection.enabled(), scenarios=known))
-
-
-@blueprint.get("/products")
-def list_products() -> ResponseReturnValue:
-    """What the shop sells."""
-    return _answer(cast(Inventory, current_app.extensions["inventory"]).products())
-
-
-@blueprint.post("/orders")
-def post_order() -> ResponseReturnValue:
-    """Place an order; with an Idempotency-Key, at most once.
-
-    A new order is answered with 201, one that was placed before under its key with 200.
-    """
-    body = read_body(OrderRequest)
-    quantities = {item.sku: item.quantity for item in body.items}
-    if len(quantities) < len(body.items):
-        raise invalid([(("items",), "name each sku once, with its quantity")])
-    with orders_under_way.taken():
-        order, is_new = _place(quantities, body.payment_token)
-    if order.status == "rejected":
-        place = [item.sku for item in body.items].index(order.refused_sku or "")
-        raise invalid([(("items", place, "sku"), "there is no such product")])
-    return _refusal(order) or (_answer(PlacedOrder(**_fields(order))), 201 if is_new else 200)
-
-
-@blueprint.get("/orders/<uuid:order_id>")
-def get_order(order_id: UUID) -> ResponseReturnValue:
-    """An order as it stands, refused ones too, and its payment."""
-    # Side by side; the threads stay in the trace.
-    with lookups_under_way.taken(), ContextThreadPool() as pool:
-        payment = pool.submit(cast(Payments, current_app.extensions["payments"]).state, order_id)
-        order = _orders().find(order_id)
-    return _answer(PaidOrder(**_fields(order), payment=payment.result()))
-
-
-def _orders() -> Orders:
-    return cast(Orders, current_app.extensions["orders"])
-
-
-def _place(quantities: dict[str, int], payment_token: str) -> tuple[Order, bool]:
+def _place(orders: Orders, quantities: dict[str, int], payment_token: str) -> tuple[Order, bool]:
     try:
-        return _orders().place(quantities, payment_token, _idempotency_key())
+        return orders.place(quantities, payment_token, _idempotency_key())
     except Problem as problem:
         if problem.kind == "order-pending" and "Idempotency-Key" not in request.headers:
             problem.detail = (
@@ -205,7 +196,7 @@ def _refusal(order: Order) -> ResponseReturnValue | None:
     return None
 
 
-def _is_whole(value: object) -> bool:
+def _is_integral(value: object) -> bool:
     return isinstance(value, float) and value.is_integer()
 
 

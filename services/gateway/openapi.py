@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask
+from flask import Blueprint, Flask, jsonify
+from flask.typing import ResponseReturnValue
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
@@ -19,7 +20,15 @@ from pydantic_core import core_schema
 from chassis.app import VERSION, Health, Readiness
 from chassis.problems import TYPE_PREFIX, ProblemDocument
 from exhibition.scenarios import DRILL, SCENARIO, SYNTHETIC
-from services.gateway.api import IDEMPOTENCY_KEY, Index, OrderRequest, PaidOrder, PlacedOrder, Scenarios
+from services.gateway.api import (
+    IDEMPOTENCY_KEY,
+    Index,
+    OrderRequest,
+    PaidOrder,
+    PlacedOrder,
+    Scenarios,
+    refuse_unknown_scenario,
+)
 from services.gateway.clients import Products
 from services.gateway.examples import ANSWERS, PROBLEMS
 from telemetry.traces import TRACE_ID
@@ -160,12 +169,27 @@ OPERATIONS = {
     ),
     "gateway.get_order": Operation({200: PaidOrder}, [400, 404, 503], headers=["baggage"]),
     "gateway.list_scenarios": Operation({200: Scenarios}, [400], tag="faults"),
-    "gateway.describe_api": Operation({200: DOCUMENT}, [400], tag="operation"),
+    "openapi.describe_api": Operation({200: DOCUMENT}, [400], tag="operation"),
     "viewer.view_trace": Operation({200: PAGE, 503: PAGE}, [404], traced=False, tag="pages"),
     "healthz": Operation({200: Health}, traced=False, tag="operation"),
     "readyz": Operation({200: Readiness, 503: Readiness}, traced=False, tag="operation"),
 }
 """By endpoint; an app may be without some of them."""
+
+
+def mount(app: Flask) -> None:
+    """Serve the description of the routes that the app has by now, and its own, at `/openapi.json`."""
+    blueprint = Blueprint("openapi", __name__)
+    blueprint.before_request(refuse_unknown_scenario)
+    description: Json = {}
+
+    @blueprint.get("/openapi.json")
+    def describe_api() -> ResponseReturnValue:
+        """This description of the API, OpenAPI 3.1."""
+        return jsonify(description)
+
+    app.register_blueprint(blueprint)
+    description |= describe(app)
 
 
 def describe(app: Flask) -> Json:

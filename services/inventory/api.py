@@ -1,9 +1,9 @@
 """The HTTP API of inventory, for our own services."""
 
-from typing import Annotated, cast
+from typing import Annotated
 from uuid import UUID
 
-from flask import Blueprint, current_app, jsonify
+from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,9 +12,6 @@ from chassis.limits import Places
 from chassis.problems import read_body
 from services.inventory.catalogue import Catalogue
 from services.inventory.reserve import release, reserve
-
-blueprint = Blueprint("inventory", __name__)
-under_way = Places(ORDERS)
 
 Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
 
@@ -27,37 +24,38 @@ class ReservationRequest(BaseModel):
     quantities: dict[Sku, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
 
 
-def _catalogue() -> Catalogue:
-    return cast(Catalogue, current_app.extensions["catalogue"])
+def create_blueprint(catalogue: Catalogue) -> Blueprint:
+    """Return the routes of inventory."""
+    blueprint = Blueprint("inventory", __name__)
+    under_way = Places(ORDERS)
 
+    @blueprint.get("/products")
+    def list_products() -> ResponseReturnValue:
+        """Every product, with its price and what is left of it."""
+        return jsonify(
+            products=[
+                {
+                    "sku": row.sku,
+                    "name": row.name,
+                    "price": {"amount": row.amount, "currency": row.currency},
+                    "available": row.available,
+                }
+                for row in catalogue.products()
+            ]
+        )
 
-@blueprint.get("/products")
-def list_products() -> ResponseReturnValue:
-    """Every product, with its price and what is left of it."""
-    return jsonify(
-        products=[
-            {
-                "sku": row.sku,
-                "name": row.name,
-                "price": {"amount": row.amount, "currency": row.currency},
-                "available": row.available,
-            }
-            for row in _catalogue().products()
-        ]
-    )
+    @blueprint.put("/reservations/<uuid:order_id>")
+    def put_reservation(order_id: UUID) -> ResponseReturnValue:
+        """Reserve and price the items of an order. That there is no stock is an answer, not an error."""
+        quantities = read_body(ReservationRequest).quantities
+        with under_way.taken():
+            outcome = reserve(catalogue, order_id, quantities)
+        return jsonify(outcome)
 
+    @blueprint.delete("/reservations/<uuid:order_id>")
+    def delete_reservation(order_id: UUID) -> ResponseReturnValue:
+        """Release the stock of an order."""
+        release(catalogue.engine, order_id)
+        return "", 204
 
-@blueprint.put("/reservations/<uuid:order_id>")
-def put_reservation(order_id: UUID) -> ResponseReturnValue:
-    """Reserve and price the items of an order. That there is no stock is an answer, not an error."""
-    quantities = read_body(ReservationRequest).quantities
-    with under_way.taken():
-        outcome = reserve(_catalogue(), order_id, quantities)
-    return jsonify(outcome)
-
-
-@blueprint.delete("/reservations/<uuid:order_id>")
-def delete_reservation(order_id: UUID) -> ResponseReturnValue:
-    """Release the stock of an order."""
-    release(_catalogue().engine, order_id)
-    return "", 204
+    return blueprint

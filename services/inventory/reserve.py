@@ -17,8 +17,8 @@ UNKNOWN_SKU = "unknown_sku"
 
 
 # Made once: SQLAlchemy takes longer to put a statement together than to send it.
-RECORD = insert(Reservation).on_conflict_do_nothing().returning(Reservation.order_id)
-REFUSE = (
+INSERT_RESERVATION = insert(Reservation).on_conflict_do_nothing().returning(Reservation.order_id)
+REFUSE_RESERVATION = (
     update(Reservation)
     .where(Reservation.order_id == bindparam("order"))
     .values(status=OUT_OF_STOCK, items=[], amount=0, refused_sku=bindparam("refused_sku"))
@@ -31,7 +31,7 @@ _wanted = (
     .render_derived("wanted")
 )
 _locked = select(Product.sku).where(Product.sku == any_(_skus)).order_by(Product.sku).with_for_update().cte("locked")
-TAKE = (
+ADJUST_STOCK = (
     update(Product)
     .where(Product.sku == _locked.c.sku, Product.sku == _wanted.c.sku, Product.available >= _wanted.c.quantity)
     .values(available=Product.available - _wanted.c.quantity)
@@ -72,14 +72,14 @@ def reserve(catalogue: Catalogue, order_id: UUID, quantities: dict[str, int]) ->
     with catalogue.engine.begin() as db:
         if not _record(db, order_id, wanted):
             return _recorded(db, order_id)
-        taken = set(db.scalars(TAKE, _sorted(quantities)))
+        taken = set(db.scalars(ADJUST_STOCK, _sorted(quantities)))
         if len(taken) == len(quantities):
             return wanted
         # Written down too: a request that was overtaken by its own repeat must not take what came in meanwhile.
         refusal = Outcome(OUT_OF_STOCK, sku=next(sku for sku in quantities if sku not in taken))
         if taken:
-            db.execute(TAKE, _sorted({sku: -quantities[sku] for sku in taken}))
-        db.execute(REFUSE, {"order": order_id, "refused_sku": refusal.sku})
+            db.execute(ADJUST_STOCK, _sorted({sku: -quantities[sku] for sku in taken}))
+        db.execute(REFUSE_RESERVATION, {"order": order_id, "refused_sku": refusal.sku})
         return refusal
 
 
@@ -93,13 +93,13 @@ def release(engine: Engine, order_id: UUID) -> None:
             .returning(Reservation.items)
         )
         if items:
-            db.execute(TAKE, _sorted({item["sku"]: -item["quantity"] for item in items}))
+            db.execute(ADJUST_STOCK, _sorted({item["sku"]: -item["quantity"] for item in items}))
 
 
 def _record(db: Connection, order_id: UUID, outcome: Outcome) -> bool:
     """Write the reservation; False where the order has one."""
     row = {name: getattr(outcome, name) for name in ("status", "items", "amount", "currency")}
-    return db.scalar(RECORD, row | {"order_id": order_id}) is not None
+    return db.scalar(INSERT_RESERVATION, row | {"order_id": order_id}) is not None
 
 
 def _recorded(db: Connection, order_id: UUID) -> Outcome:
@@ -108,6 +108,6 @@ def _recorded(db: Connection, order_id: UUID) -> Outcome:
 
 
 def _sorted(quantities: dict[str, int]) -> dict[str, list[Any]]:
-    """The parameters of TAKE."""
+    """The parameters of ADJUST_STOCK."""
     skus = sorted(quantities)
     return {"skus": skus, "quantities": [quantities[sku] for sku in skus]}

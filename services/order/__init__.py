@@ -1,38 +1,32 @@
 """Owns orders: writes each down, has it validated and charged, and knows how it ended."""
 
+from functools import partial
+
 from flask import Flask
 from opentelemetry.metrics import Observation
 
 import telemetry
-from chassis import app, database
+from chassis import database
+from chassis.app import configure_telemetry, new_app
 from exhibition.scenarios import BAGGAGE_KEYS
 from exhibition.selection import injected
-from services.order import announce, api, store
+from services.order import announce, store
+from services.order.api import UNTRACED, create_blueprint
 from services.order.clients import Inventory, Payment
 from services.order.models import Base
-from services.order.process import Shop
+from services.order.process import Dependencies
 from services.order.settings import Settings
 
 
 def create_app() -> Flask:
-    """The app factory."""
+    """Return the app of order."""
     settings = Settings.read()
-    flask = app.create(
-        "order",
-        settings,
-        checks={"database": lambda: database.ping(engine)},
-        untraced=api.UNTRACED,
-        baggage_keys=BAGGAGE_KEYS,
-    )
+    configure_telemetry("order", BAGGAGE_KEYS)
     engine = database.connect("order", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
-    flask.extensions["shop"] = Shop(
-        engine=engine,
-        inventory=Inventory(str(settings.inventory_url)),
-        payment=Payment(str(settings.payment_url), **injected("order", "payment")),
-        lease=settings.lease,
-    )
-    # Told here and not by order-relay, which may be the one that is away.
+    inventory = Inventory(str(settings.inventory_url))
+    payment = Payment(str(settings.payment_url), **injected("order", "payment"))
+    # Reported here and not by order-relay, which may be the one that is down.
     telemetry.gauge(
         "waybill.outbox.lag",
         lambda: [Observation(store.outbox_lag(engine))],
@@ -41,5 +35,6 @@ def create_app() -> Flask:
     )
     # So that the first one that is counted is seen as an increase.
     announce.announced_again.add(0)
-    flask.register_blueprint(api.blueprint)
-    return flask
+    app = new_app("order", settings, checks={"database": partial(database.ping, engine)}, untraced=UNTRACED)
+    app.register_blueprint(create_blueprint(Dependencies(engine, inventory, payment, settings.lease)))
+    return app

@@ -1,10 +1,10 @@
 """The HTTP API of order, for our own services."""
 
 import re
-from typing import Annotated, cast
+from typing import Annotated
 from uuid import UUID
 
-from flask import Blueprint, current_app, jsonify, request
+from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,10 +16,7 @@ from services.order import store
 from services.order.announce import announce_again
 from services.order.models import Order
 from services.order.place import find_order, place_order
-from services.order.process import Shop
-
-blueprint = Blueprint("order", __name__)
-under_way = Places(ORDERS)
+from services.order.process import Dependencies
 
 UNTRACED = ("announcements",)
 """fulfilment asks every few seconds, which belongs to no order."""
@@ -49,41 +46,41 @@ class Announced(BaseModel):
     missing: list[UUID] = Field(max_length=MAX_ANNOUNCEMENTS)
 
 
-def _shop() -> Shop:
-    return cast(Shop, current_app.extensions["shop"])
+def create_blueprint(dependencies: Dependencies) -> Blueprint:
+    """Return the routes of order."""
+    blueprint = Blueprint("order", __name__)
+    under_way = Places(ORDERS)
 
+    @blueprint.post("/orders")
+    def post_order() -> ResponseReturnValue:
+        """Place an order: 201 where it is new, 200 where it was placed before. A refusal is an answer, not an error."""
+        body = read_body(OrderRequest)
+        key = request.headers.get("Idempotency-Key", "")
+        if not IDEMPOTENCY_KEY.fullmatch(key):
+            raise Problem(400, detail="send an Idempotency-Key of 1 to 255 visible ASCII characters")
+        with under_way.taken():
+            order, is_new = place_order(dependencies, body.quantities, body.payment_token, key)
+        return jsonify(_as_json(order)), 201 if is_new else 200
 
-@blueprint.post("/orders")
-def post_order() -> ResponseReturnValue:
-    """Place an order: 201 where it is new, 200 where it was placed before. A refusal is an answer, not an error."""
-    body = read_body(OrderRequest)
-    key = request.headers.get("Idempotency-Key", "")
-    if not IDEMPOTENCY_KEY.fullmatch(key):
-        raise Problem(400, detail="send an Idempotency-Key of 1 to 255 visible ASCII characters")
-    with under_way.taken():
-        order, is_new = place_order(_shop(), body.quantities, body.payment_token, key)
-    return jsonify(_as_json(order)), 201 if is_new else 200
+    @blueprint.get("/orders/<uuid:order_id>")
+    def get_order(order_id: UUID) -> ResponseReturnValue:
+        """An order as it stands."""
+        return jsonify(_as_json(find_order(dependencies.engine, order_id)))
 
+    @blueprint.get("/announcements")
+    def get_announcements() -> ResponseReturnValue:
+        """Completed orders of which nobody knows yet that they are shipped, the first 500."""
+        with suppress_instrumentation():
+            return jsonify(order_ids=store.unconfirmed(dependencies.engine, MAX_ANNOUNCEMENTS))
 
-@blueprint.get("/orders/<uuid:order_id>")
-def get_order(order_id: UUID) -> ResponseReturnValue:
-    """An order as it stands."""
-    return jsonify(_as_json(find_order(_shop().engine, order_id)))
+    @blueprint.post("/announcements")
+    def post_announcements() -> ResponseReturnValue:
+        """Take down what became of them, and announce those that are missing again."""
+        body = read_body(Announced)
+        announce_again(dependencies.engine, body.shipped, body.under_way, body.missing)
+        return "", 204
 
-
-@blueprint.get("/announcements")
-def get_announcements() -> ResponseReturnValue:
-    """Completed orders of which nobody knows yet that they are shipped, the first 500."""
-    with suppress_instrumentation():
-        return jsonify(order_ids=store.unconfirmed(_shop().engine, MAX_ANNOUNCEMENTS))
-
-
-@blueprint.post("/announcements")
-def post_announcements() -> ResponseReturnValue:
-    """Take down what became of them, and announce those that are missing again."""
-    body = read_body(Announced)
-    announce_again(_shop().engine, body.shipped, body.under_way, body.missing)
-    return "", 204
+    return blueprint
 
 
 def _as_json(order: Order) -> dict[str, object]:

@@ -10,29 +10,31 @@ from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.deadline import DeadlineExceeded
-from chassis.problems import IN_FLIGHT, Problem, Unavailable, absent_part
+from chassis.problems import IN_FLIGHT, Problem, Unavailable, failed_dependency
 from services.order import store
 from services.order.models import Order, Status
-from services.order.process import Shop, process_order
+from services.order.process import Dependencies, process_order
 
 log = logging.getLogger(__name__)
 
 
-def place_order(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> tuple[Order, bool]:
+def place_order(
+    dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str
+) -> tuple[Order, bool]:
     """Accept an order, process it, and return it and whether it is new.
 
     The same key with the same request gets the same order again. Raises Problem where the key came with another
     request (422), its order is being processed right now (409), or a part does not answer: the order is pending
     then (503).
     """
-    accepted = _accept(shop, quantities, payment_token, key)
-    order = accepted or _take_up_again(shop, quantities, payment_token, key)
+    accepted = _accept(dependencies, quantities, payment_token, key)
+    order = accepted or _take_up_again(dependencies, quantities, payment_token, key)
     if order.status == Status.PENDING:
         try:
-            order = process_order(shop, order)
+            order = process_order(dependencies, order)
         except (Unavailable, DeadlineExceeded, SQLAlchemyError) as error:
-            _end_lease(shop.engine, order)
-            part = absent_part(error) or "a part"
+            _end_lease(dependencies.engine, order)
+            part = failed_dependency(error) or "a part"
             detail = f"{part} does not answer; the order is kept, and processed later or when its key is sent again"
             raise Problem(503, "order-pending", detail, order_id=str(order.id), part=part) from error
     return order, accepted is not None
@@ -43,7 +45,7 @@ def find_order(engine: Engine, order_id: UUID) -> Order:
     return _find(engine, Order.id == order_id)
 
 
-def _accept(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> Order | None:
+def _accept(dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str) -> Order | None:
     """Write the order down; None if its key is known."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
@@ -55,17 +57,17 @@ def _accept(shop: Shop, quantities: dict[str, int], payment_token: str, key: str
         "fingerprint": _fingerprint(quantities, payment_token),
         "traceparent": carrier.get("traceparent"),
     }
-    return store.accept(shop.engine, shop.lease, columns)
+    return store.accept(dependencies.engine, dependencies.lease, columns)
 
 
-def _take_up_again(shop: Shop, quantities: dict[str, int], payment_token: str, key: str) -> Order:
+def _take_up_again(dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str) -> Order:
     """The order that was placed under this key; a pending one for this caller alone to process."""
-    order = _find(shop.engine, Order.idempotency_key == key)
+    order = _find(dependencies.engine, Order.idempotency_key == key)
     if order.fingerprint != _fingerprint(quantities, payment_token):
         raise Problem(422, "idempotency-key-reused", "this Idempotency-Key came before, with another order")
     if order.status != Status.PENDING:
         return order
-    leased = store.lease(shop.engine, order, shop.lease)
+    leased = store.lease(dependencies.engine, order, dependencies.lease)
     if leased is None:
         raise Problem(409, IN_FLIGHT, "this order is being processed; ask again shortly")
     return leased

@@ -19,7 +19,7 @@ settled_orders = metrics.get_meter(__name__).create_counter(
 
 
 @dataclass(frozen=True)
-class Shop:
+class Dependencies:
     """What processing an order needs around it."""
 
     engine: Engine
@@ -29,7 +29,7 @@ class Shop:
     """How long one attempt at an order keeps others away: longer than any request may take."""
 
 
-def process_order(shop: Shop, order: Order) -> Order:
+def process_order(dependencies: Dependencies, order: Order) -> Order:
     """Bring a pending order to its end, and return it as it is then.
 
     Raises Unavailable where a part does not answer: the order stays pending, and may be processed again.
@@ -37,36 +37,36 @@ def process_order(shop: Shop, order: Order) -> Order:
     with tracer.start_as_current_span("process_order") as span:
         span.set_attribute("order.id", str(order.id))
         with tracer.start_as_current_span("validate"):
-            reservation = validate(shop, order)
+            reservation = validate(dependencies, order)
         if reservation.refused:
-            return refuse(shop, order, reservation.refused, reservation.sku)
+            return refuse(dependencies, order, reservation.refused, reservation.sku)
         with tracer.start_as_current_span("charge"):
-            payment = charge(shop, order, reservation)
+            payment = charge(dependencies, order, reservation)
         if payment.status == "declined":
-            shop.inventory.release(order.id)
-            return refuse(shop, order, Status.DECLINED)
-        order = complete(shop, order, reservation)
+            dependencies.inventory.release(order.id)
+            return refuse(dependencies, order, Status.DECLINED)
+        order = complete(dependencies, order, reservation)
         span.set_attribute("order.outcome", order.status)
         span.add_event("order_completed")
         return order
 
 
-def validate(shop: Shop, order: Order) -> Reservation:
+def validate(dependencies: Dependencies, order: Order) -> Reservation:
     """Have inventory check the items, take their stock and price them."""
-    return shop.inventory.reserve(order.id, order.quantities)
+    return dependencies.inventory.reserve(order.id, order.quantities)
 
 
-def charge(shop: Shop, order: Order, reservation: Reservation) -> PaymentState:
+def charge(dependencies: Dependencies, order: Order, reservation: Reservation) -> PaymentState:
     """Have payment charge what the reservation costs."""
     if order.payment_token is None:
         raise ValueError("an order that is settled has no payment token")
-    return shop.payment.charge(order.id, reservation.amount, reservation.currency, order.payment_token)
+    return dependencies.payment.charge(order.id, reservation.amount, reservation.currency, order.payment_token)
 
 
-def complete(shop: Shop, order: Order, reservation: Reservation) -> Order:
+def complete(dependencies: Dependencies, order: Order, reservation: Reservation) -> Order:
     """Write down that the order is completed, with what it came to."""
     return _settle(
-        shop.engine,
+        dependencies.engine,
         order,
         status=Status.COMPLETED,
         items=reservation.items,
@@ -75,9 +75,9 @@ def complete(shop: Shop, order: Order, reservation: Reservation) -> Order:
     )
 
 
-def refuse(shop: Shop, order: Order, outcome: Status, sku: str | None = None) -> Order:
+def refuse(dependencies: Dependencies, order: Order, outcome: Status, sku: str | None = None) -> Order:
     """Write down that the order was refused, and say it on the span: an outcome, not an error."""
-    order = _settle(shop.engine, order, status=outcome, refused_sku=sku)
+    order = _settle(dependencies.engine, order, status=outcome, refused_sku=sku)
     span = trace.get_current_span()
     span.set_attribute("order.outcome", order.status)
     span.add_event("order_refused")

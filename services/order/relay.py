@@ -20,14 +20,15 @@ from opentelemetry.trace import Link
 from sqlalchemy import Engine
 
 import telemetry
-from chassis import app, cache, database, deadline, worker
+from chassis import cache, database, deadline, worker
+from chassis.app import configure_telemetry
 from chassis.problems import Unavailable
 from exhibition.scenarios import BAGGAGE_KEYS
 from exhibition.selection import injected
 from services.order import store
 from services.order.clients import Inventory, Payment
 from services.order.models import Base
-from services.order.process import Shop, process_order
+from services.order.process import Dependencies, process_order
 from services.order.settings import RelaySettings
 from telemetry import streams
 
@@ -45,12 +46,14 @@ RESUME_SECONDS = 1.0
 def main() -> None:
     """Run until SIGTERM."""
     settings = RelaySettings.read()
-    app.configure_telemetry("order-relay", BAGGAGE_KEYS)
+    configure_telemetry("order-relay", BAGGAGE_KEYS)
     engine = database.connect("order-relay", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     valkey_url = settings.valkey_url.get_secret_value()
     stream = cache.connect(valkey_url, settings.request_deadline, **injected("order-relay", "stream"))
-    shop = Shop(engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)), settings.lease)
+    dependencies = Dependencies(
+        engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)), settings.lease
+    )
     after = timedelta(seconds=settings.recover_after)
     # Told by the relay and not by fulfilment, which may be the one that is away.
     telemetry.gauge(
@@ -70,7 +73,7 @@ def main() -> None:
         "order-relay",
         worker.Loop(lambda: publish(engine, stream), POLL_SECONDS),
         # Beside it: an order that waits for a slow acquirer keeps no message back.
-        worker.Loop(lambda: resume(shop, after, settings.request_deadline), RESUME_SECONDS),
+        worker.Loop(lambda: resume(dependencies, after, settings.request_deadline), RESUME_SECONDS),
     )
 
 
@@ -103,13 +106,13 @@ def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, st
         span.set_attribute("messaging.message.id", str(message_id))
 
 
-def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
+def resume(dependencies: Dependencies, after: timedelta, seconds: float) -> bool:
     """Take up one order that nobody works on and that is pending for longer than `after`; False if there is none.
 
     Its first trace has ended: this is a new one, with a link to it.
     """
     with suppress_instrumentation():
-        order = store.lease_abandoned(shop.engine, after, shop.lease)
+        order = store.lease_abandoned(dependencies.engine, after, dependencies.lease)
     if order is None:
         return False
     first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
@@ -118,10 +121,10 @@ def resume(shop: Shop, after: timedelta, seconds: float) -> bool:
     try:
         with tracer.start_as_current_span("resume_order", context=Context(), links=[link]) as span:
             span.set_attribute("order.id", str(order.id))
-            process_order(shop, order)
+            process_order(dependencies, order)
     except Exception as error:
         with suppress_instrumentation():
-            store.put_off(shop.engine, order)
+            store.put_off(dependencies.engine, order)
         if not isinstance(error, (Unavailable, deadline.DeadlineExceeded)):
             raise
         log.warning("order %s stays pending: %s", order.id, type(error).__name__)

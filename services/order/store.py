@@ -50,13 +50,13 @@ AGE = func.least(func.greatest(NOW - Order.created_at, timedelta(seconds=1)), LO
 LEASE_IS_OVER = _is_over(Order.leased_until, Order.leased_until - Order.leased_at)
 
 # Made once: SQLAlchemy takes longer to put a statement together than to send it.
-ACCEPT = (
+INSERT_ORDER = (
     postgresql.insert(Order)
     .values(leased_until=func.now() + bindparam("lease", type_=Interval))
     .on_conflict_do_nothing()
     .returning(*Order.__table__.columns)
 )
-SETTLE = (
+SETTLE_ORDER = (
     update(Order)
     .where(Order.id == bindparam("order_id"), Order.status == Status.PENDING)
     .values({name: bindparam(name) for name in ("status", "items", "amount", "currency", "refused_sku")})
@@ -64,7 +64,7 @@ SETTLE = (
     .returning(*Order.__table__.columns)
 )
 UNSETTLED = {"items": None, "amount": None, "currency": None, "refused_sku": None}
-ANNOUNCE = insert(OutboxMessage)
+INSERT_MESSAGE = insert(OutboxMessage)
 UNSENT: Select[tuple[OutboxMessage]] = (
     select(OutboxMessage)
     .where(OutboxMessage.sent_at.is_(None))
@@ -77,7 +77,7 @@ UNSENT: Select[tuple[OutboxMessage]] = (
 def accept(engine: Engine, lease: timedelta, columns: dict[str, object]) -> Order | None:
     """Write a pending order down, leased to its caller; None if its key is known."""
     with engine.begin() as db:
-        row = db.execute(ACCEPT, columns | {"status": Status.PENDING, "lease": lease}).first()
+        row = db.execute(INSERT_ORDER, columns | {"status": Status.PENDING, "lease": lease}).first()
     return Order.from_row(row) if row else None
 
 
@@ -129,7 +129,7 @@ def settle(engine: Engine, order: Order, context: dict[str, str], columns: dict[
     Returns the order as it stands, and whether it was us who settled it. `context` is the trace of the message.
     """
     with engine.begin() as db:
-        row = db.execute(SETTLE, UNSETTLED | columns | {"order_id": order.id}).first()
+        row = db.execute(SETTLE_ORDER, UNSETTLED | columns | {"order_id": order.id}).first()
         if row is None:
             # Somebody who took the order up meanwhile has settled it.
             return Order.from_row(db.execute(select(Order).where(Order.id == order.id)).one()), False
@@ -142,7 +142,7 @@ def settle(engine: Engine, order: Order, context: dict[str, str], columns: dict[
 def announce(db: Connection, order: Order, context: dict[str, str]) -> None:
     """Write the message to fulfilment, for the relay to send."""
     payload = {"order_id": str(order.id), "quantities": order.quantities}
-    db.execute(ANNOUNCE, {"payload": payload, "context": context})
+    db.execute(INSERT_MESSAGE, {"payload": payload, "context": context})
 
 
 def unsent(db: Connection) -> Sequence[Row[Any]]:

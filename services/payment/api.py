@@ -1,9 +1,8 @@
 """The HTTP API of payment, for our own services."""
 
-from typing import cast
 from uuid import UUID
 
-from flask import Blueprint, current_app, jsonify
+from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,13 +10,6 @@ from chassis.capacity import ORDERS
 from chassis.limits import Places
 from chassis.problems import read_body
 from services.payment.charge import Cashier, Money
-
-blueprint = Blueprint("payment", __name__)
-under_way = Places(ORDERS)
-
-
-def _cashier() -> Cashier:
-    return cast(Cashier, current_app.extensions["cashier"])
 
 
 class PaymentRequest(BaseModel):
@@ -30,16 +22,22 @@ class PaymentRequest(BaseModel):
     payment_token: str = Field(pattern="^[!-~]{1,255}$")
 
 
-@blueprint.get("/payments/<uuid:order_id>")
-def get_payment(order_id: UUID) -> ResponseReturnValue:
-    """How the payment of an order stands."""
-    return jsonify(status=_cashier().state(order_id))
+def create_blueprint(cashier: Cashier) -> Blueprint:
+    """Return the routes of payment."""
+    blueprint = Blueprint("payment", __name__)
+    under_way = Places(ORDERS)
 
+    @blueprint.get("/payments/<uuid:order_id>")
+    def get_payment(order_id: UUID) -> ResponseReturnValue:
+        """How the payment of an order stands."""
+        return jsonify(status=cashier.state(order_id))
 
-@blueprint.put("/payments/<uuid:order_id>")
-def put_payment(order_id: UUID) -> ResponseReturnValue:
-    """Charge an order. That the card was declined is an answer, not an error."""
-    body = read_body(PaymentRequest)
-    with under_way.taken():
-        status = _cashier().charge(order_id, Money(body.amount, body.currency), body.payment_token)
-    return jsonify(status=status)
+    @blueprint.put("/payments/<uuid:order_id>")
+    def put_payment(order_id: UUID) -> ResponseReturnValue:
+        """Charge an order. That the card was declined is an answer, not an error."""
+        body = read_body(PaymentRequest)
+        with under_way.taken():
+            status = cashier.charge(order_id, Money(body.amount, body.currency), body.payment_token)
+        return jsonify(status=status)
+
+    return blueprint

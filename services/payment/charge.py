@@ -13,8 +13,8 @@ from services.payment.models import Payment
 PENDING = "pending"
 
 # Made once: SQLAlchemy takes longer to put a statement together than to send it.
-BEGIN = insert(Payment).on_conflict_do_nothing().returning(Payment.order_id)
-SETTLE = (
+INSERT_PAYMENT = insert(Payment).on_conflict_do_nothing().returning(Payment.order_id)
+SETTLE_PAYMENT = (
     update(Payment)
     .where(Payment.order_id == bindparam("order"), Payment.status == PENDING)
     .values(status=bindparam("status"), authorization_id=bindparam("authorization_id"))
@@ -60,7 +60,7 @@ class Cashier:
     def _begin(self, order_id: UUID, price: Money) -> str:
         row = {"order_id": order_id, "status": PENDING, "amount": price.amount, "currency": price.currency}
         with self.engine.begin() as db:
-            if db.scalar(BEGIN, row):
+            if db.scalar(INSERT_PAYMENT, row):
                 return PENDING
             known = db.execute(
                 select(Payment.status, Payment.amount, Payment.currency).where(Payment.order_id == order_id)
@@ -71,4 +71,4 @@ class Cashier:
 
     def _settle(self, order_id: UUID, status: str, authorization_id: str) -> None:
         with self.engine.begin() as db:
-            db.execute(SETTLE, {"order": order_id, "status": status, "authorization_id": authorization_id})
+            db.execute(SETTLE_PAYMENT, {"order": order_id, "status": status, "authorization_id": authorization_id})

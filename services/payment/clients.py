@@ -22,7 +22,7 @@ class Acquirer:
     """The acquirer's API, as far as we use it."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self.client = Client("the acquirer", url, ours=False, attempt_seconds=ATTEMPT_SECONDS, **options)
+        self.client = Client("the acquirer", url, internal=False, attempt_seconds=ATTEMPT_SECONDS, **options)
 
     def authorize(self, order_id: UUID, amount: int, currency: str, token: str) -> Authorization:
         """Authorize an amount in minor units, at most once per order. Raises Unavailable."""

@@ -43,7 +43,7 @@ def test_the_right_answer_ends_well_and_no_span_tells_the_fault(house: House) ->
     assert "docs/walkthroughs/slow-query.md" in output
     # What the page says, its line of code and its fix.
     assert "end at UPDATE products" in output
-    assert "taken = set(db.scalars(TAKE, _sorted(quantities)))" in output
+    assert "taken = set(db.scalars(ADJUST_STOCK, _sorted(quantities)))" in output
     assert "CREATE INDEX CONCURRENTLY" in output
 
     spans = spans_since(house, began)

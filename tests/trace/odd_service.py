@@ -51,7 +51,7 @@ def create_app() -> Flask:
     @app.post("/call")
     def call() -> str:
         deadline.start(0.3)
-        Client("the third party", request.get_data(as_text=True), ours=False).call("GET", "/?token=planted")
+        Client("the third party", request.get_data(as_text=True), internal=False).call("GET", "/?token=planted")
         return ""
 
     return app

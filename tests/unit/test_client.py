@@ -69,7 +69,7 @@ def third_party(answer: Answer) -> Iterator[tuple[Client, list[str]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-        client = Client("the third party", f"http://127.0.0.1:{server.server_port}", ours=False, attempt_seconds=1)
+        client = Client("the third party", f"http://127.0.0.1:{server.server_port}", internal=False, attempt_seconds=1)
         yield client, connections
         client.session.close()
         server.shutdown()
