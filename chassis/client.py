@@ -65,9 +65,8 @@ class Client:
         self.session.trust_env = False
         # As it is: what is packed may be small, and huge once unpacked.
         self.session.headers["Accept-Encoding"] = "identity"
-        adapter = (adapter_class or Adapter)(
-            max_bytes, trusted=[base_url] if internal else [], pool_maxsize=CONNECTIONS
-        )
+        trusted = [base_url] if internal else []
+        adapter = (adapter_class or Adapter)(max_bytes, trusted=trusted, pool_maxsize=CONNECTIONS)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
 
