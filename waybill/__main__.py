@@ -2,8 +2,6 @@
 
 import sys
 
-INTERRUPTED = 130
-
 
 def main() -> None:
     """Run the command that the arguments name. Ctrl-C ends it in one line."""
@@ -13,6 +11,8 @@ def main() -> None:
 
         call(waybill)
     except KeyboardInterrupt:
+        from waybill.environment import INTERRUPTED
+
         sys.stderr.write("\nStopped.\n")
         sys.exit(INTERRUPTED)
 

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 OLDEST = (3, 11)
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of a command that Ctrl-C ended, as of a shell."""
 PLAIN_LINE_SECONDS = 5
 LIVE_LINE_SECONDS = 0.2
 LINES_IN_ERROR = 15

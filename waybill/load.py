@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from doctor.jaeger import Jaeger, JaegerError
 from waybill import report
+from waybill.environment import INTERRUPTED
 from waybill.ledger import close_ledger, last_line, left_out, open_ledger
 from waybill.orders import Job, Order, parse_mix
 from waybill.settings import settings
@@ -24,7 +25,6 @@ WEB_UI_PORT = 8089
 # A trace is complete a second or two after its order: services and Collector send spans in batches. With tail sampling
 # it is decided on after 10 s (collector-sampling.yaml).
 PATIENCE_SECONDS = 15.0
-INTERRUPTED = 128 + signal.SIGINT
 # Under the web page the mix comes around again and again; so many are enough for whole percents.
 ORDERS_IN_A_ROUND = 100
 

@@ -75,10 +75,10 @@ def _postgres(settings: Settings, data: Path, passwords: postgres.Passwords) -> 
         return True
 
     return Part(
-        name="postgres",
+        name=registry.POSTGRES,
         command=postgres.command(data, port),
         where=f"127.0.0.1:{port}",
-        ports={"WAYBILL_POSTGRES_PORT": port},
+        ports=settings.ports_of(registry.POSTGRES),
         prepare=lambda: postgres.prepare(data, passwords),
         ready=ready,
         user=user.pw_uid if user else None,
@@ -91,10 +91,10 @@ def _postgres(settings: Settings, data: Path, passwords: postgres.Passwords) -> 
 def _valkey(settings: Settings, data: Path, passwords: postgres.Passwords) -> Part:
     port = settings.valkey_port
     return Part(
-        name="valkey",
+        name=registry.VALKEY,
         command=valkey.command(data, port),
         where=f"127.0.0.1:{port}",
-        ports={"WAYBILL_VALKEY_PORT": port},
+        ports=settings.ports_of(registry.VALKEY),
         prepare=lambda: valkey.prepare(data, passwords),
         ready=lambda: valkey.answers(passwords, port),
     )
@@ -117,12 +117,7 @@ def _jaeger(settings: Settings) -> Part:
             "GOMEMLIMIT": "250MiB",
         },
         where=settings.jaeger_url,
-        ports={
-            "WAYBILL_JAEGER_PORT": settings.jaeger_port,
-            "WAYBILL_JAEGER_OTLP_PORT": settings.jaeger_otlp_port,
-            "WAYBILL_JAEGER_HEALTH_PORT": settings.jaeger_health_port,
-            "WAYBILL_JAEGER_METRICS_PORT": settings.jaeger_metrics_port,
-        },
+        ports=settings.ports_of("jaeger"),
         ready=lambda: answers(f"http://{health}/status"),
     )
 
@@ -146,12 +141,7 @@ def _collector(settings: Settings) -> Part:
             "GOMEMLIMIT": "100MiB",
         },
         where=f"{endpoint} (OTLP/gRPC)",
-        ports={
-            "WAYBILL_COLLECTOR_PORT": settings.collector_port,
-            "WAYBILL_COLLECTOR_HEALTH_PORT": settings.collector_health_port,
-            "WAYBILL_COLLECTOR_METRICS_PORT": settings.collector_metrics_port,
-            "WAYBILL_METRICS_PORT": settings.metrics_port,
-        },
+        ports=settings.ports_of("collector"),
         ready=lambda: answers(f"http://{health}/"),
     )
 
@@ -184,7 +174,7 @@ def _prometheus(settings: Settings, data: Path) -> Part:
         ],
         environment={"GOMEMLIMIT": "100MiB"},
         where=settings.prometheus_url,
-        ports={"WAYBILL_PROMETHEUS_PORT": settings.prometheus_port},
+        ports=settings.ports_of("prometheus"),
         prepare=prepare,
         ready=lambda: answers(f"{settings.prometheus_url}/-/ready"),
     )
@@ -220,14 +210,15 @@ def _service(
         return _worker(service, environment, settings)
     # The third party shares nothing with us.
     config = "chassis/gunicorn.conf.py" if service.traced else f"services/{service.name}/gunicorn.conf.py"
-    url, port = settings.service_url(service.name), settings.service_port(service.name)
+    url, ports = settings.service_url(service.name), settings.ports_of(service.name)
+    (port,) = ports.values()
     ready_path = "/readyz" if service.name == "gateway" else "/healthz"
     return Part(
         name=service.name,
         command=[sys.executable, "-m", "gunicorn", "--config", config, f"services.{service.name}:create_app()"],
         environment={"HOST": "127.0.0.1", "PORT": str(port), **environment},
         where=url,
-        ports={f"WAYBILL_{service.name.upper()}_PORT": port},
+        ports=ports,
         ready=lambda: answers(url + ready_path),
         after=service.after,
     )

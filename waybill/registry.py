@@ -1,13 +1,23 @@
-"""The services of an order, each once: the tool, the doctor and the tests take from here what they know of them.
+"""The parts of Waybill, each once: the tool, the doctor and the tests take from here what they know of them.
 
-What stands outside Python names them again: docker-compose.yml and deploy/docker. tests/unit/test_registry.py compares.
+Files that are not Python name them again: docker-compose.yml and deploy/docker. tests/unit/test_registry.py compares.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+POSTGRES, VALKEY = "postgres", "valkey"
 POSTGRESQL, REDIS = "postgresql", "redis"
-"""The databases by the name that their spans give (db.system.name)."""
+"""The same by the name that their spans give (db.system.name)."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program of others that the services, or their telemetry, need. It waits for nothing when it starts."""
+
+    name: str
+    ports: Mapping[str, int]
+    """Where it listens unless a variable moves it, by the field of waybill.settings.Settings."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +26,7 @@ class Service:
 
     name: str
     port: int | None = None
-    """Where it listens unless a variable moves it; None for a worker, which listens nowhere."""
+    """Where it listens unless a variable moves it; None for a worker, which has no port."""
     module: str = ""
     """What a worker runs."""
     database: str = ""
@@ -33,9 +43,42 @@ class Service:
 
     @property
     def after(self) -> tuple[str, ...]:
-        """What it waits for. Services need each other for an order and not to start."""
-        return (*(["postgres"] if self.database else []), *(["valkey"] if self.valkey else []))
+        """Return what it waits for. Services need each other for an order, but not to start."""
+        return (*([POSTGRES] if self.database else []), *([VALKEY] if self.valkey else []))
 
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """Return where it listens, by the field of waybill.settings.Settings."""
+        return {f"{self.name}_port": self.port} if self.port else {}
+
+
+SERVERS = (
+    Server(POSTGRES, {"postgres_port": 15432}),
+    Server(VALKEY, {"valkey_port": 16379}),
+    Server(
+        "jaeger",
+        {
+            "jaeger_port": 16686,
+            "jaeger_otlp_port": 14318,
+            "jaeger_health_port": 13134,
+            # Its metrics of itself.
+            "jaeger_metrics_port": 8890,
+        },
+    ),
+    Server(
+        "collector",
+        {
+            "collector_port": 4317,
+            "collector_health_port": 13133,
+            # Its metrics of itself. At its own default, 8888, many a machine has a Jupyter.
+            "collector_metrics_port": 18888,
+            # The metrics of all services, as it passes them on.
+            "metrics_port": 8889,
+        },
+    ),
+    Server("prometheus", {"prometheus_port": 9090}),
+)
+"""In the order in which they are named, and stopped after the services, last first."""
 
 SERVICES = (
     Service("acquirer", port=8009, traced=False),
@@ -72,10 +115,13 @@ def _way(name: str) -> Iterator[str]:
 
 
 NAMES = tuple(service.name for service in SERVICES)
-PORTS = {service.name: service.port for service in SERVICES if service.port}
+PARTS: dict[str, Server | Service] = {part.name: part for part in (*SERVERS, *SERVICES)}
+PORTS = {field: port for part in PARTS.values() for field, port in part.ports.items()}
+"""Every port, by the field of waybill.settings.Settings."""
 OWNERS = tuple(service.name for service in SERVICES if service.database == service.name)
 """Those with a database of their own."""
-SHIPPED = frozenset(service.name for service in SERVICES if service.traced)
+TRACED = tuple(service.name for service in SERVICES if service.traced)
+SHIPPED = frozenset(TRACED)
 """Those with spans in the trace of an order that was shipped."""
 ON_THE_WAY = (*_way("gateway"), *(service.name for service in SERVICES if service.module))
 """Those with spans in an order's trace, in the order in which it comes to them."""

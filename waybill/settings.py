@@ -13,40 +13,38 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from waybill import typed
-from waybill.registry import PORTS
+from waybill.registry import PARTS, PORTS
 
+PREFIX = "WAYBILL_"
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseSettings):
     """Every port is on loopback."""
 
-    model_config = SettingsConfigDict(env_prefix="WAYBILL_")
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     state_dir: Path = Path(".waybill")
     """Data, logs and process ids of what runs now; relative to the repository."""
     cache_dir: Path = user_cache_path("waybill")
     """The Collector, Jaeger and Prometheus, kept from one run, and one clone, to the next."""
 
-    gateway_port: Port = PORTS["gateway"]
-    order_port: Port = PORTS["order"]
-    inventory_port: Port = PORTS["inventory"]
-    payment_port: Port = PORTS["payment"]
-    acquirer_port: Port = PORTS["acquirer"]
-    postgres_port: Port = 15432
-    valkey_port: Port = 16379
-    collector_port: Port = 4317
-    collector_health_port: Port = 13133
-    collector_metrics_port: Port = 18888
-    """What the Collector counts of itself; at its own default, 8888, many a machine has a Jupyter."""
-    metrics_port: Port = 8889
-    """The metrics of all services, as the Collector hands them on."""
-    jaeger_port: Port = 16686
-    jaeger_otlp_port: Port = 14318
-    jaeger_health_port: Port = 13134
-    jaeger_metrics_port: Port = 8890
-    """What Jaeger counts of itself."""
-    prometheus_port: Port = 9090
+    gateway_port: Port = PORTS["gateway_port"]
+    order_port: Port = PORTS["order_port"]
+    inventory_port: Port = PORTS["inventory_port"]
+    payment_port: Port = PORTS["payment_port"]
+    acquirer_port: Port = PORTS["acquirer_port"]
+    postgres_port: Port = PORTS["postgres_port"]
+    valkey_port: Port = PORTS["valkey_port"]
+    collector_port: Port = PORTS["collector_port"]
+    collector_health_port: Port = PORTS["collector_health_port"]
+    collector_metrics_port: Port = PORTS["collector_metrics_port"]
+    metrics_port: Port = PORTS["metrics_port"]
+    jaeger_port: Port = PORTS["jaeger_port"]
+    jaeger_otlp_port: Port = PORTS["jaeger_otlp_port"]
+    jaeger_health_port: Port = PORTS["jaeger_health_port"]
+    jaeger_metrics_port: Port = PORTS["jaeger_metrics_port"]
+    prometheus_port: Port = PORTS["prometheus_port"]
     metrics: Literal["off", "on"] = "off"
     """Whether Prometheus keeps the metrics, and Jaeger shows them: docs/metrics.md."""
     alerts: Literal["production", "demo"] = "production"
@@ -59,14 +57,13 @@ class Settings(BaseSettings):
         """The public edge, without a slash at the end."""
         return self.service_url("gateway")
 
-    def service_port(self, name: str) -> int:
-        """Return where a service listens."""
-        port: int = getattr(self, f"{name}_port")
-        return port
+    def ports_of(self, part: str) -> dict[str, int]:
+        """Return the ports of a part, by the variable that moves each."""
+        return {f"{PREFIX}{field.upper()}": getattr(self, field) for field in PARTS[part].ports}
 
     def service_url(self, name: str) -> str:
         """Return the base URL of a service, without a slash at the end."""
-        return f"http://127.0.0.1:{self.service_port(name)}"
+        return f"http://127.0.0.1:{getattr(self, f'{name}_port')}"
 
     @property
     def prometheus_url(self) -> str:

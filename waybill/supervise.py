@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import click
 
+from waybill.environment import INTERRUPTED
 from waybill.processes import SUPERVISED, State, end, running
 from waybill.settings import Settings
 
@@ -71,9 +72,6 @@ class Life:
     due: float | None = None
     """When it is started again; None while it runs."""
     ready: bool = True
-
-
-INTERRUPTED = 128 + signal.SIGINT
 
 
 class StoppedError(click.ClickException):

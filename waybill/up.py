@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from waybill.environment import INTERRUPTED
 from waybill.ports import check_free
 from waybill.processes import STOP_SIGNALS, State, end_what_is_left, wait_gone
 from waybill.progress import waiting
 from waybill.settings import settings
 from waybill.supervise import (
-    INTERRUPTED,
     ROOT,
     Note,
     Part,

@@ -15,7 +15,8 @@ import requests
 
 from telemetry.traces import Trace
 from tests.docker.stack import PROJECT, Stack, docker
-from tests.docker.test_stack import FEWEST_SPANS, OURS, PARTS
+from tests.docker.test_stack import FEWEST_SPANS, PARTS
+from waybill.registry import SHIPPED
 
 # The first test waits for images to be fetched and built.
 pytestmark = pytest.mark.timeout(1800)
@@ -27,7 +28,7 @@ CACHE_MISS = Counter({("inventory", "SELECT products"): 1, ("inventory", "SET"):
 
 
 def test_stopping_in_the_midst_of_orders_loses_no_span(stack: Stack) -> None:
-    undisturbed = spans_of(stack.find_trace(stack.place_order().json()["trace_id"], OURS, FEWEST_SPANS)) - CACHE_MISS
+    undisturbed = spans_of(stack.find_trace(stack.place_order().json()["trace_id"], SHIPPED, FEWEST_SPANS)) - CACHE_MISS
     # Jaeger stays: it keeps traces in memory.
     orders, _ = stop_in_the_midst_of_orders(stack, *(PARTS - {"jaeger", "postgres", "valkey"}))
     trace_ids = [order.json()["trace_id"] for order in orders]
@@ -37,7 +38,7 @@ def test_stopping_in_the_midst_of_orders_loses_no_span(stack: Stack) -> None:
     # What waited in the outbox or in the queue goes on where it stopped, in the same trace.
     stack.up()
     for trace_id in trace_ids:
-        after = stack.find_trace(trace_id, OURS, FEWEST_SPANS)
+        after = stack.find_trace(trace_id, SHIPPED, FEWEST_SPANS)
         assert {span.span_id for span in before[trace_id].spans} <= {span.span_id for span in after.spans}
         assert undisturbed - spans_of(after) == Counter(), trace_id
         assert spans_of(after) - undisturbed in (Counter(), CACHE_MISS), trace_id
@@ -54,13 +55,13 @@ def test_down_in_the_midst_of_orders_takes_ten_seconds_at_most_and_every_service
         stack.up()
         endings.append(end(stack))
     for ending in endings:
-        assert set(re.findall(r"^(\S+)-1 .*telemetry flushed", ending.logs, re.MULTILINE)) == OURS
+        assert set(re.findall(r"^(\S+)-1 .*telemetry flushed", ending.logs, re.MULTILINE)) == SHIPPED
         assert re.findall(r"spans were lost|telemetry gave up|Queue full", ending.logs) == []
         # None was killed for being late.
         assert {name: state["ExitCode"] for name, state in ending.states.items() if state["ExitCode"]} == {}
         ended = {name: datetime.fromisoformat(state["FinishedAt"]) for name, state in ending.states.items()}
         # So each was there for what the others had left to send.
-        assert max(ended[name] for name in OURS) < ended["otel-collector"] < ended["jaeger"]
+        assert max(ended[name] for name in SHIPPED) < ended["otel-collector"] < ended["jaeger"]
         assert [name for name in ending.volumes if not name.startswith(f"{PROJECT}_")] == []
     assert endings[-1].seconds < DOWN_SECONDS, [ending.seconds for ending in endings]
 

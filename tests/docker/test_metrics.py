@@ -9,8 +9,8 @@ import pytest
 from tests.docker.stack import Stack
 from tests.docker.test_hardening import assert_unprivileged, assert_writes_little
 from tests.docker.test_networks import may_reach
-from tests.docker.test_stack import OURS
 from waybill.binaries.build import PROMETHEUS_VERSION
+from waybill.registry import SHIPPED
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -22,11 +22,11 @@ REQUESTS = "http_server_request_duration_seconds"
 def measured(stack: Stack) -> Iterator[Stack]:
     """The stack with the profile, and an order that it has measured."""
     stack.compose("--profile", "metrics", "up", "--wait", "--wait-timeout", "300")
-    stack.find_trace(stack.place_order().json()["trace_id"], OURS)
+    stack.find_trace(stack.place_order().json()["trace_id"], SHIPPED)
     yield stack
     stack.compose("--profile", "metrics", "rm", "--stop", "--force", "prometheus")
     # Nothing needs it.
-    stack.find_trace(stack.place_order().json()["trace_id"], OURS)
+    stack.find_trace(stack.place_order().json()["trace_id"], SHIPPED)
 
 
 def test_prometheus_reads_the_services_the_collector_and_jaeger(measured: Stack) -> None:

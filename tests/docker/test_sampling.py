@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.docker.stack import Stack
-from tests.docker.test_stack import OURS
+from waybill.registry import SHIPPED
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -33,7 +33,7 @@ def test_tail_sampling_keeps_an_order_with_a_scenario_and_leaves_others_out(stac
         stack.up()
     # And without it everything is kept again.
     answer = stack.place_order()
-    stack.find_trace(answer.json()["trace_id"], OURS)
+    stack.find_trace(answer.json()["trace_id"], SHIPPED)
 
 
 def test_head_sampling_is_one_variable(stack: Stack) -> None:
@@ -44,7 +44,7 @@ def test_head_sampling_is_one_variable(stack: Stack) -> None:
         stack.up()
     assert left_out.status_code == 201
     kept = stack.place_order().json()["trace_id"]
-    stack.find_trace(kept, OURS)
+    stack.find_trace(kept, SHIPPED)
     # The gateway decides for all: what it leaves out, no other service sends either.
     assert not stack.has_trace(left_out.json()["trace_id"])
 

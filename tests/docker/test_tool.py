@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.docker.stack import ROOT, Stack
-from tests.docker.test_stack import OURS
 from tests.ports import free_port
+from waybill.registry import SHIPPED
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -23,7 +23,7 @@ def test_a_load_ends_with_its_ledger(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_payment_is_called_by_the_name_by_which_the_ledger_knows_it(stack: Stack) -> None:
-    trace = stack.find_trace(stack.place_order().json()["trace_id"], OURS)
+    trace = stack.find_trace(stack.place_order().json()["trace_id"], SHIPPED)
     # As in tests/unit/test_ledger.py.
     assert "payment.services" in [span.attributes.get("server.address") for span in trace.spans]
 

@@ -17,9 +17,9 @@ import requests
 
 from telemetry.testing import Receiver, Span, settled
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
+from waybill.registry import TRACED
 from waybill.supervise import log_file
 
-OURS = tuple(name for name in SERVICES if name != "acquirer")
 ORDERS = 40
 CUSTOMERS = 4
 ANSWERED_BEFORE = 10
@@ -146,12 +146,12 @@ def test_the_recycling_of_workers_loses_nothing(
 def test_sigterm_to_every_service_under_load_loses_nothing(house: House, receiver: Receiver, whole: Names) -> None:
     known = orders_seen(receiver)
     # Only what is flushed at the end can arrive.
-    restart(house, *OURS, OTEL_BSP_SCHEDULE_DELAY="600000")
-    processes = {name: house.processes.pop(name) for name in OURS}
+    restart(house, *TRACED, OTEL_BSP_SCHEDULE_DELAY="600000")
+    processes = {name: house.processes.pop(name) for name in TRACED}
     answers = place_orders(house, lambda: [process.send_signal(signal.SIGTERM) for process in processes.values()])
-    assert {name: process.wait(PATIENCE_SECONDS) for name, process in processes.items()} == dict.fromkeys(OURS, 0)
+    assert {name: process.wait(PATIENCE_SECONDS) for name, process in processes.items()} == dict.fromkeys(TRACED, 0)
     # An order that had not gone on through the queue does so now, in the same trace.
-    house.start(*OURS)
+    house.start(*TRACED)
     answers = [answer for answer in answers if answer.status != NO_ANSWER]
     check_nothing_lost(receiver, answers, whole)
     # No order was cut off between the gateway and its customer.

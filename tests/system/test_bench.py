@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.house import wait_until
+from waybill.environment import INTERRUPTED
 from waybill.processes import State
 from waybill.supervise import ROOT, state_file
 
@@ -78,7 +79,7 @@ def test_ctrl_c_ends_everything_that_was_started(folder: Path) -> None:
     wait_until(lambda: {"postgres", "collector", "gateway"} <= started(), "no part was started")
     bench.send_signal(signal.SIGINT)
     _, errors = bench.communicate(timeout=120)
-    assert bench.returncode == 130, errors
+    assert bench.returncode == INTERRUPTED, errors
     assert left_running(folder) == []
     assert not state.exists()
 

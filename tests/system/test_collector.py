@@ -19,9 +19,9 @@ from prometheus_client.samples import Sample
 from doctor.jaeger import Jaeger
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.otlp import Backend, one_span, pair, send_spans, span_of
+from waybill.registry import TRACED
 from waybill.supervise import ROOT
 
-OURS = tuple(name for name in SERVICES if name != "acquirer")
 ORDERS = 10
 QUEUE = 600
 LARGE_TEXT = "x" * 40 * 1024
@@ -46,7 +46,7 @@ def test_what_was_accepted_outlives_a_jaeger_that_is_away_and_a_collector_that_i
     assert [answer.status_code for answer in answers] == [201] * ORDERS
     wait_until(lambda: house.query("fulfilment", "SELECT count(*) FROM shipments") == [(ORDERS,)], "all is shipped")
     # Each sends what it holds.
-    house.stop_together(*OURS)
+    house.stop_together(*TRACED)
     accepted = own(house, "otelcol_receiver_accepted_spans")
     assert own(house, "otelcol_exporter_queue_size") == accepted
     house.kill("collector")
@@ -59,7 +59,7 @@ def test_what_was_accepted_outlives_a_jaeger_that_is_away_and_a_collector_that_i
     for trace in traces:
         assert trace is not None
         assert trace.problems() == []
-        assert trace.services == set(OURS)
+        assert trace.services == set(TRACED)
     # Each once: what had not left before the kill is sent once after it.
     assert stored(house) == accepted >= sum(len(trace.spans) for trace in traces if trace)
 

@@ -15,8 +15,8 @@ from doctor.jaeger import Jaeger
 from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
-from waybill.__main__ import INTERRUPTED
 from waybill.drill import ORDERS, Plan, plan_of
+from waybill.environment import INTERRUPTED
 from waybill.supervise import ROOT
 
 NANOSECONDS = 1_000_000_000

@@ -18,9 +18,9 @@ from doctor.jaeger import Jaeger
 from telemetry.traces import Trace
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from waybill import binaries
+from waybill.registry import TRACED
 from waybill.supervise import ROOT, log_file
 
-OURS = tuple(name for name in SERVICES if name != "acquirer")
 BY_STATUS = {
     201: {"gateway", "order", "inventory", "payment", "order-relay", "fulfilment"},
     402: {"gateway", "order", "inventory", "payment"},
@@ -98,17 +98,17 @@ def test_a_trace_is_there_soon_after_the_answer(house: House, jaeger: Jaeger) ->
 def test_sigterm_to_every_service_right_after_the_last_answer_loses_no_span(house: House, jaeger: Jaeger) -> None:
     house.warm_cache()
     example = names_of(whole_trace(jaeger, house.order().json()["trace_id"]))
-    restart(house, *OURS, OTEL_BSP_SCHEDULE_DELAY="600000")
+    restart(house, *TRACED, OTEL_BSP_SCHEDULE_DELAY="600000")
 
     with ThreadPoolExecutor(max_workers=4) as customers:
         answers = list(customers.map(lambda _: place_order(house), range(FEW)))
-    processes = {name: house.processes.pop(name) for name in OURS}
+    processes = {name: house.processes.pop(name) for name in TRACED}
     for process in processes.values():
         process.send_signal(signal.SIGTERM)
-    assert {name: process.wait(PATIENCE_SECONDS) for name, process in processes.items()} == dict.fromkeys(OURS, 0)
+    assert {name: process.wait(PATIENCE_SECONDS) for name, process in processes.items()} == dict.fromkeys(TRACED, 0)
 
     # An order that had not gone on through the queue does so now.
-    house.start(*OURS)
+    house.start(*TRACED)
     assert [answer.status_code for answer in answers] == [201] * FEW
     for answer in answers:
         assert names_of(whole_trace(jaeger, answer.json()["trace_id"])) >= example
@@ -132,7 +132,7 @@ def test_load_fails_where_traces_are_missing_and_the_logs_say_which_service_lost
     # The orders themselves went well.
     assert "✗" not in summary
     assert status == 1
-    logs = [log_file(house.folder, name) for name in OURS]
+    logs = [log_file(house.folder, name) for name in TRACED]
     wait_until(lambda: all("spans were lost" in log.read_text() for log in logs), "every service has counted its loss")
 
     house.start("collector")

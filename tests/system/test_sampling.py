@@ -19,9 +19,9 @@ from tests.house import DATABASES, SERVICES, House
 from tests.otlp import Backend, one_span, send_spans, span_of
 from tests.system.test_collector import calls, own, wait_until
 from waybill.parts import answers
+from waybill.registry import TRACED
 from waybill.supervise import ROOT
 
-OURS = tuple(name for name in SERVICES if name != "acquirer")
 OF_EACH_KIND = 100
 KEPT = ("error", "slow", "scenario")
 REST = ("completed", "declined", "out of stock")
@@ -67,7 +67,7 @@ def recorded() -> dict[str, Trace]:
             "error": 503,
         }
         # Each sends what it holds.
-        house.stop_together(*OURS)
+        house.stop_together(*TRACED)
         traces = by_trace(backend.received())
         return {kind: traces[bytes.fromhex(answer.json()["trace_id"])] for kind, answer in answers.items()}
 
@@ -150,14 +150,14 @@ def test_head_sampling_takes_whole_traces_across_every_service_and_the_queue() -
         answers = [house.order() for _ in range(ORDERS)]
         assert [answer.status_code for answer in answers] == [201] * ORDERS
         wait_until(lambda: house.query("fulfilment", "SELECT count(*) FROM shipments") == [(ORDERS,)], "all is shipped")
-        house.stop_together(*OURS)
+        house.stop_together(*TRACED)
         by_order = [[s for s in receiver.spans if s.trace_id == answer.json()["trace_id"]] for answer in answers]
     sampled = [spans for spans in by_order if spans]
     # That all or none of 30 are: one in half a billion.
     assert 0 < len(sampled) < ORDERS
     for spans in sampled:
         assert settled(spans)
-        assert {span.service for span in spans} == set(OURS)
+        assert {span.service for span in spans} == set(TRACED)
         assert {"POST /orders", "send orders", "process orders", "XACK XDEL"} <= {span.name for span in spans}
     # No span of any other trace, as of a service that has decided for itself.
     assert len(receiver.spans) == sum(map(len, sampled))
@@ -185,7 +185,7 @@ def test_with_a_share_of_nothing_no_span_leaves_and_answers_name_a_trace_all_the
         answer = house.order()
         assert answer.status_code == 201
         wait_until(lambda: house.query("fulfilment", "SELECT count(*) FROM shipments") == [(1,)], "all is shipped")
-        house.stop_together(*OURS)
+        house.stop_together(*TRACED)
         assert receiver.spans == []
     trace_id = answer.json()["trace_id"]
     # But the header says that nobody records it.
@@ -250,12 +250,12 @@ def service_of(of: ResourceSpans) -> str:
 
 def counted(house: House) -> float:
     """How many spans of our services the metrics count."""
-    return sum(series.value for service in OURS for series in calls(house, service))
+    return sum(series.value for service in TRACED for series in calls(house, service))
 
 
 def send_by_service(house: House, spans: Sequence[ResourceSpans]) -> None:
     """As services do: what one of them holds, of many traces, in one request."""
-    for service in OURS:
+    for service in TRACED:
         send_spans(house, [of for of in spans if service_of(of) == service])
 
 

@@ -28,8 +28,8 @@ from click.testing import CliRunner
 from tests.ports import free_port
 from waybill.binaries import BinaryNotFoundError, binaries_command, find
 from waybill.binaries.build import GO_WHEEL
+from waybill.binaries.catalog import COLLECTOR, COLLECTOR_COMPONENTS, JAEGER, PROMETHEUS, PROMTOOL
 from waybill.binaries.download import this_platform
-from waybill.binaries.known import COLLECTOR, COLLECTOR_COMPONENTS, JAEGER, PROMETHEUS, PROMTOOL
 from waybill.settings import settings
 
 pytestmark = pytest.mark.processes
@@ -179,7 +179,7 @@ def archive_with(name: str, script: str) -> bytes:
 def start_find(releases: str, line_seconds: float = 5.0) -> subprocess.Popen[str]:
     """`find("jaeger")` in a process of its own."""
     script = (
-        f"from waybill.binaries.known import JAEGER; JAEGER.release.sha256.update({KNOWN!r}); "
+        f"from waybill.binaries.catalog import JAEGER; JAEGER.release.sha256.update({KNOWN!r}); "
         f"from waybill import progress; progress.PLAIN_LINE_SECONDS = {line_seconds}; "
         f"from waybill.binaries import find; print(find('jaeger', releases={releases!r}, timeout=60))"
     )

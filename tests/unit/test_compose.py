@@ -3,7 +3,8 @@
 import re
 
 from tests.documents import ROOT, quoted, rows
-from waybill.binaries.known import COLLECTOR, JAEGER, PROMETHEUS
+from waybill.binaries.build import BUILDER_CONFIG, COLLECTOR_VERSION
+from waybill.binaries.catalog import COLLECTOR, JAEGER, PROMETHEUS
 from waybill.settings import Settings
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -27,3 +28,15 @@ def test_the_document_names_the_images_that_are_used() -> None:
     used = dict(re.findall(r"\$\{(\w+_IMAGE):-(\S+)\}", COMPOSE))
     named = dict(re.findall(r"^(\w+_IMAGE)=(?:registry\.example\.com/)?([^@\n]+)", DOCUMENT.read_text(), re.MULTILINE))
     assert named == used
+
+
+def test_every_version_of_the_collector_is_the_same() -> None:
+    # Its comment says why that one is older.
+    lines = [line for line in BUILDER_CONFIG.read_text().splitlines() if "k8sattributes" not in line]
+    builder = re.findall(r"(?:version: | v)(0\.\d+\.\d+)$", "\n".join(lines), re.MULTILINE)
+    assert len(builder) > 15
+    pages = [path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if path.name != "upstream.md"]
+    named = re.compile(r"(?:otelcol-contrib`?|opentelemetry-collector-contrib:)[^\n]{0,12}?(\d+\.\d+\.\d+)")
+    documented = [version for page in pages for version in named.findall(page.read_text())]
+    assert len(documented) > 2
+    assert {*builder, *documented, COLLECTOR.release.version} == {COLLECTOR_VERSION}

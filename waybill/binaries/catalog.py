@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from waybill.binaries.build import (
+    COLLECTOR_VERSION,
     JAEGER_BUILT_VERSION,
     PROMETHEUS_VERSION,
     build_collector,
@@ -118,7 +119,7 @@ COLLECTOR = Binary(
     check=check_collector,
     release=Release(
         repository="open-telemetry/opentelemetry-collector-releases",
-        version="0.161.0",
+        version=COLLECTOR_VERSION,
         archive="otelcol-contrib_{version}_{os}_{arch}.tar.gz",
         executable="otelcol-contrib",
         sha256={
@@ -128,8 +129,8 @@ COLLECTOR = Binary(
             "darwin-arm64": "ccc0cf5de5242adcaedc7b5aebed43a1dc56aa2dc7de6ebc495d5db60512d34c",
         },
     ),
-    released_as="otelcol-contrib-0.161.0",
-    built_as="otelcol-built-0.161.0",
+    released_as=f"otelcol-contrib-{COLLECTOR_VERSION}",
+    built_as=f"otelcol-built-{COLLECTOR_VERSION}",
     build=build_collector,
 )
 
