@@ -8,12 +8,8 @@ from opentelemetry.instrumentation.sqlalchemy.version import __version__
 from sqlalchemy import Connection, Engine, event
 
 from .conventions import SCHEMA_URL
-from .guard import guarded
 from .pools import count_connections
-from .statements import STATEMENT, Statement, describe, end_statement, fail_statement
-
-SPAN = "_otel_span"
-"""Where the instrumentation keeps the span, on SQLAlchemy's context of the execution."""
+from .statements import begin_statement, end_statement, fail_statement
 
 
 def instrument_engine(engine: Engine) -> None:
@@ -33,10 +29,10 @@ def instrument_engine(engine: Engine) -> None:
 
 
 class _EngineTracer(EngineTracer):
-    """The instrumentation's own, which leaves the name and the attributes to us, and the end of the span.
+    """The instrumentation's own, which starts a span with the name and the attributes that we give it.
 
-    It would name the span by the first word of the SQL and the database, write the driver's text of an error to it,
-    and raise if a statement is not as it expects.
+    It would work out others from the URL, the cursor and the first word of the SQL, each time, and set them one by
+    one; write the driver's text of an error; and raise if a statement is not as it expects.
     """
 
     @classmethod
@@ -45,25 +41,7 @@ class _EngineTracer(EngineTracer):
             super()._register_event_listener(target, identifier, *args, **options)
 
     def _before_cur_exec(
-        self, conn: Connection, cursor: object, statement: str, params: object, context: Any, executemany: bool
+        self, conn: Connection, _cursor: object, statement: str, params: object, context: Any, _executemany: bool
     ) -> tuple[str, object]:
-        if context is not None and STATEMENT not in vars(context):
-            self._begin_statement(conn, cursor, statement, params, context, executemany)
+        begin_statement(self.tracer, conn, statement, context)
         return statement, params
-
-    @guarded
-    def _begin_statement(
-        self, conn: Connection, cursor: object, statement: str, params: object, context: Any, many: bool
-    ) -> None:
-        description = describe(conn, statement, context)
-        super()._before_cur_exec(conn, cursor, statement, params, context, many)
-        if span := vars(context).pop(SPAN, None):
-            span.update_name(description.name)
-            span.set_attributes(description.of(statement))
-            setattr(context, STATEMENT, Statement(span, description))
-
-    def _operation_name(self, db_name: str, statement: str) -> str:
-        return str(self.vendor)
-
-    def _set_db_client_span_attributes(self, *_: object) -> None:
-        pass

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from opentelemetry import metrics
-from opentelemetry.trace import Span, StatusCode
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from sqlalchemy import URL, Connection
 from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.sql.expression import Alias, CompoundSelect, Select, TableClause, TableSample, UpdateBase
@@ -18,6 +18,7 @@ from sqlalchemy.sql.expression import Alias, CompoundSelect, Select, TableClause
 from .conventions import SCHEMA_URL
 from .errors import type_name
 from .guard import guarded
+from .threads import is_suppressed
 
 # Behind blanks, brackets and comments. Possessive: what was skipped is not tried again in another way.
 FIRST_WORD = re.compile(r"(?:[\s(]|/\*.*?\*/|--[^\n]*)*+([A-Za-z]+)\b", re.DOTALL)
@@ -81,6 +82,15 @@ class Statement:
             self.span.set_attributes(failure)
             self.span.set_status(StatusCode.ERROR)
         self.span.end()
+
+
+@guarded
+def begin_statement(tracer: Tracer, connection: Connection, statement: str, context: Any) -> None:
+    """Start the span of a statement, and keep it on SQLAlchemy's context of the execution."""
+    if context is not None and STATEMENT not in vars(context) and not is_suppressed():
+        description = describe(connection, statement, context)
+        span = tracer.start_span(description.name, kind=SpanKind.CLIENT, attributes=description.of(statement))
+        setattr(context, STATEMENT, Statement(span, description))
 
 
 def describe(connection: Connection, statement: str, context: Any) -> Description:
