@@ -7,24 +7,23 @@ The first line, once a process, sets up what spans, metrics and logs are made of
 traces the requests of a Flask app. `instrument_requests()`, `instrument_redis()` and `instrument_engine(engine)`
 add the calls out, the commands and the statements. README.md says how to copy the folder.
 
-There is one file for each library. It is imported when one of its names is first used, so that you can delete the
-files of libraries that you do not have.
+There is one file for each library. A file is imported when one of its names is first used, so that you can delete the
+files of libraries that you do not have, and so that `telemetry.traces` costs no import of the SDK.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .metrics import gauge
-from .providers import configure, shutdown
-from .threads import ContextThreadPool
-
 if TYPE_CHECKING:
     from .flask import instrument_app
+    from .metrics import gauge
     from .pools import WaitTracingPool
+    from .providers import configure, shutdown
     from .redis import instrument_redis
     from .requests import StrictAdapter, instrument_requests, resend_count
     from .sqlalchemy import instrument_engine
     from .statements import operation_and_table
+    from .threads import ContextThreadPool
 
 __version__ = "0.2.0"
 
@@ -44,14 +43,18 @@ __all__ = [
 ]
 
 _FILES = {
+    "ContextThreadPool": "threads",
     "StrictAdapter": "requests",
     "WaitTracingPool": "pools",
+    "configure": "providers",
+    "gauge": "metrics",
     "instrument_app": "flask",
     "instrument_engine": "sqlalchemy",
     "instrument_redis": "redis",
     "instrument_requests": "requests",
     "operation_and_table": "statements",
     "resend_count": "requests",
+    "shutdown": "providers",
 }
 
 

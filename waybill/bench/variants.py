@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from waybill.registry import ON_THE_WAY
 from waybill.supervise import ROOT, Part
 
 STAND_INS = Path(__file__).parent / "stand_ins"
-TRACED = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
+TRACED = ON_THE_WAY
 """The parts that a variant is about. The acquirer, as a third party, is untraced in all of them."""
 
 
