@@ -14,9 +14,11 @@ from typing import Any
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext
+
+from .spans import LightTracer
 
 KEPT = (str, int, bool)
 """The types of values whose encoding is kept."""
@@ -127,6 +129,8 @@ class CountingProvider(TracerProvider):
         if type(getattr(tracer, "_tracer_metrics", None)).__name__ == "TracerMetrics":
             self.counts = self.counts or SpanCounts()
             tracer._tracer_metrics = self.counts  # type: ignore[attr-defined]
+        if type(tracer) is Tracer:
+            tracer.__class__ = LightTracer
         return tracer
 
 

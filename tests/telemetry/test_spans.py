@@ -1,0 +1,176 @@
+"""Spans that are made in fewer steps say what the SDK's say."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON, ParentBased, Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace.span import TraceState
+
+from telemetry.sdk import CountingProvider
+from telemetry.spans import LightSpan, LightTracer
+from tests.telemetry.conftest import Recorded
+
+texts = st.text(max_size=12) | st.sampled_from(["a" * 8, "a" * 9])
+plain = st.one_of(texts, st.booleans(), st.integers(), st.floats(allow_nan=False), st.none(), st.binary(max_size=3))
+values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+# Mostly such as need no cleaning.
+attributes = st.dictionaries(texts, texts | values, max_size=3) | st.dictionaries(texts, values, max_size=7)
+ids = st.builds(
+    SpanContext,
+    st.integers(1, 2**128 - 1),
+    st.integers(0, 2**64 - 1),
+    st.booleans(),
+    st.sampled_from([0, 1, 2, 3, 3, 255]).map(TraceFlags),
+    st.just(TraceState([("vendor", "1")])) | st.none(),
+)
+times = st.integers(1, 2**63)
+links = st.lists(st.tuples(ids, attributes), max_size=5)
+changes = st.lists(
+    st.one_of(
+        st.tuples(st.just("set_attribute"), texts, values),
+        st.tuples(st.just("set_attributes"), attributes),
+        st.tuples(st.just("add_event"), texts, attributes, times),
+        st.tuples(st.just("add_link"), ids, attributes),
+        st.tuples(st.just("update_name"), texts),
+        st.tuples(st.just("set_status"), st.sampled_from(StatusCode)),
+        st.tuples(st.just("end"), times),
+    ),
+    max_size=8,
+)
+
+
+class Numbered(IdGenerator):
+    """The same ids for everybody."""
+
+    def generate_span_id(self) -> int:
+        return 7
+
+    def generate_trace_id(self) -> int:
+        return 8
+
+    def is_trace_id_random(self) -> bool:
+        return True
+
+
+def _provider(kind: type[TracerProvider], limits: SpanLimits, sampler: Sampler = DEFAULT_ON) -> Any:
+    memory = InMemorySpanExporter()
+    provider = kind(sampler, Resource({"service.name": "shop"}), False, id_generator=Numbered(), span_limits=limits)
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    return provider, memory
+
+
+LIMITS = SpanLimits(max_attributes=4, max_events=2, max_links=2, max_attribute_length=8)
+PROVIDERS = {
+    kind: {name: _provider(kind, limits) for name, limits in {"default": SpanLimits(), "narrow": LIMITS}.items()}
+    for kind in (TracerProvider, CountingProvider)
+}
+
+
+@pytest.mark.parametrize("limits", ["default", "narrow"])
+@settings(max_examples=200, deadline=None)
+@given(
+    texts,
+    ids,
+    st.sampled_from(SpanKind),
+    st.none() | attributes,
+    links,
+    times,
+    changes,
+)
+def test_a_light_span_says_what_the_span_of_the_sdk_says(
+    limits: str,
+    name: str,
+    parent: SpanContext,
+    kind: SpanKind,
+    given: dict[str, Any] | None,
+    linked: Sequence[tuple[SpanContext, dict[str, Any]]],
+    start: int,
+    changed: Sequence[tuple[Any, ...]],
+) -> None:
+    def make(of: type[TracerProvider]) -> tuple[object, ...]:
+        provider, memory = PROVIDERS[of][limits]
+        memory.clear()
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+        tracer = provider.get_tracer("test", "1", "https://example.org/1")
+        # A link is changed by the span that it is given to.
+        span = tracer.start_span(name, context, kind, given, [Link(*each) for each in linked], start)
+        for method, *arguments in changed:
+            getattr(span, method)(*arguments)
+        span.end(2**63)
+        return (
+            type(span) is LightSpan,
+            span.get_span_context(),
+            span.is_recording(),
+            *map(_said, memory.get_finished_spans()),
+        )
+
+    (_, *of_sdk), (light, *ours) = make(TracerProvider), make(CountingProvider)
+    assert ours == of_sdk
+    assert light == (parent.is_valid and parent.trace_flags.sampled)
+
+
+def _said(span: ReadableSpan) -> str:
+    scope, status = span.instrumentation_scope, span.status
+    events = [(each.name, each.timestamp, each.attributes, each.dropped_attributes) for each in span.events]
+    links = [(each.context, each.attributes, each.dropped_attributes) for each in span.links]
+    dropped = span.dropped_attributes, span.dropped_events, span.dropped_links
+    said = span.context, span.parent, span.name, span.kind, span.start_time, span.end_time, status.status_code
+    # As text: 1 and True are equal.
+    return repr(
+        (said, dict(span.attributes or {}), events, links, dropped, status.description, scope, span.resource.attributes)
+    )
+
+
+class Picky(Sampler):
+    """Has a say in each span."""
+
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
+        return SamplingResult(ALWAYS_ON._decision, {"said": "by the sampler"})
+
+    def get_description(self) -> str:
+        return "picky"
+
+
+@pytest.mark.parametrize("sampler", [Picky(), ParentBased(ALWAYS_ON, local_parent_sampled=Picky())])
+def test_a_sampler_of_the_user_is_asked_for_each_span(sampler: Sampler) -> None:
+    provider, memory = _provider(CountingProvider, SpanLimits(), sampler)
+    tracer = provider.get_tracer("test")
+    with tracer.start_as_current_span("outer"):
+        tracer.start_span("inner").end()
+    assert memory.get_finished_spans()[0].attributes == {"said": "by the sampler"}
+
+
+def test_events_of_several_threads_are_all_there(recorded: Recorded) -> None:
+    tracer = trace.get_tracer("test")
+    with tracer.start_as_current_span("outer"):
+        span = tracer.start_span("inner")
+
+    def work() -> None:
+        for _ in range(20):
+            span.add_event("one")
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    span.end()
+    assert len(recorded.spans[-1].events) == 120
+
+
+def test_the_tracers_of_this_sdk_are_light(recorded: Recorded) -> None:
+    # If this fails with a newer SDK, look what its Tracer.start_span and Span.__init__ do, and whether LightTracer is
+    # needed there.
+    assert type(trace.get_tracer_provider().get_tracer("test")) is LightTracer
