@@ -6,6 +6,7 @@ ends what is left open: nothing of a request outlives its call, and no error of 
 """
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,15 +14,21 @@ from typing import Any
 import flask
 from opentelemetry import context, trace
 from opentelemetry.instrumentation import flask as official
+from opentelemetry.instrumentation import wsgi
 from opentelemetry.instrumentation.propagators import (
     TraceResponsePropagator,
     get_global_response_propagator,
     set_global_response_propagator,
 )
+from opentelemetry.util.http import (
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
+)
 
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from .guard import guarded, report
-from .urls import redact_old_names
+from .sdk import Tally
+from .urls import OLD_NAMES, without_query
 from .wsgi import Stream, claim, excluded_by, sent_by_the_server, server
 
 log = logging.getLogger(__name__)
@@ -29,6 +36,11 @@ log = logging.getLogger(__name__)
 KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced."""
+SEEN = (
+    *("REQUEST_METHOD", "wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "RAW_URI", "REQUEST_URI"),
+    *("PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_PORT", "REMOTE_HOST", "HTTP_USER_AGENT", "SERVER_PROTOCOL"),
+)
+"""What the attributes of a request are made of. Middleware may change it."""
 KEYS = (REQUEST, official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN)
 
 
@@ -65,21 +77,20 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
     app.wsgi_app = _kept(plain)  # type: ignore[assignment,method-assign]
     if get_global_response_propagator() is None:
         set_global_response_propagator(TraceResponsePropagator())
-    with _no_urls_to_exclude():
-        official.FlaskInstrumentor.instrument_app(
-            app, request_hook=_name_request, response_hook=_correct_span, enable_commenter=False
-        )
+    with _corrected():
+        official.FlaskInstrumentor.instrument_app(app, request_hook=_name_request, enable_commenter=False)
     app.wsgi_app = _bounded(app.wsgi_app, plain, excluded)  # type: ignore[assignment,method-assign]
     start_span: Callable[[], None] = app._before_request  # type: ignore[attr-defined]
 
     @guarded
     def begin(*_: object, **__: object) -> None:
-        request = flask.request.environ.get(REQUEST)
+        environ = flask.request.environ
+        request = environ.get(REQUEST)
         if request is not None and not request.begun:
             request.begun = True
             start_span()
-            request.span = flask.request.environ.get(official._ENVIRON_SPAN_KEY)
-            request.activation = flask.request.environ.get(official._ENVIRON_ACTIVATION_KEY)
+            request.span = environ.get(official._ENVIRON_SPAN_KEY)
+            request.activation = environ.get(official._ENVIRON_ACTIVATION_KEY)
 
     # Both come before url_value_preprocessor and the first before_request; the second if there is no session either.
     # They keep no app alive that is not used any more.
@@ -98,17 +109,72 @@ def _replace(hooks: list[Any], old: object, new: object) -> None:
 
 
 @contextmanager
-def _no_urls_to_exclude() -> Iterator[None]:
-    """Have the instrumentation compare no URL: Flask raises from `request.url` if the host is not trusted.
-
-    It takes the expressions when it instruments an app, and builds the URL three times a request for them.
-    """
-    before = official._excluded_urls_from_env
-    official._excluded_urls_from_env = None  # type: ignore[assignment]
+def _corrected() -> Iterator[None]:
+    """Have the instrumentation of an app do once what it does twice; docs/upstream.md says what."""
+    module: Any = official
+    module.otel_wsgi = _Wsgi()
+    before = module._excluded_urls_from_env, module.create_http_server_active_requests
+    # It would build the URL three times a request to compare it, and Flask raises if the host is not trusted.
+    module._excluded_urls_from_env = None
+    module.create_http_server_active_requests = lambda meter: _active or _Active(meter)
     try:
         yield
     finally:
-        official._excluded_urls_from_env = before
+        module._excluded_urls_from_env, module.create_http_server_active_requests = before
+
+
+class _Wsgi:
+    """The functions that the instrumentation shares with the one of WSGI, without what is done again or for nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(wsgi, name)
+
+    def collect_request_attributes(self, environ: Environ, *options: Any, **named: Any) -> dict[str, Any]:
+        """Return the attributes of a request: worked out once, in sound form, and as a copy for each who asks."""
+        request: _Request | None = environ.get(REQUEST)
+        if request is None:
+            return dict(wsgi.collect_request_attributes(environ, *options, **named))
+        if request.seen != (seen := [environ.get(key) for key in SEEN]):
+            # It takes `server.address` from the Host header with its port, and keeps query strings.
+            found: dict[str, Any] = {
+                **wsgi.collect_request_attributes(environ, *options, **named),
+                **server(environ),
+                **({"url.query": "REDACTED"} if environ.get("QUERY_STRING") else {}),
+            }
+            for name in OLD_NAMES & found.keys():
+                found[name] = without_query(found[name])
+            request.seen, request.attributes = seen, found
+        request.asked_for = request.attributes.copy()
+        return request.asked_for
+
+    def collect_custom_request_headers_attributes(self, environ: Environ) -> dict[str, Any]:
+        """Look through the headers only if some are wanted."""
+        wanted = os.environ.get(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
+        return wsgi.collect_custom_request_headers_attributes(environ) if wanted else {}
+
+    def collect_custom_response_headers_attributes(self, headers: list[tuple[str, str]]) -> dict[str, Any]:
+        """Look through the headers only if some are wanted."""
+        wanted = os.environ.get(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        return wsgi.collect_custom_response_headers_attributes(headers) if wanted else {}
+
+
+class _Active:
+    """Counts the requests under way, of all apps. Two measurements of the SDK's take as long as a span."""
+
+    def __init__(self, meter: Any) -> None:
+        global _active
+        _active = self
+        self.tally = Tally("http.request.method", "url.scheme")
+        meter.create_observable_up_down_counter(
+            "http.server.active_requests", [self.tally.tell], "{request}", "Number of active HTTP server requests."
+        )
+
+    def add(self, number: int, attributes: dict[str, Any]) -> None:
+        """Count. Called by the instrumentation."""
+        self.tally.add(number, attributes.get("http.request.method", ""), attributes.get("url.scheme", ""))
+
+
+_active: _Active | None = None
 
 
 class _Request:
@@ -118,8 +184,16 @@ class _Request:
         self.start_response = start_response
         self.called = self.begun = self.answered = self.streams = False
         self.body: Iterable[bytes] | None = None
+        self.seen: list[Any] = []
+        self.attributes: dict[str, Any] = {}
+        self.asked_for: dict[str, Any] = {}
         self.span: Any = None
         self.activation: Any = None
+
+    def answer(self, *arguments: Any) -> Any:
+        """Begin the response; the server's `start_response`."""
+        self.answered = True
+        return self.start_response(*arguments)
 
     @guarded
     def end(self, error: BaseException | None = None) -> None:
@@ -143,7 +217,7 @@ def _kept(plain: WsgiApp) -> WsgiApp:
                 if request.answered:
                     raise
                 report("the answer's attributes", error)
-                return request.start_response(*arguments)
+                return request.answer(*arguments)
 
         request.called = True
         request.body = plain(environ, answer)
@@ -171,15 +245,11 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
             report("the choice of requests", error)
             return plain(environ, start_response)
 
-        def answer(*arguments: Any) -> Any:
-            request.answered = True
-            return start_response(*arguments)
-
-        environ[REQUEST] = request = _Request(answer)
+        environ[REQUEST] = request = _Request(start_response)
         before = context.get_current()
         token = context.attach(before)
         try:
-            body = traced(environ, answer)
+            body = traced(environ, request.answer)
         except BaseException as error:
             if not isinstance(error, Exception) or (request.called and request.body is None):
                 request.end(error)
@@ -212,20 +282,11 @@ def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> N
 
 @guarded
 def _name_request(span: Any, environ: Environ) -> None:
-    if flask.request.url_rule is not None:
-        context.attach(context.set_value(ROUTE, f"{flask.request.method} {flask.request.url_rule.rule}"))
+    # The span has its attributes. It would get each of them once more.
+    environ[REQUEST].asked_for.clear()
+    method = environ.get("REQUEST_METHOD", "")
+    if (rule := flask.request.url_rule) is not None:
+        context.attach(context.set_value(ROUTE, f"{method} {rule.rule}"))
     # By default the raw path becomes the name, so that a scanner makes a million span names.
     elif span.is_recording():
-        method = environ.get("REQUEST_METHOD", "")
         span.update_name(method if method in KNOWN_METHODS else "HTTP")
-
-
-@guarded
-def _correct_span(span: Any, _status: str, _headers: object) -> None:
-    # The instrumentation takes `server.address` from the Host header with its port, and keeps query strings.
-    if span is not None and span.is_recording():
-        environ = flask.request.environ
-        span.set_attributes(server(environ))
-        if environ.get("QUERY_STRING"):
-            span.set_attribute("url.query", "REDACTED")
-        redact_old_names(span)

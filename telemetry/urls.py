@@ -3,11 +3,12 @@
 from typing import Any
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+OLD_NAMES = {"http.target", "http.url"}
+"""With `http/dup` the names from before the conventions are there as well."""
 
 
 def redact_old_names(span: Any) -> None:
-    # With `http/dup` the names from before the conventions are there as well.
-    for name in ("http.target", "http.url"):
+    for name in OLD_NAMES:
         if url := span.attributes.get(name):
             span.set_attributes({name: without_query(url)})
 
