@@ -57,7 +57,15 @@ ledger: $(VENV)/tool ## what became of every span, and where any were lost
 trace: $(VENV)/tool ## one trace as a waterfall
 ##   ID=0af7651916cd...   the trace's id, from the answer to an order
 ##   WAIT=5               how many seconds to wait for spans that are on their way
-	$(call run,$(WAYBILL) trace $${WAIT:+--wait="$$WAIT"} -- $${ID:+"$$ID"})
+##   LOGS=1               with the log lines of each span
+	$(call run,$(WAYBILL) trace $(if $(LOGS),--logs) $${WAIT:+--wait="$$WAIT"} -- $${ID:+"$$ID"})
+
+logs: $(VENV)/tool ## the log lines of all services, as they come
+##   SERVICE=payment      of one service
+##   SEVERITY=WARNING     those that are at least so severe
+##   TRACE=0af7651916cd...   those of one trace
+	$(call run,$(WAYBILL) logs $${SERVICE:+--service="$$SERVICE"} $${SEVERITY:+--severity="$$SEVERITY"} \
+		$${TRACE:+--trace="$$TRACE"})
 
 dead-letters: $(VENV)/tool ## the messages that fulfilment put aside
 ##   REPLAY=<id>          send one back, or `all`
@@ -130,5 +138,5 @@ lock: $(VENV)/dev ## compile requirements/*.txt from pyproject.toml
 $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
-.PHONY: help setup demo up down status load load-ui drill ledger trace dead-letters doctor doctor-table bench \
+.PHONY: help setup demo up down status load load-ui drill ledger trace logs dead-letters doctor doctor-table bench \
 	bench-micro check test test-docker test-faults trees lint lint-workflows lint-devcontainer lock

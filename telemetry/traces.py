@@ -263,7 +263,7 @@ def spans_from_protobuf(message: ExportTraceServiceRequest | TracesData) -> Iter
                     parent_span_id=_parent(span.parent_span_id.hex()),
                     name=span.name,
                     kind=_named(KINDS, span.kind),
-                    service=_service(resource),
+                    service=service_of(resource),
                     start_ns=span.start_time_unix_nano,
                     end_ns=span.end_time_unix_nano,
                     status=_named(STATUSES, span.status.code),
@@ -314,11 +314,11 @@ def traces_from_json(resource_spans: Sequence[Mapping[str, Any]]) -> list[Trace]
 
 def _spans_from_json(resource_spans: Sequence[Mapping[str, Any]]) -> Iterator[Span]:
     for of_resource in resource_spans:
-        resource = _json_attributes(of_resource.get("resource") or {})
+        resource = attributes_from_json(of_resource.get("resource") or {})
         for of_scope in of_resource.get("scopeSpans") or ():
             scope = str((of_scope.get("scope") or {}).get("name", ""))
             for raw in of_scope.get("spans") or ():
-                attributes = _json_attributes(raw)
+                attributes = attributes_from_json(raw)
                 warnings = attributes.pop(_WARNINGS, ())
                 status = raw.get("status") or {}
                 yield Span(
@@ -327,7 +327,7 @@ def _spans_from_json(resource_spans: Sequence[Mapping[str, Any]]) -> Iterator[Sp
                     parent_span_id=_parent(str(raw.get("parentSpanId") or "").lower()),
                     name=str(raw.get("name", "")),
                     kind=_named(KINDS, raw.get("kind", 0)),
-                    service=_service(resource),
+                    service=service_of(resource),
                     start_ns=int(raw.get("startTimeUnixNano", 0)),
                     end_ns=int(raw.get("endTimeUnixNano", 0)),
                     status=_named(STATUSES, status.get("code", 0)),
@@ -335,11 +335,13 @@ def _spans_from_json(resource_spans: Sequence[Mapping[str, Any]]) -> Iterator[Sp
                     attributes=attributes,
                     resource=resource,
                     events=tuple(
-                        Event(str(event.get("name", "")), int(event.get("timeUnixNano", 0)), _json_attributes(event))
+                        Event(
+                            str(event.get("name", "")), int(event.get("timeUnixNano", 0)), attributes_from_json(event)
+                        )
                         for event in raw.get("events") or ()
                     ),
                     links=tuple(
-                        Link(str(link.get("traceId", "")), str(link.get("spanId", "")), _json_attributes(link))
+                        Link(str(link.get("traceId", "")), str(link.get("spanId", "")), attributes_from_json(link))
                         for link in raw.get("links") or ()
                     ),
                     scope=scope,
@@ -352,7 +354,8 @@ def _spans_from_json(resource_spans: Sequence[Mapping[str, Any]]) -> Iterator[Sp
                 )
 
 
-def _json_attributes(holder: Mapping[str, Any]) -> dict[str, Any]:
+def attributes_from_json(holder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes in OTLP's JSON of whatever has some."""
     return {str(item["key"]): _json_value(item.get("value") or {}) for item in holder.get("attributes") or ()}
 
 
@@ -383,5 +386,6 @@ def _named(names: Sequence[str], number: object) -> str:
     return names[number] if isinstance(number, int) and 0 <= number < len(names) else names[0]
 
 
-def _service(resource: Attributes) -> str:
+def service_of(resource: Attributes) -> str:
+    """Return `service.name` of a resource."""
     return str(resource.get("service.name", "unknown"))

@@ -15,6 +15,7 @@ COMMANDS = {
     "drill": "waybill.drill:drill",
     "ledger": "waybill.ledger:ledger",
     "trace": "waybill.trace:trace",
+    "logs": "waybill.logs:logs",
     "dead-letters": "waybill.dead_letters:dead_letters",
     "doctor": "waybill.doctor:doctor",
     "binaries": "waybill.binaries:binaries_command",

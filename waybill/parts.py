@@ -15,7 +15,7 @@ import requests
 
 from waybill import binaries, postgres, registry, valkey
 from waybill.settings import Settings
-from waybill.supervise import ROOT, Part, make_private, state_folder
+from waybill.supervise import ROOT, Part, make_private, services_log, state_folder
 
 PROBE_SECONDS = 2
 DEMO_WINDOWS = {"1m": "10s", "5m": "30s", "30m": "1m", "1h": "2m", "6h": "4m"}
@@ -136,7 +136,7 @@ def _collector(settings: Settings) -> Part:
             "METRICS_ENDPOINT": f"127.0.0.1:{settings.metrics_port}",
             "SELF_METRICS_PORT": str(settings.collector_metrics_port),
             "STORAGE_DIRECTORY": str(data_folder(settings) / "collector"),
-            "LOGS_FILE": str(state_folder(settings) / "logs/services.jsonl"),
+            "LOGS_FILE": str(services_log(state_folder(settings))),
             # Below what the memory limiter refuses at, as in docker-compose.yml.
             "GOMEMLIMIT": "100MiB",
         },
@@ -206,6 +206,7 @@ def _service(
     if service.name == "gateway":
         # Only to show traces: no order needs it.
         environment["JAEGER_URL"] = settings.jaeger_url
+        environment["LOGS_FILE"] = str(services_log(state_folder(settings)))
     if not service.port:
         return _worker(service, environment, settings)
     # The third party shares nothing with us.

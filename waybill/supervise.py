@@ -264,6 +264,11 @@ def log_file(folder: Path, name: str) -> Path:
     return folder / "logs" / f"{name}.log"
 
 
+def services_log(folder: Path) -> Path:
+    """Return where the Collector writes what the services log, as OTLP."""
+    return folder / "logs" / "services.jsonl"
+
+
 def last_lines(log: Path) -> str:
     """The end of a log, indented."""
     lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_IN_ERROR:]

@@ -1,6 +1,7 @@
 """One trace as a waterfall in the terminal: who did what, for how long, and when."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.bar import Bar
@@ -9,10 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from telemetry.records import Record
 from telemetry.traces import DEEPEST, Span, Trace, chosen, duration, unqualified
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow")
 ERROR = "bold red"
+SEVERITIES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": ERROR}
+"""Colours of log lines; those below have none."""
 # The shortest bar, as a part of the whole time: a bar of no width could not be seen.
 SHORTEST_BAR = 0.02
 SHOWN = (
@@ -27,8 +31,14 @@ SHOWN = (
 """Attributes that tell what came of a span; the error's type stands beside its description."""
 
 
-def render(trace: Trace) -> RenderableType:
-    """The trace as something that a rich Console prints, from 80 columns up, with or without colours."""
+def render(trace: Trace, records: Sequence[Record] = ()) -> RenderableType:
+    """The trace as something that a rich Console prints, from 80 columns up, with or without colours.
+
+    Each log record stands below the span in which it was logged, and those of no span that is there at the end.
+    """
+    logged: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        logged[record.span_id if record.span_id in trace.by_id else ""].append(record)
     services = list(dict.fromkeys(span.service for _, span in trace.tree()))
     colours = {service: COLOURS[number % len(COLOURS)] for number, service in enumerate(services)}
 
@@ -48,8 +58,12 @@ def render(trace: Trace) -> RenderableType:
             duration(span.duration_ns),
             bar(trace, span, "red" if span.error else colour),
         )
-        for note, when in notes(trace, span):
+        lines = [line(trace, record) for record in logged[span.span_id]]
+        for note, when in (*notes(trace, span), *lines):
             table.add_row("", Padding(note, (0, 0, 0, len(indent) + 2)), Text(when, "dim"), "")
+    for record in logged[""]:
+        note, when = line(trace, record)
+        table.add_row(printable(record.service), note, Text(when, "dim"), "")
     return Group(headline(trace), table)
 
 
@@ -85,6 +99,13 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
     if span.parent_span_id and not parent:
         yield Text(f"! its parent {span.parent_span_id} is missing", "yellow"), ""
     yield from ((Text(f"! {printable(warning)}", "yellow"), "") for warning in span.warnings)
+
+
+def line(trace: Trace, record: Record) -> tuple[Text, str]:
+    """A log record in the place of a note."""
+    text = " ".join([record.severity, record.message, *chosen(record.attributes, ["exception.type"])])
+    when = f"at {duration(record.time_ns - trace.start_ns)}"
+    return Text(f"\N{IDENTICAL TO} {printable(text)}", SEVERITIES.get(record.severity, "")), when
 
 
 def bar(trace: Trace, span: Span, colour: str) -> Bar:

@@ -13,6 +13,7 @@ from flask.typing import ResponseReturnValue
 from chassis.problems import Problem, Unavailable
 from exhibition import selection
 from exhibition.scenarios import SCENARIOS
+from exhibition.viewer.logs import Logs
 from exhibition.viewer.reader import Traces, Unreadable
 from exhibition.viewer.waterfall import shorten, texts
 from telemetry.traces import TRACE_ID, duration
@@ -27,11 +28,18 @@ WORTH_COMPRESSING = 1_000
 """Bytes; less fits into one packet as it is."""
 
 
-def mount(app: Flask, jaeger_url: str, public_url: str, products: Callable[[], Iterable[Any]]) -> None:
+def mount(
+    app: Flask,
+    jaeger_url: str,
+    public_url: str,
+    products: Callable[[], Iterable[Any]],
+    logs_file: Path | None = None,
+) -> None:
     """Add `/`, `/traces/<trace_id>` and `/assets/` to the app.
 
     `public_url` is where a browser finds the Jaeger that is at `jaeger_url` for us. `products` returns what the shop
-    sells, or raises Problem or Unavailable.
+    sells, or raises Problem or Unavailable. `logs_file` is where the Collector writes the log lines of all services, if
+    we can read that.
     """
     pages = Blueprint("viewer", __name__, template_folder="templates", static_folder=STATIC, static_url_path="/assets")
     traces = Traces(jaeger_url, public_url)
@@ -58,7 +66,8 @@ def mount(app: Flask, jaeger_url: str, public_url: str, products: Callable[[], I
             page = render_template("trace.html", trace_id=trace_id, problem=str(error))
             return page, HTTPStatus.SERVICE_UNAVAILABLE
         link = traces.link(trace_id)
-        page = render_template("trace.html", trace_id=trace_id, trace=trace, link=link, colours=COLOURS)
+        logs = Logs(trace, logs_file) if trace else None
+        page = render_template("trace.html", trace_id=trace_id, trace=trace, link=link, logs=logs, colours=COLOURS)
         return _only_if_new(page)
 
     @pages.after_request

@@ -27,7 +27,9 @@ def create_app() -> Flask:
     app.register_blueprint(create_blueprint(orders, inventory, payments))
     if settings.jaeger_url:
         public_url = settings.jaeger_public_url or settings.jaeger_url
-        viewer.mount(app, str(settings.jaeger_url), str(public_url), lambda: inventory.products().products)
+        viewer.mount(
+            app, str(settings.jaeger_url), str(public_url), lambda: inventory.products().products, settings.logs_file
+        )
     else:
         app.add_url_rule("/", view_func=index)
     openapi.mount(app)

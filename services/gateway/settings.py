@@ -1,5 +1,6 @@
 """What the gateway has to know."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, HttpUrl
@@ -18,12 +19,14 @@ LinkedUrl = Annotated[HttpUrl, AfterValidator(_without_password)]
 
 class Settings(ServiceSettings):
     """Environment variables: ORDER_URL, INVENTORY_URL, PAYMENT_URL; for the shop page, which else is not there,
-    JAEGER_URL, and JAEGER_PUBLIC_URL where a browser knows Jaeger under another address; and PUBLIC_HOSTS, the names
-    by which customers ask, with commas between them: localhost and addresses need not be named."""
+    JAEGER_URL, and JAEGER_PUBLIC_URL where a browser knows Jaeger under another address; LOGS_FILE, the Collector's
+    file of log lines, if it is on this machine, to show them beside the spans; and PUBLIC_HOSTS, the names by which
+    customers ask, with commas between them: localhost and addresses need not be named."""
 
     order_url: HttpUrl
     inventory_url: HttpUrl
     payment_url: HttpUrl
     jaeger_url: LinkedUrl | None = None
     jaeger_public_url: LinkedUrl | None = None
+    logs_file: Path | None = None
     public_hosts: str = ""

@@ -55,6 +55,25 @@ def test_what_a_span_says_opens_below_it(visit: Open, house: House) -> None:
     assert inside["width"] > 0.95 * table["width"]
 
 
+def test_the_log_lines_of_a_span_are_in_it_and_a_page_that_cannot_read_them_says_so(
+    visit: Open, house: House, change: Change
+) -> None:
+    order = house.order().json()
+    # They come after the spans, and the page looks for them too.
+    page = visit(f"/traces/{order['trace_id']}")
+    rows(page, "fulfilment")
+    opened = row(page, "order", "process_order")
+    opened.locator("summary").click()
+    expect(opened.get_by_role("heading", name="Log lines")).to_be_visible()
+    expect(opened.locator(".log")).to_contain_text(f"INFO order {order['id']} is completed")
+    expect(page.get_by_text("Log lines are not shown")).to_have_count(0)
+    change(LOGS_FILE=None)
+    page = visit(f"/traces/{order['trace_id']}")
+    rows(page, "fulfilment")
+    expect(page.get_by_text("Log lines are not shown")).to_be_visible()
+    expect(page.locator(".log")).to_have_count(0)
+
+
 def test_a_link_leads_to_the_span_that_it_points_to(visit: Open, house: House) -> None:
     page = visit(f"/traces/{house.order().json()['trace_id']}")
     rows(page, "fulfilment")

@@ -70,6 +70,24 @@ def test_a_log_record_goes_by_the_collector_into_a_file(house: House) -> None:
     assert f"order {order['id']} is completed" in line
 
 
+def test_a_trace_in_the_terminal_has_its_log_lines_under_the_spans_that_wrote_them(house: House) -> None:
+    order = house.order().json()
+    said = f"INFO order {order['id']} is completed"
+
+    def shown() -> bool:
+        status, text = waybill(house, "trace", "--logs", order["trace_id"])
+        assert status == 0, text
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        process_order = next((n for n, line in enumerate(lines) if line.startswith("order process_order")), len(lines))
+        below = [line for line in lines[process_order + 1 :] if not line.startswith(("◆", "order."))]
+        return bool(below) and "≡ INFO order" in below[0]
+
+    wait_until(shown, "the line is under the span of process_order")
+    status, text = waybill(house, "logs", "--once", f"--trace={order['trace_id']}", "--service=order")
+    assert status == 0, text
+    assert said in " ".join(text.split()).replace("INFO order order", "INFO order")
+
+
 def test_each_of_200_orders_is_one_whole_trace(house: House, jaeger: Jaeger) -> None:
     began = datetime.now(UTC)
     status, summary = load(house, "--orders=200")
@@ -150,11 +168,16 @@ def test_load_fails_where_an_order_does_though_its_trace_is_there(house: House) 
 
 def load(house: House, *options: str) -> tuple[int, str]:
     """The exit status and the output of `python -m waybill load`."""
+    return waybill(house, "load", *options)
+
+
+def waybill(house: House, *arguments: str) -> tuple[int, str]:
+    """The exit status and the output of a command of the tool."""
     ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
     ended = subprocess.run(
-        [sys.executable, "-m", "waybill", "load", *options],
+        [sys.executable, "-m", "waybill", *arguments],
         cwd=ROOT,
-        env={**os.environ, **ports},
+        env={**os.environ, **ports, "WAYBILL_STATE_DIR": str(house.folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,11 +1,14 @@
 """A trace in the terminal."""
 
+import re
+from collections.abc import Sequence
 from io import StringIO
 from typing import Literal
 
 import pytest
 from rich.console import Console
 
+from telemetry.records import Record
 from telemetry.traces import Event, Link, Span, Trace, duration
 from waybill.waterfall import render
 
@@ -29,10 +32,10 @@ def span(number: int, parent: int | None, name: str, begin: float, end: float, *
     )
 
 
-def printed(*spans: Span, width: int = 80, terminal: bool = False) -> str:
+def printed(*spans: Span, width: int = 80, terminal: bool = False, records: Sequence[Record] = ()) -> str:
     colours: Literal["standard"] | None = "standard" if terminal else None
     console = Console(file=StringIO(), width=width, force_terminal=terminal, color_system=colours)
-    console.print(render(Trace(TRACE_ID, spans)))
+    console.print(render(Trace(TRACE_ID, spans), records))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -53,6 +56,27 @@ def test_spans_stand_under_their_parents_with_service_duration_and_a_bar_at_thei
         "order     validate                             50.0 ms ████████████",
         "order     charge                               50.0 ms             ████████████",
         "order       PUT                                25.0 ms                   ██████",
+    ]
+
+
+def test_log_lines_stand_under_the_span_that_wrote_them_and_others_at_the_end() -> None:
+    def record(number: int, message: str, at: int, **more: object) -> Record:
+        when = NOON + at * MILLISECOND
+        return Record(when, "WARNING", "payment", "payment", message, TRACE_ID, f"{number:016x}", **more)  # type: ignore[arg-type]
+
+    spans = (span(1, None, "POST /orders", 0, 100), span(2, 1, "charge", 25, 100))
+    records = [
+        record(1, "slow", 30),
+        record(2, "declined", 40, attributes={"exception.type": "Declined"}),
+        record(9, "of a span that is lost\x1b", 50),
+    ]
+    text = printed(*spans, records=records, width=120)
+    assert [" ".join(re.sub("[█▕]", "", each).split()) for each in text.splitlines()[3:]] == [
+        "order POST /orders 100.0 ms",
+        "≡ WARNING slow at 30.0 ms",
+        "order charge 75.0 ms",
+        "≡ WARNING declined exception.type=Declined at 40.0 ms",
+        "payment ≡ WARNING of a span that is lost� at 50.0 ms",
     ]
 
 

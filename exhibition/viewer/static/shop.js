@@ -123,7 +123,7 @@ async function follow(traceId, before, isOrder) {
     view = await read(traceId);
     // Another order was placed meanwhile, or this one is looked at again.
     if (shown !== mine) return;
-    if (spansIn(view) && spansIn(view) !== spansShown()) {
+    if (spansIn(view) && (spansIn(view) !== spansShown() || view.dataset.lines !== linesShown())) {
       changed = performance.now();
       pause = FIRST_PAUSE_MS;
       const isFirst = !spansShown();
@@ -182,6 +182,10 @@ function spansIn(view) {
 
 function spansShown() {
   return spansIn(place.firstElementChild);
+}
+
+function linesShown() {
+  return place.firstElementChild?.dataset.lines;
 }
 
 function progress() {

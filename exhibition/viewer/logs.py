@@ -1,0 +1,37 @@
+"""The log lines of a trace, from the file that the Collector writes, within bounds."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from exhibition.viewer.waterfall import Waterfall
+from telemetry.records import Record, of_trace
+
+MAX_BYTES = 8 * 1024 * 1024
+"""Of the newest: some thousands of orders."""
+MAX_LINES = 200
+"""The number of a trace's lines that are shown."""
+
+
+class Logs:
+    """The newest log lines of a trace, by the span that wrote them."""
+
+    def __init__(self, trace: Waterfall, file: Path | None) -> None:
+        """`file` may be one that is not there, or that we may not read: then `known` is False."""
+        found: Sequence[Record] = ()
+        try:
+            found = of_trace(file, trace.trace.trace_id, MAX_BYTES) if file else ()
+            self.known = file is not None
+        except OSError:
+            self.known = False
+        self.left_out = max(0, len(found) - MAX_LINES)
+        self._of_span: dict[str, list[Record]] = defaultdict(list)
+        for record in found[-MAX_LINES:]:
+            self._of_span[record.span_id if record.span_id in trace.trace.by_id else ""].append(record)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of_span.values()))
+
+    def of(self, span_id: str) -> Sequence[Record]:
+        """Return the lines that a span wrote, by time; those of no span that is here for ""."""
+        return self._of_span.get(span_id, ())
