@@ -91,6 +91,7 @@ OPTIONS = (
         show_default=True,
         help="How long spans may be on their way.",
     ),
+    click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON."),
 )
 """What to look at, and how."""
 
@@ -136,26 +137,38 @@ def addresses_of(
     return yours.Addresses(request, otlp, pipeline.base_of(jaeger), protocol or "", trace_id, expected)
 
 
-def report(findings: Iterable[str | Finding]) -> None:
-    """Print what is found as it is found; exit with 1 where something is broken. Raises click.ClickException."""
+def report(findings: Iterable[str | Finding], as_json: bool = False) -> None:
+    """Print what is found as it is found; exit with 1 where something is broken. Raises click.ClickException.
+
+    As JSON it is printed at the end, as one object.
+    """
     from .jaeger import JaegerError
 
     remarks = False
+    found: list[dict[str, str]] = []
     try:
         for finding in findings:
             remarks |= isinstance(finding, Finding)
-            _print(finding)
+            found.append(_in_json(finding))
+            if not as_json:
+                _print(finding)
     except Broken as broken:
-        _print_finding("✗", broken.finding, fg="red", bold=True)
+        if as_json:
+            _print_json([*found, _in_json(broken.finding) | {"result": "broken"}])
+        else:
+            _print_finding("✗", broken.finding, fg="red", bold=True)
         sys.exit(1)
     except JaegerError as error:
         raise click.ClickException(web.without_passwords(str(error))) from error
+    if as_json:
+        _print_json(found)
+        return
     click.secho(f"No fault found.{' Read the remarks above, marked with !.' if remarks else ''}", fg="green", bold=True)
 
 
 @click.command()
 @options
-def main(wait: float, **given: Any) -> None:
+def main(wait: float, as_json: bool, **given: Any) -> None:
     """Find out where spans get lost: name the first broken hop, its likely cause and the fix.
 
     Looks at your service, Collector and Jaeger; what is left out is not looked at. Exits with 1 where a hop is broken.
@@ -165,7 +178,7 @@ def main(wait: float, **given: Any) -> None:
         raise click.UsageError("say what to look at: --service-url, --otlp, --jaeger.")
     from . import yours
 
-    report(yours.follow(addresses, wait))
+    report(yours.follow(addresses, wait), as_json)
 
 
 def _how(method: str | None, data: bytes | None, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -187,6 +200,18 @@ def _expected(text: str) -> dict[str, set[str]]:
         service, _, database = name.partition(":")
         expected.setdefault(service, set()).update({database} - {""})
     return expected
+
+
+def _in_json(finding: str | Finding) -> dict[str, str]:
+    if isinstance(finding, str):
+        return {"result": "passed", "says": web.without_passwords(finding)}
+    says = {"says": finding.says, "cause": finding.cause, "fix": finding.fix}
+    return {"result": "remark", "name": finding.name} | {key: web.without_passwords(text) for key, text in says.items()}
+
+
+def _print_json(found: list[dict[str, str]]) -> None:
+    good = all(each["result"] != "broken" for each in found)
+    click.echo(json.dumps({"good": good, "findings": found}, indent=2))
 
 
 def _print(finding: str | Finding) -> None:

@@ -54,14 +54,15 @@ def _mix(_context: click.Context, _parameter: click.Parameter, value: str) -> di
     help="The kinds of orders, and how many of each in proportion.",
 )
 @click.option("--web-ui", is_flag=True, help="Drive the load from Locust's web page, until Ctrl-C.")
-def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_ui: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_ui: bool, as_json: bool) -> None:
     """Place orders, then show latencies, the slowest and the failed orders, and whether all traces arrived.
 
     The exit status is 1 when an order did not come out as its kind asks for, or its trace is not complete.
     """
     if web_ui and rate:
         raise click.UsageError("--rate does not go with --web-ui: the web page decides how many users there are.")
-    console = Console()
+    console = Console(quiet=as_json)
     jaeger = Jaeger(settings().jaeger_url)
     try:
         has_web_ui = jaeger.has_web_ui()
@@ -90,6 +91,9 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
         problems = {trace_id: problem for trace_id, problem in problems.items() if trace_id not in sampled_out}
         report.show_completeness(console, placed, problems, len(sampled_out))
         console.print(last_line(kept), soft_wrap=True, markup=False, highlight=False)
+        if as_json:
+            found = report.as_json(placed, problems, len(sampled_out))
+            click.echo(json.dumps(found | {"interrupted": interrupted, "ledger": last_line(kept)}, indent=2))
     except JaegerError as error:
         raise click.ClickException(str(error)) from error
     if interrupted and not web_ui:

@@ -4,6 +4,8 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -160,6 +162,33 @@ def show_completeness(
         console.print("  A trace is missing when it was sampled out, or forgotten to make room for newer ones.")
     if untraced:
         console.print(f"  {untraced} were answered without a trace id, or not at all", highlight=False)
+
+
+def as_json(orders: Sequence[Order], problems: Mapping[str, str], left_out: int) -> dict[str, Any]:
+    """For a script: every order, the latencies of each kind, and what became of the traces."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for order in orders:
+        groups[order.kind, outcome(order.status)].append(order.seconds)
+    untraced = sum(1 for order in orders if not order.trace_id)
+    return {
+        "good": good(orders, problems),
+        "orders": [asdict(order) | {"as_expected": as_expected(order)} for order in orders],
+        "latencies": [
+            {
+                "kind": kind,
+                "outcome": result,
+                "orders": len(seconds),
+                **{f"p{percent}_seconds": percentile(seconds, percent) for percent in (50, 95, 99)},
+            }
+            for (kind, result), seconds in sorted(groups.items())
+        ],
+        "traces": {
+            "complete": len(orders) - len(problems) - untraced - left_out,
+            "left_out": left_out,
+            "without_id": untraced,
+            "problems": dict(problems),
+        },
+    }
 
 
 def good(orders: Sequence[Order], problems: Mapping[str, str]) -> bool:

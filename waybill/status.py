@@ -1,6 +1,8 @@
 """`waybill status`: what runs, and the memory that it takes."""
 
+import json
 from contextlib import suppress
+from typing import Any
 
 import click
 import psutil
@@ -15,27 +17,39 @@ MEBIBYTE = 2**20
 
 
 @click.command()
-def status() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(as_json: bool) -> None:
     """Show every part that runs, with its memory. Exits with 1 where nothing runs."""
     state = State.read(state_file(state_folder(settings())))
     if state is None or state.supervisor.process() is None:
         raise click.ClickException("Nothing is running. `make up` starts everything.")
+    parts: list[dict[str, Any]] = []
+    for part in (*state.parts, state.supervisor):
+        process = part.process()
+        if process is None:
+            parts.append({"part": part.name, "running": False})
+            continue
+        # Without the parts: they are the supervisor's children, and have their own lines.
+        family = [process] if part is state.supervisor else [process, *process.children(recursive=True)]
+        memory = sum(proportional_memory(member) for member in family)
+        parts.append(
+            {"part": part.name, "running": True, "pid": part.pid, "processes": len(family), "memory_bytes": memory}
+        )
+    total = sum(part.get("memory_bytes", 0) for part in parts)
+    if as_json:
+        click.echo(json.dumps({"parts": parts, "memory_bytes": total}, indent=2))
+        return
     table = Table(box=None, header_style="dim")
     table.add_column("part")
     for heading in ("pid", "processes", "PSS MiB"):
         table.add_column(heading, justify="right")
-    total = 0.0
-    for part in (*state.parts, state.supervisor):
-        process = part.process()
-        if process is None:
-            table.add_row(part.name, "", "", "ended", style="red")
-            continue
-        # Without the parts: they are the supervisor's children, and have their own lines.
-        family = [process] if part is state.supervisor else [process, *process.children(recursive=True)]
-        memory = sum(proportional_memory(member) for member in family) / MEBIBYTE
-        total += memory
-        table.add_row(part.name, str(part.pid), str(len(family)), f"{memory:.0f}")
-    table.add_row("all", "", "", f"{total:.0f}", style="bold")
+    for found in parts:
+        if found["running"]:
+            mebibytes = f"{found['memory_bytes'] / MEBIBYTE:.0f}"
+            table.add_row(found["part"], str(found["pid"]), str(found["processes"]), mebibytes)
+        else:
+            table.add_row(found["part"], "", "", "ended", style="red")
+    table.add_row("all", "", "", f"{total / MEBIBYTE:.0f}", style="bold")
     Console().print(table)
 
 

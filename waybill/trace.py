@@ -1,12 +1,15 @@
 """`waybill trace ID`: one trace as a waterfall in the terminal."""
 
+import json
 import re
+from typing import Any
 
 import click
 from rich.console import Console
 
 from doctor.jaeger import Jaeger, JaegerError
 from telemetry.records import Record, of_trace
+from telemetry.traces import Trace
 from waybill import typed, waterfall
 from waybill.settings import settings
 from waybill.supervise import services_log, state_folder
@@ -38,7 +41,8 @@ def a_trace_id(_context: click.Context, _parameter: click.Parameter, value: str 
     help="How long to wait for spans that are still on their way.",
 )
 @click.option("--logs", is_flag=True, help="With the log lines of each span.")
-def trace(trace_id: str, wait: float, logs: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def trace(trace_id: str, wait: float, logs: bool, as_json: bool) -> None:
     """Show the trace ID as a waterfall. The `trace_id` of an order is in the gateway's answer."""
     jaeger = Jaeger(settings().jaeger_url)
     try:
@@ -52,8 +56,11 @@ def trace(trace_id: str, wait: float, logs: bool) -> None:
             f"(try a larger {typed.option('--wait')}), or Jaeger has forgotten it: it keeps the newest traces in "
             "memory, and only until it stops."
         )
-    console = Console()
     records = _records(trace_id) if logs else []
+    if as_json:
+        click.echo(json.dumps(_as_json(found, records if logs else None), indent=2))
+        return
+    console = Console()
     console.print(waterfall.render(found, records or ()))
     if records is None:
         console.print("! The log lines cannot be read: the Collector has not made its file here.", style="yellow")
@@ -65,6 +72,51 @@ def trace(trace_id: str, wait: float, logs: bool) -> None:
     console.print(link(trace_id), soft_wrap=True)
     for other in sorted({link.trace_id for span in found.spans for link in span.links} - {trace_id, ""}):
         console.print(f"→ {link(other)}", style="dim", soft_wrap=True)
+
+
+def _as_json(found: Trace, records: list[Record] | None) -> dict[str, Any]:
+    """For a script: the spans as the table has them, each after its parent; without log lines, `logs` is null."""
+    return {
+        "trace_id": found.trace_id,
+        "start_unix_nano": found.start_ns,
+        "duration_ns": found.duration_ns,
+        "problems": found.problems(),
+        "spans": [
+            {
+                "span_id": span.span_id,
+                "parent_span_id": span.parent_span_id,
+                "depth": depth,
+                "service": span.service,
+                "name": span.name,
+                "kind": span.kind,
+                "start_unix_nano": span.start_ns,
+                "duration_ns": span.duration_ns,
+                "status": span.status,
+                "failure": span.failure,
+                "attributes": span.attributes,
+                "events": [
+                    {"name": event.name, "time_unix_nano": event.time_ns, "attributes": event.attributes}
+                    for event in span.events
+                ],
+                "links": [{"trace_id": link.trace_id, "span_id": link.span_id} for link in span.links],
+            }
+            for depth, span in found.tree()
+        ],
+        "logs": None
+        if records is None
+        else [
+            {
+                "span_id": record.span_id,
+                "time_unix_nano": record.time_ns,
+                "severity": record.severity,
+                "service": record.service,
+                "logger": record.logger,
+                "message": record.message,
+                "attributes": record.attributes,
+            }
+            for record in records
+        ],
+    }
 
 
 def _records(trace_id: str) -> list[Record] | None:

@@ -1,6 +1,5 @@
 """The bench, end to end on the real parts; no figure of it is asserted but those that do not depend on the machine."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from tests.house import wait_until
+from tests.shapes import assert_documented
 from waybill.environment import INTERRUPTED
 from waybill.processes import State
 from waybill.supervise import ROOT, state_file
@@ -48,7 +48,7 @@ def test_variants_are_measured_end_to_end_and_nothing_stays(folder: Path) -> Non
     bench = start(folder, "--variants=untraced,ours", "--json")
     output, errors = bench.communicate(timeout=280)
     assert bench.returncode == 0, errors
-    found = json.loads(output)
+    found = assert_documented("bench", output)
     variants = found["variants"]
     assert list(variants) == ["untraced", "ours"]
     assert variants["untraced"]["ratio"]["median"] == 1

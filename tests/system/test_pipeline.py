@@ -17,6 +17,7 @@ import requests
 from doctor.jaeger import Jaeger
 from telemetry.traces import Trace
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
+from tests.shapes import assert_documented
 from waybill import binaries
 from waybill.registry import TRACED
 from waybill.supervise import ROOT, log_file
@@ -86,6 +87,29 @@ def test_a_trace_in_the_terminal_has_its_log_lines_under_the_spans_that_wrote_th
     status, text = waybill(house, "logs", "--once", f"--trace={order['trace_id']}", "--service=order")
     assert status == 0, text
     assert said in " ".join(text.split()).replace("INFO order order", "INFO order")
+
+
+def test_a_script_gets_from_each_command_what_is_documented(house: House) -> None:
+    status, printed = waybill(house, "load", "--json", "--orders=5", "--mix=completed=1")
+    assert status == 0, printed
+    loaded = assert_documented("load", printed)
+    assert [order["status"] for order in loaded["orders"]] == [201] * 5
+    assert loaded["traces"] == {"complete": 5, "left_out": 0, "without_id": 0, "problems": {}}
+
+    trace_id = loaded["orders"][0]["trace_id"]
+    status, printed = waybill(house, "trace", trace_id, "--json", "--logs")
+    assert status == 0, printed
+    trace = assert_documented("trace", printed)
+    assert (trace["trace_id"], trace["spans"][0]["name"]) == (trace_id, "POST /orders")
+    assert trace["logs"] is not None
+
+    status, printed = waybill(house, "ledger", "--json")
+    ledger = assert_documented("ledger", printed)
+    assert (status, ledger["losses"]) == (0 if ledger["good"] else 1, [])
+
+    status, printed = waybill(house, "doctor", "--json", f"--jaeger={house.settings.jaeger_url}")
+    assert status == 0, printed
+    assert assert_documented("doctor", printed)["good"] is True
 
 
 def test_each_of_200_orders_is_one_whole_trace(house: House, jaeger: Jaeger) -> None:
@@ -179,7 +203,8 @@ def waybill(house: House, *arguments: str) -> tuple[int, str]:
         cwd=ROOT,
         env={**os.environ, **ports, "WAYBILL_STATE_DIR": str(house.folder)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        # Scripts read the one, and people both.
+        stderr=subprocess.DEVNULL if "--json" in arguments else subprocess.STDOUT,
         text=True,
         timeout=4 * PATIENCE_SECONDS,
         check=False,

@@ -18,6 +18,7 @@ import requests
 
 from doctor.jaeger import Jaeger
 from tests.house import wait_until
+from tests.shapes import assert_documented
 from waybill.processes import State
 from waybill.registry import SHIPPED
 from waybill.settings import Settings
@@ -54,6 +55,11 @@ def test_an_order_outlives_a_restart(environment: dict[str, str]) -> None:
     gateway = f"http://127.0.0.1:{environment['WAYBILL_GATEWAY_PORT']}"
     placed = requests.post(f"{gateway}/orders", json=ORDER, timeout=20)
     assert placed.status_code == 201, placed.text
+
+    shown = waybill("status", environment, "--json")
+    parts = assert_documented("status", shown.stdout)["parts"]
+    assert (shown.returncode, {part["running"] for part in parts}) == (0, {True})
+    assert {*SHIPPED, "postgres", "supervisor"} <= {part["part"] for part in parts}
 
     assert waybill("down", environment).returncode == 0
     assert processes_with(environment["TEST_MARK"]) == []

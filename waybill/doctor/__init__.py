@@ -20,7 +20,7 @@ SCENARIO = "cold-cache"
     show_default=True,
     help="What our order is to run; lost-context is one in which the doctor finds something.",
 )
-def doctor(scenario: str, wait: float, **given: Any) -> None:
+def doctor(scenario: str, wait: float, as_json: bool, **given: Any) -> None:
     """Find out where spans get lost: name the first broken hop, its likely cause and the fix.
 
     Without options it looks at what `make up` or Docker has started. With --service-url, --otlp or --jaeger it looks
@@ -33,4 +33,4 @@ def doctor(scenario: str, wait: float, **given: Any) -> None:
     from doctor import yours
     from waybill.doctor import ours
 
-    report(yours.follow(addresses, wait) if addresses else ours.follow(settings(), scenario, wait))
+    report(yours.follow(addresses, wait) if addresses else ours.follow(settings(), scenario, wait), as_json)

@@ -1,5 +1,6 @@
 """`waybill ledger`: what became of every span, step by step, and where any were lost."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -7,19 +8,23 @@ import click
 from rich.console import Console
 
 from waybill.ledger.balance import Ledger
-from waybill.ledger.verdict import good, table, verdict
+from waybill.ledger.verdict import as_json, good, table, verdict
 from waybill.ledger.watch import begin, watch
 from waybill.settings import settings
 
 
 @click.command()
-def ledger() -> None:
+@click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+def ledger(wants_json: bool) -> None:
     """Compare the spans that each service ended with those that the Collector took and Jaeger stored, since the start.
 
     The exit status is 1 where some were lost, or may have been.
     """
     with Console(stderr=True).status("waiting for the numbers: services send theirs every 5 s"):
         found = watch(settings())
+    if wants_json:
+        click.echo(json.dumps(as_json(found), indent=2))
+        sys.exit(0 if good(found) else 1)
     console = Console(highlight=False)
     if found.collector_answers:
         console.print(table(found), "")

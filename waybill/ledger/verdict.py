@@ -1,7 +1,8 @@
 """What the ledger says: a table, and one sentence that names the step at which spans were lost."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -109,6 +110,38 @@ def verdict(ledger: Ledger) -> str:
 def good(ledger: Ledger) -> bool:
     """Whether no span is known or feared to be lost."""
     return ledger.collector_answers and not losses(ledger) and not doubts(ledger)
+
+
+def as_json(ledger: Ledger) -> dict[str, Any]:
+    """For a script: the verdict, and the numbers that it follows from. Without the Collector there are none."""
+    found: dict[str, Any] = {"good": good(ledger), "verdict": verdict(ledger)}
+    if not ledger.collector_answers:
+        return found
+    return found | {
+        "settled": ledger.settled,
+        "spans": {
+            "ended": ledger.ended,
+            "waiting_in_services": ledger.waiting,
+            "accepted_by_collector": ledger.accepted,
+            "waiting_in_collector": ledger.queued,
+            "left_out": ledger.left_out,
+            "stored": ledger.stored,
+        },
+        "losses": [asdict(loss) for loss in losses(ledger)],
+        "doubts": doubts(ledger),
+        "services": [
+            {
+                "service": service.name,
+                "ended": service.ended,
+                "dropped": service.dropped,
+                "waiting": service.waiting,
+                "lost_on_the_way": ledger.lost_before_collector(service),
+                "exported": service.exported,
+                "reports": service.reports,
+            }
+            for service in ledger.services
+        ],
+    }
 
 
 def table(ledger: Ledger) -> Group:
