@@ -34,6 +34,12 @@ def test_prometheus_reads_the_services_the_collector_and_jaeger(measured: Stack)
     assert {target["metric"]["job"] for target in targets} == {"services", "collector", "jaeger"}
 
 
+def test_prometheus_has_the_alerts_with_their_windows_for_production(measured: Stack) -> None:
+    groups = measured.get("prometheus", "/api/v1/rules").json()["data"]["groups"]
+    assert [group["name"] for group in groups] == ["orders", "parts", "pipeline"]
+    assert groups[0]["rules"][0]["name"] == "waybill:orders:rate5m"
+
+
 def test_an_exemplar_leads_to_a_trace_that_jaeger_has(measured: Stack) -> None:
     span_of_time = {"start": str(time.time() - 3600), "end": str(time.time() + 3600)}
 

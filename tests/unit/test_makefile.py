@@ -54,6 +54,8 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("drill", "SEED=one two"), "make drill SEED='one two': 'one two' is not a valid integer"),
         (("doctor", "SCENARIO=<one>"), "make doctor SCENARIO='<one>': "),
         (("up", "SAMPLING=some (of them)"), "SAMPLING=some (of them): Input should be 'off' or 'tail'."),
+        (("logs", "SEVERITY=loud"), "make logs SEVERITY=loud: 'loud' is not one of 'debug', 'info'"),
+        (("logs", "TRACE=a b"), "make logs TRACE='a b': 'a b' is not a trace id"),
         (("up", "ALERTS=loud"), "ALERTS=loud: Input should be 'production' or 'demo'."),
     ],
 )
@@ -80,7 +82,17 @@ TEXTS = ("; touch {}", "$(touch {})", "`touch {}`", "' ; touch {} '", '" ; touch
     [
         *(("trace ID", text) for text in TEXTS),
         *((target, "".join(TEXTS)) for target in ("load MIX", "load ORDERS", "load RATE", "drill SEED")),
-        *((target, "".join(TEXTS[:4])) for target in ("doctor SCENARIO", "up SAMPLING", "demo METRICS")),
+        *(
+            (target, "".join(TEXTS[:4]))
+            for target in (
+                "doctor SCENARIO",
+                "up SAMPLING",
+                "demo METRICS",
+                "up ALERTS",
+                "logs SERVICE",
+                "logs SEVERITY",
+            )
+        ),
     ],
 )
 def test_what_is_typed_is_never_run(target: str, text: str, tmp_path: Path) -> None:
@@ -101,7 +113,7 @@ def test_the_tool_called_by_itself_names_its_own_options() -> None:
 
 def test_help_names_every_variable_of_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
-    text = text.replace("$(CHOICES)", "$$SAMPLING $$METRICS")
+    text = text.replace("$(CHOICES)", "$$SAMPLING $$METRICS $$ALERTS")
     described: dict[str, set[str]] = {}
     for block in re.split(r"\n(?=[a-z-]+:.*## )", text)[1:]:
         rule = block.partition("\n\n")[0]
@@ -111,4 +123,4 @@ def test_help_names_every_variable_of_every_target() -> None:
         assert used <= named, rule
     printed = make("help").stdout
     assert all(f"{variable}=" in printed for named in described.values() for variable in named)
-    assert described["trace"] == {"ID", "WAIT"}
+    assert described["trace"] == {"ID", "WAIT", "LOGS"}
