@@ -1,20 +1,25 @@
 """Reading traces from Jaeger for the pages: the waterfall, and the bounds of what is read."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
+from exhibition import viewer
 from exhibition.viewer import reader as reading
 from exhibition.viewer.reader import READERS, Traces, Unreadable
 from exhibition.viewer.waterfall import MAX_SPANS, MAX_TEXT, Waterfall, texts
 from telemetry.traces import DEEPEST
+from tests.unit.test_records import line
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -286,3 +291,25 @@ def test_only_so_many_wait_for_jaeger_at_once() -> None:
             go.set()
         assert [each.result() for each in waiting] == [None] * READERS
         assert reader.find(TRACE) is None
+
+
+def test_a_page_shows_the_log_lines_of_a_span_in_it_escaped_and_says_if_it_can_read_none(tmp_path: Path) -> None:
+    def page(file: Path | None) -> str:
+        group = {"scopeSpans": [{"spans": [span(1), span(2, 1)]}]}
+        with jaeger(body(json.dumps({"result": {"resourceSpans": [group]}}).encode())) as traces:
+            app = Flask(__name__)
+            viewer.mount(app, traces._client.base_url, traces._public_url, list, file)
+            return app.test_client().get(f"/traces/{TRACE}").text
+
+    assert "Log lines are not shown" in page(None)
+    file = tmp_path / "services.jsonl"
+    assert "Log lines are not shown" in page(file)
+    file.write_text(line("<b>declined</b>", trace=TRACE, span=2, severity="ERROR"))
+    shown = page(file)
+    assert "Log lines are not shown" not in shown
+    assert 'data-lines="1"' in shown
+    first, second = shown.split('id="span-')[1:]
+    assert "Log lines" not in first
+    assert re.search(
+        r"Log lines</h3>.*<strong>ERROR</strong> &lt;b&gt;declined&lt;/b&gt;.*exception.type", second, re.DOTALL
+    )
