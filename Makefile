@@ -110,6 +110,9 @@ trees: $(VENV)/dev ## write every tree that the documents and the tests have ane
 doctor-table: $(VENV)/dev ## write the tables of docs/doctor.md from the doctor's code
 	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_doctor_faults.py -k document
 
+telemetry-docs: $(VENV)/dev ## write the tables of docs/telemetry.md and chassis/names.py from telemetry-schema/
+	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_telemetry_schema.py -k written
+
 lint: $(VENV)/dev ## style, types, which folder may import which
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -138,5 +141,5 @@ lock: $(VENV)/dev ## compile requirements/*.txt from pyproject.toml
 $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
-.PHONY: help setup demo up down status load load-ui drill ledger trace logs dead-letters doctor doctor-table bench \
-	bench-micro check test test-docker test-faults trees lint lint-workflows lint-devcontainer lock
+.PHONY: help setup demo up down status load load-ui drill ledger trace logs dead-letters doctor doctor-table \
+	telemetry-docs bench bench-micro check test test-docker test-faults trees lint lint-workflows lint-devcontainer lock

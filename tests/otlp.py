@@ -13,7 +13,23 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
+from telemetry.testing import Receiver
 from tests.house import PATIENCE_SECONDS, House
+
+
+class KeepingReceiver(Receiver):
+    """A receiver that also keeps each request whole, with resources and scopes, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        super().__init__()
+
+    def _serve(self, name: str, request: Any, kept: list[Any], read: Callable[[Any], Any]) -> None:
+        def keep_and_read(message: Any) -> Any:
+            self.requests.append(message)
+            return read(message)
+
+        super()._serve(name, request, kept, keep_and_read)
 
 
 class OverHttp:

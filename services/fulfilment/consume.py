@@ -23,6 +23,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from chassis import cache, database, worker
 from chassis.app import configure_telemetry
+from chassis.names import ORDER_ID, WAYBILL_DELIVERY_COUNT
 from exhibition.scenarios import BAGGAGE_KEYS
 from exhibition.selection import injected
 from services.fulfilment.clients import Orders
@@ -117,10 +118,10 @@ class Consumer:
                 STREAM, message_id, fields, GROUP, cache.address(self.stream), join_trace=self.join_trace
             ) as span,
         ):
-            span.set_attribute("waybill.delivery_count", count)
+            span.set_attribute(WAYBILL_DELIVERY_COUNT, count)
             try:
                 order = OrderCompleted.model_validate_json(fields.get("payload", ""))
-                span.set_attribute("order.id", str(order.order_id))
+                span.set_attribute(ORDER_ID, str(order.order_id))
                 ship(self.engine, order.order_id, order.quantities)
             except Exception as error:
                 log.warning("delivery %d of message %s failed: %s", count, message_id, type_name(error))

@@ -8,6 +8,7 @@ from opentelemetry.metrics import Observation
 import telemetry
 from chassis import cache, database
 from chassis.app import configure_telemetry, new_app
+from chassis.names import PRODUCT_SKU
 from exhibition.scenarios import BAGGAGE_KEYS
 from exhibition.selection import injected, one_by_one
 from services.inventory.api import create_blueprint
@@ -32,7 +33,7 @@ def create_app() -> Flask:
     catalogue = Catalogue(engine, prices, one_by_one(read_prices))
     telemetry.gauge(
         "waybill.stock",
-        lambda: [Observation(product.available, {"product.sku": product.sku}) for product in catalogue.products()],
+        lambda: [Observation(product.available, {PRODUCT_SKU: product.sku}) for product in catalogue.products()],
         unit="{item}",
         description="What is left of each product.",
     )

@@ -10,6 +10,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Link
 from sqlalchemy import Connection, Engine
 
+from chassis.names import ORDER_ID
 from services.order import store
 from services.order.models import Order
 
@@ -45,7 +46,7 @@ def _announce(db: Connection, order: Order) -> None:
     first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
     link = Link(trace.get_current_span(first).get_span_context())
     with tracer.start_as_current_span("announce_again", context=Context(), links=[link]) as span:
-        span.set_attribute("order.id", str(order.id))
+        span.set_attribute(ORDER_ID, str(order.id))
         context: dict[str, str] = {}
         propagate.inject(context)
         store.announce(db, order, context)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from opentelemetry import metrics, propagate, trace
 from sqlalchemy import Engine
 
+from chassis.names import ORDER_ID, ORDER_OUTCOME
 from services.order import store
 from services.order.clients import Inventory, Payment, PaymentState, Reservation
 from services.order.models import Order, Status
@@ -35,7 +36,7 @@ def process_order(dependencies: Dependencies, order: Order) -> Order:
     Raises Unavailable where a part does not answer: the order stays pending, and may be processed again.
     """
     with tracer.start_as_current_span("process_order") as span:
-        span.set_attribute("order.id", str(order.id))
+        span.set_attribute(ORDER_ID, str(order.id))
         with tracer.start_as_current_span("validate"):
             reservation = validate(dependencies, order)
         if reservation.refused:
@@ -46,7 +47,7 @@ def process_order(dependencies: Dependencies, order: Order) -> Order:
             dependencies.inventory.release(order.id)
             return refuse(dependencies, order, Status.DECLINED)
         order = complete(dependencies, order, reservation)
-        span.set_attribute("order.outcome", order.status)
+        span.set_attribute(ORDER_OUTCOME, order.status)
         span.add_event("order_completed")
         return order
 
@@ -79,7 +80,7 @@ def refuse(dependencies: Dependencies, order: Order, outcome: Status, sku: str |
     """Write down that the order was refused, and say it on the span: an outcome, not an error."""
     order = _settle(dependencies.engine, order, status=outcome, refused_sku=sku)
     span = trace.get_current_span()
-    span.set_attribute("order.outcome", order.status)
+    span.set_attribute(ORDER_OUTCOME, order.status)
     span.add_event("order_refused")
     return order
 
@@ -90,6 +91,6 @@ def _settle(engine: Engine, order: Order, **columns: object) -> Order:
     propagate.inject(context)
     settled, by_us = store.settle(engine, order, context, columns)
     if by_us:
-        settled_orders.add(1, {"order.outcome": settled.status})
+        settled_orders.add(1, {ORDER_OUTCOME: settled.status})
         log.info("order %s is %s", settled.id, settled.status)
     return settled

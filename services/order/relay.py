@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 import telemetry
 from chassis import cache, database, deadline, worker
 from chassis.app import configure_telemetry
+from chassis.names import ORDER_ID
 from chassis.problems import Unavailable
 from exhibition.scenarios import BAGGAGE_KEYS
 from exhibition.selection import injected

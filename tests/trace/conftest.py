@@ -6,6 +6,7 @@ import pytest
 
 from telemetry.testing import Receiver, Span
 from tests.house import DATABASES, SERVICES, House
+from tests.otlp import KeepingReceiver
 from tests.trace.traces import Traces, assert_conventional
 
 
@@ -18,7 +19,7 @@ def way(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def receiver(way: str) -> Iterator[Receiver]:
     """Gets every span of the house."""
-    with Receiver() as receiver:
+    with KeepingReceiver() as receiver:
         yield receiver
 
 

@@ -8,28 +8,21 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import opentelemetry.sdk.environment_variables
 import pytest
 
 import telemetry
-from exhibition import scenarios, viewer
-from services.order import api
+from exhibition import scenarios
 from tests.documents import (
     ALL,
-    METRICS_BY_US,
     ROOT,
-    SPANS_BY_HAND,
-    SPANS_OF_LIBRARIES,
-    TELEMETRY,
     blocks,
     first_names,
     prose,
     quoted,
     rows,
-    span_rows,
 )
 
 README = ROOT / "README.md"
@@ -189,89 +182,3 @@ def test_a_snippet_of_the_folder_imports_what_it_uses() -> None:
         checked = subprocess.run(command, input=block, capture_output=True, text=True, timeout=60)
         wrong = [found["message"] for found in json.loads(checked.stdout)]
         assert not [what for what in wrong if what not in {f"Undefined name `{name}`" for name in THE_READERS}]
-
-
-# docs/telemetry.md
-
-
-@pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.stem)
-def test_every_span_of_a_tree_has_a_row(tree: Path) -> None:
-    documented = span_rows(SPANS_BY_HAND, *SPANS_OF_LIBRARIES)
-    for span in spans_of(tree):
-        assert any(row.describes(*span) for row in documented), f"docs/telemetry.md has no row for {span}"
-
-
-def test_spans_made_by_hand_are_those_in_the_source() -> None:
-    documented = {row.name for row in span_rows(SPANS_BY_HAND)}
-    made = {name for file in SOURCES for name in spans_made_in(file)}
-    assert not [name for name in made if not any(re.fullmatch(name, row) for row in documented)]
-    assert not [row for row in documented if not any(re.fullmatch(name, row) for name in made)]
-
-
-def test_requests_that_come_in_are_the_routes_of_the_services() -> None:
-    route = re.compile(r'^ *@(?:blueprint|pages)\.(get|post|put|patch|delete)\("([^"]+)"\)', re.MULTILINE)
-    routes = {
-        ("gateway" if file.parent.name == "viewer" else file.parent.name, f"{method.upper()} {path}")
-        for file in [*ROOT.glob("services/*/*.py"), *ROOT.glob("exhibition/*/*.py")]
-        # The third party traces nothing.
-        if file.parent.name != "acquirer"
-        for method, path in route.findall(file.read_text())
-        if not any(re.fullmatch(untraced, path.removeprefix("/")) for untraced in (*viewer.UNTRACED, *api.UNTRACED))
-    }
-    documented = span_rows("Spans of requests that come in")
-    assert routes == {(row.services[0], row.name) for row in documented if row.name != "{method}"}
-
-
-def test_attributes_and_events_are_those_in_the_source() -> None:
-    attributes = first_names(TELEMETRY, "Attributes that we set")
-    # There, those of the libraries are ours as well.
-    sources = [file for file in SOURCES if "lean" not in file.relative_to(ROOT).parts]
-    of_events = {name for row in rows(TELEMETRY, "Events") for name in quoted(row[3])}
-    of_resource = {name for name in first_names(TELEMETRY, "Resource") if not name.startswith("telemetry.sdk.")}
-    set_in_source = {name for file in sources for name in attributes_set_in(file)} | set(scenarios.BAGGAGE_KEYS)
-    of_metrics = {name for row in rows(TELEMETRY, METRICS_BY_US) for name in quoted(row[2])}
-    assert attributes | of_events | of_resource | of_metrics == set_in_source
-    assert first_names(TELEMETRY, "Events") == {name for file in SOURCES for name in events_added_in(file)}
-
-
-@pytest.mark.parametrize("heading", ["Attributes that we set", "Events"])
-def test_what_is_said_to_be_made_in_a_file_is_made_there(heading: str) -> None:
-    for row in rows(TELEMETRY, heading):
-        for file in quoted(row[2]):
-            assert f'"{quoted(row[0])[0]}"' in (ROOT / file).read_text(), row
-
-
-def spans_of(tree: Path) -> Iterator[tuple[str, str, str]]:
-    for line in tree.read_text().splitlines():
-        if line:
-            service, kind, rest = line.split(maxsplit=2)
-            yield service, kind, rest.split("  ")[0]
-
-
-def calls(file: Path, *names: str) -> Iterator[ast.Call]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names:
-            yield node
-
-
-def spans_made_in(file: Path) -> Iterator[str]:
-    """A pattern for the name of each span that the source starts."""
-    for call in calls(file, "start_as_current_span", "start_span"):
-        name = call.args[0]
-        parts = name.values if isinstance(name, ast.JoinedStr) else [name]
-        yield "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts)
-
-
-def events_added_in(file: Path) -> Iterator[str]:
-    for call in calls(file, "add_event"):
-        yield ast.literal_eval(call.args[0])
-
-
-def attributes_set_in(file: Path) -> Iterator[str]:
-    """First arguments of set_attribute, and keys with a dot of dictionaries, where OpenTelemetry is used."""
-    for call in calls(file, "set_attribute"):
-        yield ast.literal_eval(call.args[0])
-    if "from opentelemetry" in file.read_text() and file.name != "testing.py":
-        for node in ast.walk(ast.parse(file.read_text())):
-            keys = node.keys if isinstance(node, ast.Dict) else []
-            yield from (key.value for key in keys if isinstance(key, ast.Constant) and "." in str(key.value))

@@ -1,0 +1,189 @@
+"""telemetry-schema/, held against the conventions, the code, and what is written from it."""
+
+import ast
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exhibition import scenarios, viewer
+from services.order import api
+from tests.documents import ROOT, TELEMETRY
+from waybill.schema import document
+from waybill.schema.conventions import conventions
+from waybill.schema.registry import OF_LIBRARIES, OF_OUR_OWN, OF_THE_CONVENTIONS, registry
+
+NAMES = ROOT / "chassis/names.py"
+TREES = sorted((ROOT / "tests/trace").glob("*.tree"))
+SOURCES = [
+    file
+    for folder in ("telemetry", "chassis", "exhibition", "services")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+# What is written from it
+
+
+def test_the_tables_are_written_from_the_registry() -> None:
+    assert_written(TELEMETRY, document.written(TELEMETRY.read_text(), registry()))
+
+
+def test_the_constants_are_written_from_the_registry() -> None:
+    assert_written(NAMES, document.constants(registry()))
+
+
+def assert_written(file: Path, text: str) -> None:
+    if text != file.read_text() and os.environ.get("UPDATE_TREES") == "1":
+        file.write_text(text)
+        warnings.warn(f"UPDATE_TREES=1: wrote {file}", stacklevel=1)
+    assert text == file.read_text(), "out of date: `make telemetry-docs`"
+
+
+# The registry itself
+
+
+def test_a_name_is_of_our_own_or_of_the_conventions_and_not_of_both() -> None:
+    known = conventions().attributes
+    for attribute in registry().attributes.values():
+        defined = attribute.stability != ""
+        assert defined != (attribute.name in known), attribute.name
+
+
+def test_nothing_of_the_conventions_that_is_listed_is_deprecated() -> None:
+    known = conventions()
+    of_resource = {name for group in registry().of("entity") for name in group.carries}
+    attributes = {attribute.name for attribute in registry().attributes.values() if attribute.stability == ""}
+    assert {name: known.attributes[name].deprecated for name in attributes | of_resource} == dict.fromkeys(
+        attributes | of_resource, ""
+    )
+    metrics = [metric.name for metric in registry().metrics() if not metric.own]
+    assert [known.metrics[name].deprecated for name in metrics] == [""] * len(metrics)
+
+
+def test_every_attribute_is_carried_by_something_and_what_is_carried_is_described() -> None:
+    listing = {OF_OUR_OWN, OF_THE_CONVENTIONS, OF_LIBRARIES}
+    groups = [group for group in registry().groups.values() if group.id not in listing and group.type != "entity"]
+    carried = {name for group in groups for name in group.carries}
+    assert carried == registry().attributes.keys()
+
+
+def test_a_definition_says_what_weaver_asks_for() -> None:
+    for group in registry().groups.values():
+        assert group.brief, group.id
+        assert group.type == "attribute_group" or group.stability, group.id
+        for attribute in group.fields.get("attributes", ()):
+            if "id" in attribute:
+                assert {"type", "stability", "brief"} <= attribute.keys(), attribute
+                assert isinstance(attribute["type"], dict) or attribute["examples"], attribute
+
+
+def test_the_metrics_of_the_conventions_that_are_described_are_those_that_are_imported() -> None:
+    imported = {name for group in registry().files for name in group.get("imports", {}).get("metrics", ())}
+    named = {metric.name for metric in registry().metrics() if not metric.own}
+    assert {name for name in named if any(re.fullmatch(each.replace("*", ".*"), name) for each in imported)} == named
+    assert [each for each in imported if not any(re.fullmatch(each.replace("*", ".*"), name) for name in named)] == []
+
+
+# The code
+
+
+def test_what_is_said_to_be_made_in_a_file_is_made_there() -> None:
+    constants = {name: constant for constant, name in constants_of_names().items()}
+    for attribute in registry().attributes.values():
+        for file in attribute.made_in:
+            text = (ROOT / file).read_text()
+            assert f'"{attribute.name}"' in text or constants.get(attribute.name, '"') in text, (attribute.name, file)
+    for group in registry().groups.values():
+        for file in group.ours.get("made_in", ()):
+            assert (ROOT / file).exists(), file
+
+
+def test_spans_made_by_hand_are_those_in_the_source() -> None:
+    described = {row.name for row in registry().spans() if "by_hand" in row.group.ours}
+    made = {name for file in SOURCES for name in spans_made_in(file)}
+    assert not [name for name in made if not any(re.fullmatch(name, row) for row in described)]
+    assert not [row for row in described if not any(re.fullmatch(name, row) for name in made)]
+
+
+def test_requests_that_come_in_are_the_routes_of_the_services() -> None:
+    route = re.compile(r'^ *@(?:blueprint|pages)\.(get|post|put|patch|delete)\("([^"]+)"\)', re.MULTILINE)
+    routes = {
+        ("gateway" if file.parent.name == "viewer" else file.parent.name, f"{method.upper()} {path}")
+        for file in [*ROOT.glob("services/*/*.py"), *ROOT.glob("exhibition/*/*.py")]
+        # The third party traces nothing.
+        if file.parent.name != "acquirer"
+        for method, path in route.findall(file.read_text())
+        if not any(re.fullmatch(untraced, path.removeprefix("/")) for untraced in (*viewer.UNTRACED, *api.UNTRACED))
+    }
+    described = [row for row in registry().spans() if row.kind == "SERVER" and " /" in row.name]
+    assert {row for row in routes if row not in {(row.services[0], row.name) for row in described}} == set()
+
+
+def test_what_the_source_sets_is_in_the_registry_and_what_we_are_said_to_set_is_in_the_source() -> None:
+    # There, those of the libraries are ours as well.
+    sources = [file for file in SOURCES if "lean" not in file.relative_to(ROOT).parts]
+    made = {name for file in sources for name in attributes_set_in(file)} | set(scenarios.BAGGAGE_KEYS)
+    described = {attribute.name for attribute in registry().attributes.values() if attribute.made_in}
+    of_resource = {name for group in registry().of("entity") for name in group.carries}
+    assert described - made == set()
+    assert made - registry().attributes.keys() - of_resource == set()
+
+
+def test_events_are_those_in_the_source() -> None:
+    described = {event.name for event in registry().events()}
+    assert described == {name for file in SOURCES for name in events_added_in(file)}
+
+
+@pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.stem)
+def test_every_span_of_a_tree_is_in_the_registry(tree: Path) -> None:
+    for span in spans_of(tree):
+        assert registry().span(*span), span
+
+
+def spans_of(tree: Path) -> Iterator[tuple[str, str, str]]:
+    for line in tree.read_text().splitlines():
+        if line:
+            service, kind, rest = line.split(maxsplit=2)
+            yield service, kind, rest.split("  ")[0]
+
+
+def constants_of_names() -> dict[str, str]:
+    """The value of each constant in chassis/names.py."""
+    body = ast.parse(NAMES.read_text()).body
+    return {str(node.targets[0].id): ast.literal_eval(node.value) for node in body if isinstance(node, ast.Assign)}
+
+
+def calls(file: Path, *names: str) -> Iterator[ast.Call]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names:
+            yield node
+
+
+def spans_made_in(file: Path) -> Iterator[str]:
+    """A pattern for the name of each span that the source starts."""
+    for call in calls(file, "start_as_current_span", "start_span"):
+        name = call.args[0]
+        parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+        yield "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts)
+
+
+def events_added_in(file: Path) -> Iterator[str]:
+    for call in calls(file, "add_event"):
+        yield ast.literal_eval(call.args[0])
+
+
+def attributes_set_in(file: Path) -> Iterator[str]:
+    """First arguments of set_attribute, and keys of dictionaries that are names, where OpenTelemetry is used."""
+    constants = constants_of_names()
+    keys = [call.args[0] for call in calls(file, "set_attribute")]
+    if "from opentelemetry" in file.read_text() and file.name != "testing.py":
+        dictionaries = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Dict)]
+        keys += [key for node in dictionaries for key in node.keys if key is not None]
+    for key in keys:
+        name = constants.get(key.id) if isinstance(key, ast.Name) else getattr(key, "value", None)
+        if isinstance(name, str) and "." in name:
+            yield name

@@ -1,0 +1,419 @@
+"""The live check: whether telemetry that was sent agrees with the conventions and with the registry.
+
+Findings have the ids and levels of Weaver's `registry live-check`, so that the two can be compared, and beside them
+some for what it does not look at: see `RULES_OF_OUR_OWN`.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from waybill.schema.conventions import Conventions, Known, conventions
+from waybill.schema.registry import EVERY_SPAN, Attribute, Registry, SpanRow, registry
+
+Level = Literal["violation", "improvement", "information"]
+
+RULES_OF_OUR_OWN = {
+    "undocumented_attribute": "The attribute is of the conventions, and the registry does not have it.",
+    "unexpected_attribute": "The registry has the attribute, but not on this span, metric or event.",
+    "undocumented_span": "The registry has no such span of this service.",
+    "undocumented_metric": "The registry does not have this metric of the conventions, or not of this service.",
+    "unexpected_event": "The registry has the event, but not on this span.",
+    "scope_without_schema_url": "A scope names no version of the conventions.",
+    "scope_without_version": "A scope names no version of itself.",
+    "error_without_type": "A span failed and does not say with what, or says it and did not fail.",
+    "error_type_differs": "A metric and the spans that it measures name different errors.",
+    "sent_twice": "A span, a log record or a metric is there twice.",
+    "outside_of_parent": "A span begins before its parent, or ends after it in the same process.",
+    "missing_parent": "A span names a parent that never came.",
+    "word_of_a_stranger": "What a stranger sent became part of a metric or of a resource.",
+    "never_sent": "The registry has what nobody sent.",
+}
+
+TYPES = {
+    "string_value": "string",
+    "bool_value": "boolean",
+    "int_value": "int",
+    "double_value": "double",
+    "bytes_value": "bytes",
+    "kvlist_value": "map",
+}
+OURS = ("services.", "chassis.", "telemetry.", "exhibition.")
+"""How the names of our own scopes begin."""
+KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+FORMAT = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
+LOG = "waybill.log"
+"""The group of the attributes that a log record may carry."""
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """Something that is wrong, or could be better, with telemetry of one sort."""
+
+    level: Level
+    id: str
+    signal: str
+    """`span`, `metric`, `log` or `resource`."""
+    name: str
+    """Of the span, the metric, the scope."""
+    about: str
+    """The attribute or event, if it is one."""
+    message: str
+    service: str
+
+    def __str__(self) -> str:
+        about = f" {self.about}:" if self.about else ""
+        return f"{self.level:11} {self.id}: {self.service} {self.signal} {self.name}:{about} {self.message}"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Findings that stay, and why. The fields are patterns as for file names."""
+
+    id: str
+    reason: str
+    signal: str = "*"
+    name: str = "*"
+    about: str = "*"
+
+    def covers(self, finding: Finding) -> bool:
+        """Return whether it is about this finding."""
+        return finding.id == self.id and all(
+            fnmatchcase(getattr(finding, field), getattr(self, field)) for field in ("signal", "name", "about")
+        )
+
+
+class LiveCheck:
+    """Takes OTLP, and says what it finds."""
+
+    def __init__(
+        self,
+        schema: Registry | None = None,
+        known: Conventions | None = None,
+        *,
+        planted: Collection[str] = (),
+    ) -> None:
+        """`planted` are words that strangers sent, to be found in no metric."""
+        self.registry = schema or registry()
+        self.known = known or conventions()
+        self.planted = set(planted)
+        self.findings: Counter[Finding] = Counter()
+        self.checked: Counter[str] = Counter()
+        self._metrics = {metric.name: metric for metric in self.registry.metrics()}
+        self._events = {event.name: event for event in self.registry.events()}
+        self._rows: dict[tuple[str, str, str], SpanRow | None] = {}
+        self._namespaces = {name.rpartition(".")[0] for name in self.known.attributes}
+        self._spans: dict[tuple[bytes, bytes], tuple[Span, str, str]] = {}
+        self._logs: Counter[tuple[str, bytes]] = Counter()
+        self._seen: dict[str, set[str]] = defaultdict(set)
+        self._seen_spans: set[SpanRow] = set()
+        self._errors: dict[str, set[tuple[str, str]]] = defaultdict(set)
+
+    # What comes in
+
+    def take(self, request: Any) -> None:
+        """Check one export of spans, metrics or log records: an OTLP message of any of the three."""
+        for of_resource in getattr(request, "resource_spans", ()):
+            service, instance = self._resource(of_resource.resource, of_resource.schema_url)
+            for of_scope in of_resource.scope_spans:
+                self._scope("span", of_scope.scope, of_scope.schema_url, service)
+                for span in of_scope.spans:
+                    self._span(span, service, instance)
+        for of_resource in getattr(request, "resource_metrics", ()):
+            service, instance = self._resource(of_resource.resource, of_resource.schema_url)
+            scopes: dict[str, str] = {}
+            for of_scope in of_resource.scope_metrics:
+                self._scope("metric", of_scope.scope, of_scope.schema_url, service)
+                for metric in of_scope.metrics:
+                    if scopes.setdefault(metric.name, of_scope.scope.name) != of_scope.scope.name:
+                        self._find("violation", "sent_twice", "metric", metric.name, "", "by two scopes", service)
+                    self._metric(metric, service)
+        for of_resource in getattr(request, "resource_logs", ()):
+            service, instance = self._resource(of_resource.resource, of_resource.schema_url)
+            for of_scope in of_resource.scope_logs:
+                self._scope("log", of_scope.scope, of_scope.schema_url, service)
+                for record in of_scope.log_records:
+                    self.checked["log"] += 1
+                    self._carried(LOG, record.attributes, "log", of_scope.scope.name, service)
+                    self._logs[instance, record.SerializeToString(deterministic=True)] += 1
+                    if self._logs[instance, record.SerializeToString(deterministic=True)] == 2:
+                        self._find("violation", "sent_twice", "log", of_scope.scope.name, "", str(record.body), service)
+
+    def finish(self, *, complete: bool = False) -> Counter[Finding]:
+        """Check what needs all of it, and return what was found.
+
+        `complete` says that everything in the registry was to be seen.
+        """
+        self._compare_with_parents()
+        self._compare_errors()
+        if complete:
+            self._look_for_what_never_came()
+        return self.findings
+
+    # Resources and scopes
+
+    def _resource(self, resource: Resource, schema_url: str) -> tuple[str, str]:
+        said = {pair.key: pair.value for pair in resource.attributes}
+        service = said["service.name"].string_value if "service.name" in said else "unknown"
+        for group in self.registry.of("entity"):
+            for name, carried in group.carries.items():
+                if carried.level == "required" and name not in said:
+                    self._missing("required", "resource", group.title, name, service)
+            for name, value in said.items():
+                self._attribute(name, value, "resource", group.title, service)
+                if name not in group.carries and name in self.known.attributes:
+                    message = RULES_OF_OUR_OWN["undocumented_attribute"]
+                    self._find("violation", "undocumented_attribute", "resource", group.title, name, message, service)
+                self._stranger(value, "resource", group.title, name, service)
+        if not schema_url:
+            message = "the resource names no version of the conventions"
+            self._find("violation", "scope_without_schema_url", "resource", service, "", message, service)
+        return service, said["service.instance.id"].string_value if "service.instance.id" in said else service
+
+    def _scope(self, signal: str, scope: InstrumentationScope, schema_url: str, service: str) -> None:
+        level: Level = "violation" if scope.name.startswith(OURS) else "improvement"
+        for rule, value in (("scope_without_schema_url", schema_url), ("scope_without_version", scope.version)):
+            if not value:
+                self._find(level, rule, signal, scope.name, "", RULES_OF_OUR_OWN[rule], service)
+
+    # Spans
+
+    def _span(self, span: Span, service: str, instance: str) -> None:
+        self.checked["span"] += 1
+        key = span.trace_id, span.span_id
+        kind = KINDS[span.kind]
+        if key in self._spans:
+            self._find("violation", "sent_twice", "span", span.name, "", RULES_OF_OUR_OWN["sent_twice"], service)
+        self._spans[key] = span, service, instance
+        row = self._row(service, kind, span.name)
+        if row is None:
+            message = f"{RULES_OF_OUR_OWN['undocumented_span']} ({kind})"
+            self._find("violation", "undocumented_span", "span", span.name, "", message, service)
+        else:
+            self._seen_spans.add(row)
+        said = self._carried(row.group.id if row else EVERY_SPAN, span.attributes, "span", span.name, service)
+        failed = span.status.code == Status.STATUS_CODE_ERROR
+        if failed != ("error.type" in said):
+            message = RULES_OF_OUR_OWN["error_without_type"]
+            self._find("violation", "error_without_type", "span", span.name, "error.type", message, service)
+        if failed and row and "error.type" in said:
+            self._errors[row.group.id].add((service, said["error.type"].string_value))
+        for event in span.events:
+            self._event(event, row, span.name, service)
+
+    def _row(self, service: str, kind: str, name: str) -> SpanRow | None:
+        key = service, kind, name
+        if key not in self._rows:
+            self._rows[key] = self.registry.span(*key)
+        return self._rows[key]
+
+    def _event(self, event: Span.Event, row: SpanRow | None, span: str, service: str) -> None:
+        described = self._events.get(event.name)
+        if described is None:
+            message = "The event does not exist in the registry."
+            self._find("violation", "missing_event", "span", span, event.name, message, service)
+            return
+        allowed = {group.id for group in described.spans}
+        if row and not {EVERY_SPAN, row.group.id} & allowed:
+            message = RULES_OF_OUR_OWN["unexpected_event"]
+            self._find("violation", "unexpected_event", "span", span, event.name, message, service)
+        self._seen["events"].add(event.name)
+        self._carried(described.group.id, event.attributes, "span", event.name, service)
+
+    # Metrics
+
+    def _metric(self, metric: Metric, service: str) -> None:
+        self.checked["metric"] += 1
+        self._seen["metrics"].add(metric.name)
+        described, of_conventions = self._metrics.get(metric.name), self.known.metrics.get(metric.name)
+        if of_conventions and of_conventions.deprecated:
+            self._find("violation", "deprecated", "metric", metric.name, "", of_conventions.deprecated, service)
+        if described is None or service not in described.services:
+            rule = "undocumented_metric" if described or of_conventions else "missing_metric"
+            message = RULES_OF_OUR_OWN.get(rule, "The metric does not exist in the registry.")
+            self._find("violation", rule, "metric", metric.name, "", message, service)
+        if described and (described.own or (of_conventions and not of_conventions.stable)):
+            self._find("improvement", "not_stable", "metric", metric.name, "", "Is not stable.", service)
+        expected = described if described and described.own else of_conventions
+        if expected:
+            self._unit_and_instrument(metric, expected.unit, expected.instrument, service)
+        group = described.group.id if described else ""
+        for point in _points(metric):
+            said = self._carried(group, point.attributes, "metric", metric.name, service)
+            for name, value in said.items():
+                self._stranger(value, "metric", metric.name, name, service)
+            if described and "error.type" in said:
+                self._errors[metric.name].add((service, said["error.type"].string_value))
+            for exemplar in getattr(point, "exemplars", ()):
+                for pair in exemplar.filtered_attributes:
+                    self._stranger(pair.value, "metric", metric.name, pair.key, service)
+        keys = Counter(str(sorted(map(str, point.attributes))) for point in _points(metric))
+        if any(count > 1 for count in keys.values()):
+            self._find("violation", "sent_twice", "metric", metric.name, "", "two points of one series", service)
+
+    def _unit_and_instrument(self, metric: Metric, unit: str, instrument: str, service: str) -> None:
+        if metric.unit != unit:
+            message = f"Unit should be `{unit}`, but found `{metric.unit}`."
+            self._find("violation", "unit_mismatch", "metric", metric.name, "", message, service)
+        if (found := _instrument(metric)) != instrument:
+            message = f"Instrument should be `{instrument}`, but found `{found}`."
+            self._find("violation", "unexpected_instrument", "metric", metric.name, "", message, service)
+
+    # Attributes
+
+    def _carried(
+        self, group_id: str, pairs: Iterable[KeyValue], signal: str, name: str, service: str
+    ) -> dict[str, AnyValue]:
+        """Check the attributes of a span, event, data point or record against its group, and return them."""
+        group = self.registry.groups.get(group_id)
+        said = {pair.key: pair.value for pair in pairs}
+        for key, value in said.items():
+            self._attribute(key, value, signal, name, service)
+            if group and key in self.registry.attributes and key not in group.carries:
+                message = RULES_OF_OUR_OWN["unexpected_attribute"]
+                self._find("violation", "unexpected_attribute", signal, name, key, message, service)
+            elif key not in self.registry.attributes and key in self.known.attributes:
+                message = RULES_OF_OUR_OWN["undocumented_attribute"]
+                self._find("violation", "undocumented_attribute", signal, name, key, message, service)
+        for key, carried in group.carries.items() if group else ():
+            if key not in said and carried.level in ("required", "recommended"):
+                self._missing(carried.level, signal, name, key, service)
+        if group:
+            self._seen[group.id] |= said.keys()
+        return said
+
+    def _missing(self, level: str, signal: str, name: str, key: str, service: str) -> None:
+        found: Level = "violation" if level == "required" else "improvement"
+        message = f"{level.capitalize()} attribute is not present."
+        self._find(found, f"{level}_attribute_not_present", signal, name, key, message, service)
+
+    def _attribute(self, key: str, value: AnyValue, signal: str, name: str, service: str) -> None:
+        ours, known = self.registry.attributes.get(key), self.known.attributes.get(key)
+
+        def find(level: Level, rule: str, message: str) -> None:
+            self._find(level, rule, signal, name, key, message, service)
+
+        if ours is None and known is None:
+            find("violation", "missing_attribute", "The attribute does not exist in the registry.")
+            if not FORMAT.fullmatch(key):
+                find("violation", "invalid_format", "The name is not in the format of the conventions.")
+            if "." not in key:
+                find("improvement", "missing_namespace", "The name has no namespace.")
+            elif any(key.startswith(f"{other}.") for other in self.known.attributes):
+                find("violation", "illegal_namespace", "Its namespace is an attribute of the conventions.")
+            elif key.rpartition(".")[0] in self._namespaces:
+                find("information", "extends_namespace", "Its namespace is one of the conventions.")
+            return
+        if known and known.deprecated:
+            find("violation", "deprecated", known.deprecated)
+        if not (known.stable if known else ours and ours.stability == "stable"):
+            find("improvement", "not_stable", "Is not stable.")
+        expected = ours.type if ours else "string"
+        if (found := _type(value)) != ("string" if expected == "enum" else expected):
+            find("violation", "type_mismatch", f"Type should be `{expected}`, but found `{found}`.")
+        elif (allowed := _values(ours, known)) and value.string_value not in allowed:
+            find("information", "undefined_enum_variant", f"`{value.string_value}` is none of the known values.")
+
+    def _stranger(self, value: AnyValue, signal: str, name: str, key: str, service: str) -> None:
+        text = str(value) if self.planted else ""
+        if any(word in text for word in self.planted):
+            message = RULES_OF_OUR_OWN["word_of_a_stranger"]
+            self._find("violation", "word_of_a_stranger", signal, name, key, message, service)
+
+    # All together
+
+    def _compare_with_parents(self) -> None:
+        for span, service, instance in self._spans.values():
+            if not span.parent_span_id:
+                continue
+            above = self._spans.get((span.trace_id, span.parent_span_id))
+            if above is None:
+                message = RULES_OF_OUR_OWN["missing_parent"]
+                self._find("violation", "missing_parent", "span", span.name, "", message, service)
+                continue
+            parent, _, instance_above = above
+            outside = span.start_time_unix_nano < parent.start_time_unix_nano
+            if instance == instance_above:
+                outside |= span.end_time_unix_nano > parent.end_time_unix_nano
+                if span.kind == parent.kind != Span.SPAN_KIND_INTERNAL:
+                    message = f"below {parent.name} of the same kind, in one process"
+                    self._find("violation", "sent_twice", "span", span.name, "", message, service)
+            if outside:
+                message = f"{RULES_OF_OUR_OWN['outside_of_parent']} ({parent.name})"
+                self._find("violation", "outside_of_parent", "span", span.name, "", message, service)
+
+    def _compare_errors(self) -> None:
+        for metric in self._metrics.values():
+            measured = metric.group.ours.get("measures", ())
+            if not measured or metric.name not in self._seen["metrics"]:
+                continue
+            on_spans = {error for group in measured for error in self._errors[group]}
+            for service, error in sorted(self._errors[metric.name] ^ on_spans):
+                where = "the metric" if (service, error) in self._errors[metric.name] else "a span"
+                message = f"only {where} has {error}"
+                self._find("violation", "error_type_differs", "metric", metric.name, "error.type", message, service)
+
+    def _look_for_what_never_came(self) -> None:
+        def never(signal: str, name: str, about: str, message: str, service: str = "") -> None:
+            self._find("violation", "never_sent", signal, name, about, message, service)
+
+        for row in self.registry.spans():
+            if row not in self._seen_spans:
+                never("span", row.name, "", f"nobody made this {row.kind} span", ", ".join(row.services))
+        groups = [group for group in self.registry.groups.values() if group.type == "span" or group.id == LOG]
+        common = set(self.registry.groups[EVERY_SPAN].carries)
+        for group in groups:
+            for name in sorted(group.carries.keys() - common - self._seen[group.id]):
+                never(group.type, group.title, name, "nobody set it")
+        for name in sorted(common - {name for group in groups for name in self._seen[group.id]}):
+            never("span", "every span", name, "nobody set it")
+        for name in sorted(self._events.keys() - self._seen["events"]):
+            never("span", "", name, "nobody added this event")
+        for metric in self._metrics.values():
+            if metric.name not in self._seen["metrics"]:
+                never("metric", metric.name, "", "nobody sent it", ", ".join(metric.services))
+            for name in sorted(metric.group.carries.keys() - self._seen[metric.group.id]):
+                never("metric", metric.name, name, "no point has it")
+
+    def _find(self, level: Level, rule: str, signal: str, name: str, about: str, message: str, service: str) -> None:
+        self.findings[Finding(level, rule, signal, name, about, message, service)] += 1
+
+
+def not_accepted(findings: Iterable[Finding], accepted: Collection[Accepted]) -> list[Finding]:
+    """Return the findings that nobody has given a reason for, the worst first."""
+    levels = ("violation", "improvement", "information")
+    left = [finding for finding in findings if not any(each.covers(finding) for each in accepted)]
+    return sorted(left, key=lambda finding: (levels.index(finding.level), finding))
+
+
+def _points(metric: Metric) -> list[Any]:
+    kind = metric.WhichOneof("data")
+    return list(getattr(metric, kind).data_points) if kind else []
+
+
+def _instrument(metric: Metric) -> str:
+    kind = metric.WhichOneof("data")
+    if kind == "sum":
+        return "counter" if metric.sum.is_monotonic else "updowncounter"
+    return str(kind or "nothing").removeprefix("exponential_")
+
+
+def _type(value: AnyValue) -> str:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        kinds = {_type(each) for each in value.array_value.values}
+        # An empty list is one of any type.
+        return f"{kinds.pop() if len(kinds) == 1 else 'any' if kinds else 'string'}[]"
+    return TYPES.get(kind or "", "nothing")
+
+
+def _values(ours: Attribute | None, known: Known | None) -> Collection[str | int]:
+    return (ours.values if ours else ()) or (known.values if known else ())
