@@ -121,7 +121,7 @@ def resume(dependencies: Dependencies, after: timedelta, seconds: float) -> bool
     deadline.start(seconds)
     try:
         with tracer.start_as_current_span("resume_order", context=Context(), links=[link]) as span:
-            span.set_attribute("order.id", str(order.id))
+            span.set_attribute(ORDER_ID, str(order.id))
             process_order(dependencies, order)
     except Exception as error:
         with suppress_instrumentation():
