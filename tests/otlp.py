@@ -65,10 +65,11 @@ class OverHttp:
         self._server.server_close()
 
 
-def hand_on(body: bytes, endpoint: str) -> None:
-    """Send spans that came over HTTP to an endpoint that takes gRPC."""
+def hand_on(body: Any, endpoint: str, service: str = "trace.v1.TraceService") -> None:
+    """Send an export, as bytes or as a message, to an endpoint that takes gRPC."""
     with grpc.insecure_channel(endpoint.removeprefix("http://")) as channel:
-        channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")(body, PATIENCE_SECONDS)
+        data = body if isinstance(body, bytes) else body.SerializeToString()
+        channel.unary_unary(f"/opentelemetry.proto.collector.{service}/Export")(data, PATIENCE_SECONDS)
 
 
 class Backend:
