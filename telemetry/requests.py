@@ -75,7 +75,7 @@ def _without_password(url: str) -> str:
 
 
 @guarded
-def _correct_client_span(span: Any, _request: object) -> None:
+def _correct_client_span(span: Any, request: PreparedRequest) -> None:
     """Say on the span of a call how often it was made before, and of a query only that there was one.
 
     A library retries under one span, or tells nothing:
@@ -84,6 +84,6 @@ def _correct_client_span(span: Any, _request: object) -> None:
     if span.is_recording():
         if count := resend_count.get():
             span.set_attribute("http.request.resend_count", count)
-        if url := span.attributes.get("url.full"):
-            span.set_attribute("url.full", without_query(url))
-        redact_old_names(span)
+        if "?" in (request.url or ""):
+            span.set_attribute("url.full", without_query(span.attributes["url.full"]))
+            redact_old_names(span)
