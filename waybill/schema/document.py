@@ -59,10 +59,17 @@ def tables(registry: Registry) -> dict[str, tuple[Sequence[str], Rows]]:
 
 
 def constants(registry: Registry) -> str:
-    """Return a Python module with a constant for each attribute of our own."""
-    own = sorted(each.name for each in registry.attributes.values() if each.own)
+    """Return a Python module with a constant for each attribute of our own that a service sets.
+
+    Those of `telemetry/`, which imports nothing of this project, and of the scenarios have their names themselves.
+    """
+    own = sorted(
+        each.name
+        for each in registry.attributes.values()
+        if each.own and any(file.startswith("services/") for file in each.made_in)
+    )
     return (
-        '"""The names of the attributes of our own.\n\n'
+        '"""The names of the attributes of our own that services set.\n\n'
         'Written by `make telemetry-docs` from telemetry-schema/attributes.yaml, the place to add one.\n"""\n\n'
         + "".join(f'{name.upper().replace(".", "_")} = "{name}"\n' for name in own)
     )
