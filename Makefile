@@ -93,7 +93,8 @@ check: lint ## what to run after each change: lint, types, and the tests that ne
 
 test: $(VENV)/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null
-	$(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults
+	$(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults \
+		--ignore tests/kubernetes
 
 test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down
 	$(VENV)/bin/pytest tests/docker
@@ -102,6 +103,13 @@ test-faults: $(VENV)/dev ## end and kill parts under load, then check the books
 ##   SEED=7               repeat a run
 ##   RHYTHM=2             kill twice as often
 	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 2 tests/faults
+
+test-kubernetes: $(VENV)/dev ## overlays/demo on the cluster that kubectl knows: updates, kills, scaling, policies, under load
+	$(VENV)/bin/pytest tests/kubernetes
+
+kubernetes-files: ## copy what deploy/kubernetes shares with the other ways to where kubectl reads it
+	cp collector-config.yaml deploy/kubernetes/overlays/demo/collector-config.yaml
+	cp deploy/jaeger.yaml deploy/kubernetes/overlays/demo/jaeger-config.yaml
 
 trees: $(VENV)/dev ## write every tree that the documents and the tests have anew, from real runs: review them like code
 	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/unit/test_blocks.py \
@@ -142,4 +150,5 @@ $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
 .PHONY: help setup demo up down status load load-ui drill ledger trace logs dead-letters doctor doctor-table \
-	telemetry-docs bench bench-micro check test test-docker test-faults trees lint lint-workflows lint-devcontainer lock
+	telemetry-docs bench bench-micro check test test-docker test-faults test-kubernetes \
+	kubernetes-files trees lint lint-workflows lint-devcontainer lock

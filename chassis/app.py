@@ -1,7 +1,9 @@
 """The app factory that every service starts from."""
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
+from uuid import uuid4
 
 from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
@@ -25,7 +27,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether each part that the service cannot work without answers, by name."""
+    """Whether each part that the service cannot work without answers, or has answered, by name."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]
@@ -34,11 +36,20 @@ class Readiness(BaseModel):
 def configure_telemetry(name: str, baggage_keys: Collection[str] = ()) -> None:
     """Set up the telemetry of one of our processes, or end it if the environment has wrong values for that.
 
-    Baggage under `baggage_keys` becomes attributes of spans.
+    Baggage under `baggage_keys` becomes attributes of spans. With POD_UID, `service.instance.id` begins with it: a
+    pod may have several processes, at a time or one after another, and each counts for itself.
     """
     logs.configure(name)
+    pod = os.environ.get("POD_UID")
     try:
-        telemetry.configure(name, version=VERSION, namespace="waybill", baggage_keys=baggage_keys, logs="otlp")
+        telemetry.configure(
+            name,
+            version=VERSION,
+            namespace="waybill",
+            baggage_keys=baggage_keys,
+            logs="otlp",
+            resource_attributes={"service.instance.id": f"{pod}.{uuid4().hex[:8]}"} if pod else {},
+        )
     except ValueError as error:
         refuse(str(error))
     tracing.way().instrument_requests()
@@ -61,7 +72,7 @@ def new_app(
     part of a caller's baggage that a public service lets in.
     """
     app = Flask(name, static_folder=None)
-    tracing.way().instrument_app(app, public=public, keep_baggage=keep_baggage, untraced=untraced)
+    tracing.way().instrument_app(app, public=public, keep_baggage=keep_baggage, untraced=["startedz", *untraced])
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     problems.install(app)
@@ -73,7 +84,7 @@ def new_app(
         patience = allowance + deadline.MARGIN if header is not None else None
         deadline.start(allowance - deadline.waited(request.headers.get(deadline.SENT_HEADER), patience))
 
-    limits.install(app, uncounted="healthz")
+    limits.install(app, uncounted=("healthz", "startedz"))
 
     @app.get("/healthz")
     def healthz() -> ResponseReturnValue:
@@ -83,14 +94,34 @@ def new_app(
     @app.get("/readyz")
     def readyz() -> ResponseReturnValue:
         """Whether the parts answer that the service cannot work without."""
-        # Side by side: one that does not answer takes its time.
-        with telemetry.ContextThreadPool() as pool:
-            states = dict(zip(checks, pool.map(_state, checks.values()), strict=True))
-        ready = all(state == "ok" for state in states.values())
-        readiness = Readiness(status="ok" if ready else "unavailable", checks=states)
-        return jsonify(readiness.model_dump()), 200 if ready else 503
+        return _answer(_states(checks))
+
+    answered: dict[str, str] = {}
+
+    @app.get("/startedz")
+    def startedz() -> ResponseReturnValue:
+        """Whether each of these parts has answered once since the process started.
+
+        For an orchestrator that asks whether to send requests: of a part that is away later, the answers tell.
+        """
+        states = _states({name: check for name, check in checks.items() if name not in answered})
+        answered.update({name: state for name, state in states.items() if state == "ok"})
+        return _answer(answered | states)
 
     return app
+
+
+def _states(checks: Checks) -> dict[str, str]:
+    """What each part says now."""
+    # Side by side: one that does not answer takes its time.
+    with telemetry.ContextThreadPool() as pool:
+        return dict(zip(checks, pool.map(_state, checks.values()), strict=True))
+
+
+def _answer(states: dict[str, str]) -> ResponseReturnValue:
+    ready = all(state == "ok" for state in states.values())
+    readiness = Readiness(status="ok" if ready else "unavailable", checks=states)
+    return jsonify(readiness.model_dump()), 200 if ready else 503
 
 
 def _state(check: Callable[[], object]) -> str:

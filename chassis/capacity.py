@@ -3,7 +3,7 @@
 THREADS = 40
 """They are made when there is work for them."""
 REQUESTS = 36
-"""Under way at a time. Those for /healthz do not count."""
+"""Under way at a time. Those for /healthz and /startedz do not count."""
 ORDERS = 24
 """Of them, those that place an order, or a part of one; so that products and the page always have a thread."""
 LOOKUPS = 8

@@ -5,7 +5,7 @@ threads, and no health check would be answered: a bank that hangs would have our
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import BoundedSemaphore
 
@@ -34,13 +34,13 @@ class Places:
             self._free.release()
 
 
-def install(app: Flask, uncounted: str) -> None:
-    """Limit the requests of an app, but for those to the endpoint `uncounted`. The clock has started before."""
+def install(app: Flask, uncounted: Collection[str]) -> None:
+    """Limit the requests of an app, but for those to the endpoints `uncounted`. The clock has started before."""
     places = Places(REQUESTS)
 
     @app.before_request
     def take_a_place() -> None:
-        if request.endpoint != uncounted:
+        if request.endpoint not in uncounted:
             g.place = ExitStack()
             g.place.enter_context(places.taken())
 

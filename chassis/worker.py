@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Loop:
 
 
 class Heartbeat:
-    """A file for a liveness probe, touched each time that every loop has made a step since the last time."""
+    """A file for a probe, touched each time that every loop has made a step since the last time."""
 
     def __init__(self, file: Path, loops: int) -> None:
         self.file = file
@@ -47,7 +48,8 @@ def run(name: str, *loops: Loop) -> None:
     """Run loops side by side until SIGTERM or SIGINT, then let each end the step that it is in.
 
     A step that raises is logged and tried again: the parts that it needs come and go. While every loop makes steps
-    without an error, the file HEARTBEAT_FILE is touched again and again, for a liveness probe.
+    without an error, the file HEARTBEAT_FILE is touched again and again; and while every loop makes steps at all, one
+    beside it that ends in `.turning`. A restart helps where the second grows old, not where the first alone does.
     """
     # What is loaded stays. To look through it takes a third of a second at the end alone.
     gc.freeze()
@@ -55,22 +57,26 @@ def run(name: str, *loops: Loop) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     file = Path(os.environ.get("HEARTBEAT_FILE", Path(tempfile.gettempdir()) / f"{name}.alive"))
-    heartbeat = Heartbeat(file, len(loops))
+    turning = file.with_suffix(".turning")
+    heartbeats = Heartbeat(file, len(loops)), Heartbeat(turning, len(loops))
     log.info("%s runs", name)
-    threads = [threading.Thread(target=_repeat, args=(name, loop, stop, heartbeat)) for loop in loops]
+    threads = [threading.Thread(target=_repeat, args=(name, loop, stop, *heartbeats)) for loop in loops]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     file.unlink(missing_ok=True)
+    turning.unlink(missing_ok=True)
     telemetry.shutdown()
 
 
-def _repeat(name: str, loop: Loop, stop: threading.Event, heartbeat: Heartbeat) -> None:
+def _repeat(name: str, loop: Loop, stop: threading.Event, alive: Heartbeat, turning: Heartbeat) -> None:
     while not stop.is_set():
+        with suppress(OSError):
+            turning.beat(loop)
         try:
             worked = loop.step()
-            heartbeat.beat(loop)
+            alive.beat(loop)
         except Exception as error:
             log.exception("%s failed: %s", name, type(error).__name__)
             stop.wait(AFTER_AN_ERROR_SECONDS)

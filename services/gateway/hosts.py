@@ -13,7 +13,7 @@ from flask import Flask, request
 from chassis.problems import Problem
 
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
-HEALTH = frozenset(("healthz", "readyz"))
+HEALTH = frozenset(("healthz", "readyz", "startedz"))
 """Endpoints that an orchestrator asks, by whatever name it knows."""
 
 

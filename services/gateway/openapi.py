@@ -173,6 +173,7 @@ OPERATIONS = {
     "viewer.view_trace": Operation({200: PAGE, 503: PAGE}, [404], traced=False, tag="pages"),
     "healthz": Operation({200: Health}, traced=False, tag="operation"),
     "readyz": Operation({200: Readiness, 503: Readiness}, traced=False, tag="operation"),
+    "startedz": Operation({200: Readiness, 503: Readiness}, traced=False, tag="operation"),
 }
 """By endpoint; an app may be without some of them."""
 

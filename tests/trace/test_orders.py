@@ -106,7 +106,7 @@ def test_a_request_that_matches_no_route_has_a_bounded_name(
 
 
 def test_health_checks_make_no_span(house: House, traces: Traces) -> None:
-    checks = ["/healthz", "/readyz"]
+    checks = ["/healthz", "/readyz", "/startedz"]
     for service in ("gateway", "order", "inventory", "payment"):
         for path in checks:
             response = house.session.get(house.url(service) + path, timeout=30)

@@ -12,7 +12,9 @@ import pytest
 from tests.house import PATIENCE_SECONDS, wait_until
 
 HEARTBEAT = "beats/worker.alive"
-# Its folder says what it does: a second loop that stands still while there is a file `halt`.
+TURNING = "beats/worker.turning"
+# Its folder says what it does: a second loop that stands still while there is a file `halt`, and fails while there is
+# a file `fail`.
 WORKER = """
 from pathlib import Path
 from threading import Event
@@ -24,6 +26,8 @@ def step():
     return False
 
 def halt():
+    if Path("fail").exists():
+        raise RuntimeError("a part is away")
     while Path("halt").exists():
         Path("halted").touch()
         Event().wait(0.01)
@@ -45,6 +49,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
     assert not (tmp_path / HEARTBEAT).exists()
+    assert not (tmp_path / TURNING).exists()
 
 
 def test_the_heart_beats_only_while_every_loop_makes_steps(folder: Path) -> None:
@@ -66,6 +71,24 @@ def test_a_heartbeat_that_cannot_be_written_ends_no_loop(folder: Path) -> None:
     wait_until(lambda: steps(folder) >= 2, "a step after the first that could not be told of")
     (folder / HEARTBEAT).parent.mkdir()
     wait_until((folder / HEARTBEAT).exists, "the heart beats")
+
+
+def test_a_loop_whose_steps_fail_turns_and_one_that_stands_still_does_not(folder: Path) -> None:
+    heartbeat, turning = folder / HEARTBEAT, folder / TURNING
+    (folder / "fail").touch()
+    heartbeat.parent.mkdir()
+    wait_until(turning.exists, "the loops turn")
+    heartbeat.unlink(missing_ok=True)
+    turning.unlink()
+    wait_until(turning.exists, "the loops turn again")
+    assert not heartbeat.exists()
+    (folder / "halt").touch()
+    (folder / "fail").unlink()
+    wait_until((folder / "halted").exists, "one loop stands still")
+    more_steps(folder)
+    turning.unlink(missing_ok=True)
+    more_steps(folder)
+    assert not turning.exists()
 
 
 def more_steps(folder: Path) -> None:

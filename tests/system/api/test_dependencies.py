@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import requests
 from telemetry.testing import Receiver
 from tests.house import House
 from waybill import postgres
+from waybill.parts import answers
 
 from .shopping import SKU, authorization, buy, buy_at_once, hanging, left, times_asked
 
@@ -271,3 +273,35 @@ def test_a_late_repeat_of_a_refused_reservation_takes_nothing(house: House) -> N
         house.query("inventory", "UPDATE products SET available = 0 WHERE sku = 'TEA-SOLD-OUT'")
     assert (again["status"], again["sku"]) == ("out_of_stock", "TEA-SOLD-OUT")
     assert left(house) == before
+
+
+def test_an_outage_of_the_database_takes_nobody_out_of_service(house: House, key: str) -> None:
+    services = ("gateway", "order", "inventory", "payment")
+    states = {name: house.session.get(f"{house.url(name)}/startedz", timeout=30).status_code for name in services}
+    assert set(states.values()) == {200}
+    house.kill("postgres")
+    try:
+        for name in services:
+            assert house.session.get(f"{house.url(name)}/startedz", timeout=30).ok, name
+        assert house.session.get(f"{house.url('order')}/readyz", timeout=30).status_code == 503
+        # So a customer is told.
+        assert_unavailable(buy(house, {SKU: 1}, key=key))
+    finally:
+        house.start("postgres")
+    assert eventually(lambda: buy(house, {SKU: 1}, key=key).ok)
+
+
+def test_a_process_that_has_not_reached_a_part_yet_takes_no_requests(house: House) -> None:
+    house.kill("order")
+    before = house.parts["gateway"]
+    house.parts["gateway"] = replace(before, ready=lambda: answers(f"{house.url('gateway')}/healthz"))
+    try:
+        house.stop("gateway")
+        house.start("gateway")
+        answer = house.session.get(f"{house.url('gateway')}/startedz", timeout=30)
+        assert answer.status_code == 503
+        assert {name for name, state in answer.json()["checks"].items() if state != "ok"} == {"order"}
+    finally:
+        house.parts["gateway"] = before
+        house.start("order")
+    assert eventually(lambda: house.session.get(f"{house.url('gateway')}/startedz", timeout=30).ok)

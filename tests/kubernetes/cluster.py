@@ -1,0 +1,287 @@
+"""The demo overlay on a cluster, and customers in it."""
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+
+from doctor.jaeger import Jaeger, whole
+from telemetry.traces import Trace
+from tests.ports import free_port
+from waybill.ledger.balance import Ledger
+from waybill.ledger.verdict import losses, verdict
+from waybill.ledger.watch import begin, watch
+from waybill.registry import SHIPPED
+from waybill.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "waybill"
+EDGE = "waybill-test-edge"
+OF_A_TEST = "waybill-test"
+"""Label of a namespace that a test has made, and so may delete."""
+PATIENCE_SECONDS = 300
+OURS = "app.kubernetes.io/component in (web,worker)"
+SERVICES = "app.kubernetes.io/component"
+"""Selectors: our own services, and those with the acquirer."""
+SCRIPTS = Path(__file__).parent
+CUSTOMERS = 3
+
+CUSTOMERS_POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "customers", "namespace": EDGE},
+    "spec": {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 0,
+        "containers": [
+            {
+                "name": "app",
+                "image": "waybill:local",
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["python", "-c", "import signal; signal.pause()"],
+            }
+        ],
+    },
+}
+
+
+def kubectl(*arguments: str, stdin: str = "", namespace: str = NAMESPACE) -> str:
+    """Run kubectl and return what it prints. Raises AssertionError where it fails."""
+    command = ["kubectl", "--namespace", namespace, *arguments]
+    done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)[:300]} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def objects(kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+    """What the cluster has of a kind."""
+    found = kubectl("get", kind, "--selector", selector, "--output", "json", namespace=namespace)
+    return list(json.loads(found)["items"])
+
+
+def pods(part: str = "") -> list[dict[str, Any]]:
+    """The pods of a part, or all, but for those that are ending."""
+    selector = f"app.kubernetes.io/name={part}" if part else "app.kubernetes.io/name"
+    return [pod for pod in objects("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True"
+
+
+def wait_ready(*kinds: str) -> None:
+    """Wait until every Deployment and StatefulSet is as it should be. Raises AssertionError with what is not."""
+    try:
+        for kind in kinds or ("deployment", "statefulset"):
+            for each in objects(kind):
+                name = f"{kind}/{each['metadata']['name']}"
+                kubectl("rollout", "status", name, f"--timeout={PATIENCE_SECONDS}s")
+    except AssertionError as error:
+        events = kubectl("get", "events", "--sort-by=.lastTimestamp").splitlines()[-30:]
+        raise AssertionError("\n".join([str(error), kubectl("get", "pods"), *events])) from None
+
+
+def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Ask again and again, for as long as a busy machine may take."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{kubectl('get', 'pods')}"
+        time.sleep(0.5)
+
+
+@contextmanager
+def forwarded(part: str, port: int, local: int | None = None) -> Iterator[int]:
+    """A port of a Service, on loopback, as `kubectl port-forward` gives it."""
+    local = local or free_port()
+    command = ["kubectl", "--namespace", NAMESPACE, "port-forward", f"service/{part}", f"{local}:{port}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("Forwarding"), line
+        yield local
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def jaeger() -> Iterator[Jaeger]:
+    """Jaeger's API."""
+    with forwarded("jaeger", 16686) as port:
+        yield Jaeger(f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def counting() -> Iterator[Settings]:
+    """Where the ledger finds what it compares."""
+    with (
+        forwarded("otel-collector", 8889) as services,
+        forwarded("otel-collector", 8888) as collector,
+        forwarded("jaeger", 8890) as jaeger,
+    ):
+        yield Settings(metrics_port=services, collector_metrics_port=collector, jaeger_metrics_port=jaeger)
+
+
+@dataclass
+class Answer:
+    """What a customer was told."""
+
+    key: str
+    status: int | None
+    kind: str
+    body: dict[str, Any]
+    broken: list[str]
+
+
+@dataclass
+class Customers:
+    """People who order while the test does something; use it as a context manager."""
+
+    answers: list[Answer] = field(default_factory=list)
+    _process: "subprocess.Popen[str] | None" = None
+
+    def __enter__(self) -> Self:
+        script = (SCRIPTS / "customers.py").read_text()
+        command = ["kubectl", "--namespace", EDGE, "exec", "--stdin", "customers", "--", "python", "-c", script]
+        command += [f"http://gateway.{NAMESPACE}:8000", str(CUSTOMERS)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout
+        # Orders are under way before the test goes on.
+        for _ in range(CUSTOMERS):
+            self._take(self._process.stdout.readline())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process
+        out, err = self._process.communicate("", timeout=120)
+        for line in out.splitlines():
+            self._take(line)
+        assert self._process.returncode == 0, err
+
+    def _take(self, line: str) -> None:
+        assert line, "the customers have ended"
+        self.answers.append(Answer(**json.loads(line)))
+
+    @property
+    def statuses(self) -> Counter[int | None]:
+        return Counter(answer.status for answer in self.answers)
+
+    @property
+    def broken(self) -> list[Answer]:
+        """Those whose connection broke, or was refused."""
+        return [answer for answer in self.answers if answer.broken]
+
+    @property
+    def placed(self) -> list[str]:
+        """The traces of the orders that were completed at the first try."""
+        return [answer.body["trace_id"] for answer in self.answers if answer.status == 201]
+
+
+def find_traces(trace_ids: list[str]) -> list[Trace]:
+    """Wait until each trace is whole, with spans of every service. Raises AssertionError with those that are not."""
+    found, missing = [], {}
+    with jaeger() as client:
+        deadline = time.monotonic() + 60
+        for trace_id in trace_ids:
+            left = max(deadline - time.monotonic(), 0.5)
+            trace = client.wait_for_trace(trace_id, lambda t: whole(t) and t.services >= SHIPPED, timeout=left)
+            if trace is None or not whole(trace) or not trace.services >= SHIPPED:
+                missing[trace_id] = (trace.services, trace.problems()) if trace else None
+            else:
+                found.append(trace)
+    assert not missing, f"{len(missing)} of {len(trace_ids)} traces are not whole: {missing}"
+    return found
+
+
+@contextmanager
+def no_span_lost() -> Iterator[None]:
+    """Keep a ledger of what happens meanwhile, in which nothing is lost."""
+    with counting() as settings:
+        before = begin(settings)
+    assert before, "the Collector or Jaeger does not say what it counts"
+    yield
+    with counting() as settings:
+        # Ports are others now.
+        after = watch(settings, before, patience=60)
+    lost(after)
+
+
+def lost(ledger: Ledger) -> None:
+    assert not losses(ledger), verdict(ledger)
+    assert ledger.ended > 0
+    print(verdict(ledger))
+
+
+def query(service: str, statement: str) -> list[str]:
+    """Ask a service's database; a row is a text with | between its columns."""
+    psql = ["psql", "--username", "postgres", "--dbname", f"waybill_{service}", "--no-align", "--tuples-only"]
+    return kubectl("exec", "postgres-0", "--", *psql, "--command", statement).split()
+
+
+def messages() -> int:
+    """How many messages of the stream are not done."""
+    command = 'REDISCLI_AUTH="$(cat /run/secrets/password)" valkey-cli xlen orders'
+    return int(kubectl("exec", "valkey-0", "--", "sh", "-c", command).split()[-1])
+
+
+def books_balance() -> None:
+    """Wait until nothing is left to do, then compare what was sold, paid and shipped."""
+    pending = "SELECT (SELECT count(*) FROM orders WHERE status = 'pending')"
+    pending += " + (SELECT count(*) FROM outbox WHERE sent_at IS NULL)"
+    wait_until(lambda: query("order", pending) == ["0"] and messages() == 0, "everything is settled", 120)
+    completed = set(query("order", "SELECT id FROM orders WHERE status = 'completed'"))
+    paid = query("payment", "SELECT order_id FROM payments WHERE status = 'authorized'")
+    shipped = query("fulfilment", "SELECT order_id FROM shipments")
+    assert (sorted(paid), sorted(shipped)) == (sorted(completed), sorted(completed))
+    (sold,) = query("order", "SELECT count(*) * 2 FROM orders WHERE status = 'completed'")
+    (left,) = query("inventory", "SELECT available FROM products WHERE sku = 'TEA-EARL-GREY'")
+    assert int(sold) + int(left) == 1_000_000
+
+
+@contextmanager
+def demo() -> Iterator[None]:
+    """The overlay, ready, with customers beside it; deleted in the end with its data."""
+    remove_leftovers()
+    with ExitStack() as stack:
+        stack.callback(remove_leftovers)
+        kubectl("apply", "--kustomize", "deploy/kubernetes/overlays/demo")
+        kubectl("label", "namespace", NAMESPACE, f"{OF_A_TEST}=true")
+        edge = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": EDGE, "labels": {"waybill-edge": "true", OF_A_TEST: "true"}},
+        }
+        kubectl("apply", "--filename", "-", stdin=json.dumps(edge))
+        kubectl("apply", "--filename", "-", stdin=json.dumps(CUSTOMERS_POD), namespace=EDGE)
+        wait_ready()
+        kubectl("wait", "--for=condition=Ready", "pod/customers", "--timeout=300s", namespace=EDGE)
+        yield
+
+
+def remove_leftovers() -> None:
+    """Delete what a test has made, at its end or before it. Raises AssertionError for what somebody else has made."""
+    found = {each["metadata"]["name"]: each["metadata"]["labels"] for each in objects("namespaces")}
+    names = [name for name in (NAMESPACE, EDGE) if name in found]
+    for name in names:
+        assert OF_A_TEST in found[name], f"there is a namespace {name} that no test has made: delete it first"
+    if names:
+        kubectl("delete", "namespace", *names, "--timeout=300s")
+
+
+def order_through_port_forward() -> requests.Response:
+    """Place an order as the second command of docs/kubernetes.md lets one."""
+    body = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
+    with forwarded("gateway", 8000) as port:
+        return requests.post(f"http://127.0.0.1:{port}/orders", json=body, timeout=30)

@@ -1,0 +1,96 @@
+"""What kubectl makes of deploy/kubernetes, held against the schemas of Kubernetes and a linter."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.documents import ROOT
+from tests.kubernetes.conftest import require_kubectl
+
+FOLDER = ROOT / "deploy/kubernetes"
+ROOTS = ["base", *(f"overlays/{path.name}" for path in sorted((FOLDER / "overlays").iterdir()))]
+UV = str(ROOT / ".venv/bin/uv")
+VALIDATE = [UV, "tool", "run", "--quiet", "--from", "kubernetes-validate==1.37.0", "kubernetes-validate", "--strict"]
+VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
+"""The newest three that it knows."""
+CHECKOV = [
+    UV,
+    "tool",
+    "run",
+    "--quiet",
+    "--from",
+    "checkov==3.3.30",
+    "checkov",
+    "--framework",
+    "kubernetes",
+    "--compact",
+]
+NOT_ASKED_FOR = {
+    "CKV_K8S_43": "digests are a registry's, and here is none: docs/kubernetes.md names an image of yours",
+    "CKV_K8S_15": "`Always` would need that registry, and a tag that changes what is behind it",
+}
+NOT_FOR = {
+    ("CKV_K8S_40", "StatefulSet.waybill.postgres"): "999 is the user of its image, who owns its files",
+    ("CKV_K8S_40", "StatefulSet.waybill.valkey"): "likewise",
+    ("CKV_K8S_38", "Job.waybill.passwords"): "it makes Secrets, so it asks the cluster's API",
+}
+"""What the linter finds all the same, with the reason."""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module", params=ROOTS)
+def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What would be applied, as a file."""
+    require_kubectl()
+    file = tmp_path_factory.mktemp("manifests") / "all.yaml"
+    command = ["kubectl", "kustomize", str(FOLDER / request.param)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    file.write_text(done.stdout)
+    return file
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_version_of_kubernetes_knows_every_field(manifests: Path, version: str) -> None:
+    done = run([*VALIDATE, "--kubernetes-version", version, str(manifests)])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_linter_finds_nothing_but_what_has_a_reason(manifests: Path) -> None:
+    skipped = ",".join(NOT_ASKED_FOR)
+    done = run([*CHECKOV, "--skip-check", skipped, "--output", "json", "--file", str(manifests)])
+    results = json.loads(done.stdout)["results"]
+    assert len(results["passed_checks"]) > 100
+    found = {(each["check_id"], each["resource"]): each["check_name"] for each in results["failed_checks"]}
+    assert {finding: name for finding, name in found.items() if finding not in NOT_FOR} == {}
+
+
+def test_no_secret_is_in_them(manifests: Path) -> None:
+    kinds = {document["kind"] for document in documents(manifests)}
+    assert "Deployment" in kinds
+    assert "Secret" not in kinds
+
+
+def test_every_pod_may_do_little(manifests: Path) -> None:
+    for document in documents(manifests):
+        if "template" in document.get("spec", {}):
+            spec, name = document["spec"]["template"]["spec"], document["metadata"]["name"]
+            assert spec["enableServiceLinks"] is False, name
+            assert spec["automountServiceAccountToken"] is (name == "passwords"), name
+            assert spec["securityContext"]["runAsNonRoot"], name
+            for container in (*spec["containers"], *spec.get("initContainers", [])):
+                assert container["securityContext"]["readOnlyRootFilesystem"], name
+                assert set(container["resources"]) == {"requests", "limits"}, name
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+def run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,0 +1,223 @@
+"""deploy/kubernetes says the same as compose, the registry of services, and the processes themselves.
+
+It reads the files as they are. What kubectl makes of them is for tests/kubernetes.
+"""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.documents import ROOT, quoted, rows
+from waybill.binaries.catalog import COLLECTOR, JAEGER
+from waybill.registry import NAMES, SERVICES, Service
+
+HERE = ROOT / "deploy/kubernetes"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+GUNICORN = runpy.run_path(str(ROOT / "chassis/gunicorn.conf.py"))
+PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
+OURS = [service for service in SERVICES if service.traced]
+PORT = {"postgres": 5432, "valkey": 6379, "otel-collector": 4317, "jaeger": 4318}
+OF_THE_POD = {"POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "ENVIRONMENT"}
+"""What a process is told of its pod, and Docker has not."""
+COPIES = {
+    "collector-config.yaml": "overlays/demo/collector-config.yaml",
+    "deploy/jaeger.yaml": "overlays/demo/jaeger-config.yaml",
+}
+
+
+def documents(path: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((HERE / path).read_text()))
+
+
+def of_kind(path: str, kind: str) -> list[dict[str, Any]]:
+    return [document for document in documents(path) if document["kind"] == kind]
+
+
+def container(document: dict[str, Any]) -> dict[str, Any]:
+    (one,) = document["spec"]["template"]["spec"]["containers"]
+    return dict(one)
+
+
+def deployment(service: Service) -> dict[str, Any]:
+    (one,) = of_kind(f"base/{service.name}.yaml", "Deployment")
+    return one
+
+
+def component(service: Service) -> str:
+    return str(deployment(service)["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+def common(name: str) -> dict[str, Any]:
+    (one,) = documents(f"base/common/{name}.yaml")
+    return one
+
+
+def variables(*documents: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a container, those of later files over those of earlier ones."""
+    return {each["name"]: each.get("value") for document in documents for each in container(document).get("env", [])}
+
+
+def demo_variables(service: Service) -> dict[str, Any]:
+    """What a service is told in overlays/demo."""
+    layers = [deployment(service)]
+    if service.traced:
+        layers += [common(component(service)), common("telemetry"), *documents("overlays/demo/demonstration.yaml")]
+    if service.name == "gateway":
+        layers += documents("overlays/demo/gateway.yaml")
+    return variables(*layers)
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_service_runs_what_it_runs_under_docker(service: Service) -> None:
+    assert container(deployment(service))["command"] == COMPOSE[service.name]["command"]
+    assert component(service) == ("third-party" if not service.traced else "worker" if service.module else "web")
+    # Two of each, so that one may go; the acquirer has its ledger in memory.
+    assert deployment(service)["spec"]["replicas"] == (2 if service.traced else 1)
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_service_is_told_what_it_is_told_under_docker(service: Service) -> None:
+    told, compose = demo_variables(service), COMPOSE[service.name]["environment"]
+    listening = {"HOST", "PORT"} if service.module else set()
+    assert set(told) - OF_THE_POD == set(compose) - listening
+    for name in set(told) & set(compose):
+        # payment listens everywhere, since here a policy says who may connect.
+        default = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(compose[name])).replace("payment.services", "payment")
+        if name not in ("OTEL_RESOURCE_ATTRIBUTES", "PUBLIC_HOSTS", "HOST"):
+            assert told[name] == default, name
+    called = {urlsplit(value).hostname for name, value in told.items() if name.removesuffix("_URL").lower() in NAMES}
+    assert called == set(service.calls)
+
+
+@pytest.mark.parametrize("service", OURS, ids=lambda service: service.name)
+def test_a_service_has_the_secrets_of_its_own_and_no_others(service: Service) -> None:
+    volumes = deployment(service)["spec"]["template"]["spec"].get("volumes", [])
+    secrets = [volume["secret"]["secretName"] for volume in volumes]
+    assert secrets == ([f"{service.name}-secrets"] if service.database or service.valkey else [])
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(deployment(service)).get("volumeMounts", [])}
+    assert mounts == ({"secrets": "/run/secrets"} if secrets else {})
+
+
+def test_the_passwords_are_made_for_those_who_have_them_under_docker() -> None:
+    owners = {*PREPARE["OWNERS"], *PREPARE["USERS_OF_VALKEY"], "postgres", "valkey"}
+    script = (HERE / "components/databases/make_secrets.py").read_text()
+    (folders,) = re.findall(r"for owner in \(([^)]*)\)", script)
+    assert set(re.findall(r'"([\w-]+)"', folders)) == owners
+    (role,) = of_kind("components/databases/passwords.yaml", "Role")
+    assert {name for rule in role["rules"] for name in rule.get("resourceNames", [])} == {
+        f"{o}-secrets" for o in owners
+    }
+
+
+@pytest.mark.parametrize("service", [s for s in SERVICES if s.port], ids=lambda service: service.name)
+def test_a_service_is_asked_at_the_port_that_it_listens_at(service: Service) -> None:
+    (address,) = of_kind(f"base/{service.name}.yaml", "Service")
+    source = common("web") if service.traced else deployment(service)
+    (listens,) = container(source)["ports"]
+    (asked,) = address["spec"]["ports"]
+    assert address["metadata"]["name"] == service.name
+    assert (asked["port"], asked["targetPort"]) == (8000, listens["name"])
+    assert str(listens["containerPort"]) == variables(source)["PORT"] == "8000"
+
+
+def edges(*paths: str) -> tuple[set[tuple[str, str, int]], set[tuple[str, str, int]]]:
+    """Who may connect to whom at which port, as the policies of callers have it, and as those of the asked have it."""
+    out, into = set(), set()
+    for policy in (policy for path in paths for policy in of_kind(path, "NetworkPolicy")):
+        name = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
+        for direction, peers, found in (("egress", "to", out), ("ingress", "from", into)):
+            for rule in policy["spec"].get(direction, []):
+                for peer in rule.get(peers, []):
+                    if name and "namespaceSelector" not in peer:
+                        others = selected(peer["podSelector"])
+                        pairs = [(name, other) if direction == "egress" else (other, name) for other in others]
+                        found.update((*pair, port["port"]) for pair in pairs for port in rule["ports"])
+    return out, into
+
+
+def selected(selector: dict[str, Any]) -> set[str]:
+    """The parts that a selector of pods means."""
+    if "matchLabels" in selector:
+        return {selector["matchLabels"]["app.kubernetes.io/name"]}
+    (expression,) = selector["matchExpressions"]
+    if expression["key"] == "app.kubernetes.io/component":
+        return {service.name for service in SERVICES if component(service) in expression["values"]}
+    return set(expression["values"])
+
+
+def test_the_policies_let_through_what_the_registry_says_and_nothing_else() -> None:
+    wanted = {(service.name, callee, 8000) for service in SERVICES for callee in service.calls}
+    wanted |= {(service.name, part, PORT[part]) for service in SERVICES for part in service.after}
+    wanted |= {(service.name, "otel-collector", PORT["otel-collector"]) for service in OURS}
+    wanted |= {("otel-collector", "jaeger", PORT["jaeger"]), ("gateway", "jaeger", 16686)}
+    folders = ("base", "components/databases", "overlays/demo")
+    out, into = edges(*(f"{folder}/network-policies.yaml" for folder in folders))
+    assert out == wanted
+    assert into == wanted
+
+
+def test_every_edge_is_one_of_a_network_under_docker() -> None:
+    networks = [set(quoted(members)) for _, members, _, _ in rows(ROOT / "docs/docker.md", "Networks")]
+    out, _ = edges("base/network-policies.yaml", "overlays/demo/network-policies.yaml")
+    assert not [edge for edge in out if not any({*edge[:2]} <= network for network in networks)]
+
+
+def test_nobody_connects_to_anybody_else() -> None:
+    nobody = of_kind("base/network-policies.yaml", "NetworkPolicy")[0]["spec"]
+    assert nobody == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_a_pod_has_as_long_to_end_as_its_processes_take() -> None:
+    for path in ("base/common/web.yaml", "base/acquirer.yaml"):
+        spec = documents(path)[0]["spec"]["template"]["spec"]
+        before = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert spec["terminationGracePeriodSeconds"] > before + GUNICORN["graceful_timeout"]
+    assert common("worker")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > GUNICORN["graceful_timeout"]
+
+
+def test_the_probes_of_a_service_differ_in_what_they_ask() -> None:
+    web, worker = container(common("web")), container(common("worker"))
+    assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert web["readinessProbe"]["httpGet"]["path"] == "/startedz"
+    assert ".turning" in worker["livenessProbe"]["exec"]["command"][-1]
+    assert ".alive" in worker["readinessProbe"]["exec"]["command"][-1]
+
+
+def test_each_service_of_two_has_a_budget() -> None:
+    budgets = {each["metadata"]["name"]: each["spec"] for each in documents("base/disruption-budgets.yaml")}
+    assert set(budgets) == {service.name for service in OURS}
+    for name, budget in budgets.items():
+        assert budget["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+        assert budget["maxUnavailable"] == 1
+
+
+def test_spans_say_which_pod_they_are_from() -> None:
+    attributes = str(variables(common("telemetry"))["OTEL_RESOURCE_ATTRIBUTES"])
+    names = {"k8s.pod.uid", "k8s.pod.name", "k8s.namespace.name", "k8s.node.name"}
+    assert names <= {pair.split("=")[0] for pair in attributes.split(",")}
+    there = {each["name"]: each for each in container(common("telemetry"))["env"]}
+    assert set(re.findall(r"\$\((\w+)\)", attributes)) <= set(there)
+    assert there["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
+
+
+def test_an_image_is_the_one_of_compose() -> None:
+    images = [image for path in HERE.rglob("kustomization.yaml") for image in images_of(path)]
+    versions = {image["name"]: image["newTag"] for image in images}
+    used = dict(re.findall(r"\$\{\w+_IMAGE:-(\S+):(\S+)\}", (ROOT / "docker-compose.yml").read_text()))
+    assert versions == {name: tag for name, tag in used.items() if name in versions} | {"waybill": "local"}
+    assert versions["otel/opentelemetry-collector-contrib"] == COLLECTOR.release.version
+    assert versions["jaegertracing/jaeger"] == JAEGER.release.version
+
+
+def images_of(path: Path) -> list[dict[str, str]]:
+    return list(yaml.safe_load(path.read_text()).get("images", []))
+
+
+@pytest.mark.parametrize(("original", "copy"), COPIES.items())
+def test_a_copy_is_as_its_original(original: str, copy: str) -> None:
+    assert (HERE / copy).read_text() == (ROOT / original).read_text(), "run: make kubernetes-files"
