@@ -1,1 +1,1 @@
-"""What a service stands on that is not telemetry: app, settings, problems, deadline, database, calls out."""
+"""The base of every service, except for its telemetry: app, settings, problems, deadline, database, calls out."""

@@ -88,7 +88,7 @@ def new_app(
 
     @app.get("/healthz")
     def healthz() -> ResponseReturnValue:
-        """Whether the process lives."""
+        """Tell that the process lives."""
         return jsonify(Health(status="ok").model_dump())
 
     @app.get("/readyz")

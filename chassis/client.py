@@ -22,7 +22,7 @@ ATTEMPTS = 3
 FIRST_WAIT_SECONDS = 0.1
 CHUNK_BYTES = 64 * 1024
 MAX_BYTES = 1024 * 1024
-"""Of an answer."""
+"""The maximum size of an answer."""
 RETRYABLE_STATUSES = frozenset((429, 502, 503, 504))
 """Answers that say: not now."""
 
@@ -38,7 +38,7 @@ class TooLarge(requests.RequestException):
 
 
 class Client:
-    """The way to one other service. Trace context and deadline go with the call only where it is ours."""
+    """A client of one other service. Trace context and deadline go with a call only to a service of ours."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Client:
         self.session.get(f"{self.base_url}/healthz", timeout=1).raise_for_status()
 
     def read(self, response: requests.Response, shape: type[Answer]) -> Answer:
-        """The body of a response as a model. Raises Unavailable where it has another shape."""
+        """Return the body of a response as a model. Raises Unavailable if it has another shape."""
         try:
             return shape.model_validate_json(response.content)
         except ValidationError as error:
@@ -146,7 +146,7 @@ class Client:
 
 
 def _problem(response: requests.Response) -> Problem | None:
-    """The problem document that a service answered with, None where it is something else."""
+    """Return the problem document in an answer, or None if the answer is something else."""
     if response.headers.get("Content-Type") != "application/problem+json":
         return None
     try:

@@ -19,7 +19,7 @@ from telemetry.errors import type_name
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 20
-"""How long a process that starts waits for its database."""
+"""The time that a process that starts waits for its database."""
 
 POOL_SIZE = 8
 """Connections of a worker. A request holds one at a time, for a statement or two: fewer than there are threads."""
@@ -93,7 +93,7 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
 
 
 def _missing_columns(connection: Connection, base: type[DeclarativeBase]) -> list[str]:
-    """The columns that tables from before do not have: `create_all` makes tables, and changes none."""
+    """Return the columns that tables from before do not have: `create_all` makes tables, and changes none."""
     there = inspect(connection)
     known = {(table, column["name"]) for table in base.metadata.tables for column in there.get_columns(table)}
     return [

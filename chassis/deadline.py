@@ -14,7 +14,8 @@ HEADER = "X-Envoy-Expected-Rq-Timeout-Ms"
 """Envoy's name for the time that a callee has, in milliseconds: a mesh in front of a service sets it too."""
 
 SENT_HEADER = "X-Request-Start"
-"""When a request was sent, as `t=` and seconds since 1970: the name that proxies and hosters use."""
+"""The header that says when a request was sent, as `t=` and seconds since 1970: the name that proxies and hosters use.
+"""
 
 MARGIN = 0.1
 
@@ -33,14 +34,14 @@ def start(seconds: float) -> None:
 
 
 def allowance(header: str | None, default: float) -> float:
-    """The seconds that a caller's header gives, if it is a sound number and less than the default."""
+    """Return the seconds that a caller's header gives, if it is a sound number and less than the default."""
     if header is not None and header.isascii() and header.isdigit() and len(header) < 10:
         return min(int(header) / 1000, default)
     return default
 
 
 def now_sent() -> str:
-    """The value of SENT_HEADER for a request that is sent now."""
+    """Return the value of SENT_HEADER for a request that is sent now."""
     return f"t={time.time():.3f}"
 
 
@@ -56,7 +57,7 @@ def waited(header: str | None, patience: float | None = None) -> float:
 
 
 def remaining() -> float:
-    """The seconds left. Raises DeadlineExceeded when there are none, LookupError when no clock was started."""
+    """Return the seconds left. Raises DeadlineExceeded when there are none, LookupError when no clock was started."""
     left = _ends.get() - time.monotonic()
     if left <= 0:
         raise DeadlineExceeded

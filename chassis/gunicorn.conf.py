@@ -1,4 +1,4 @@
-"""How gunicorn runs a service: threads, one small worker, and a shutdown that loses no span.
+"""Configuration of gunicorn for a service: threads, one small worker, and a shutdown that loses no span.
 
     HOST=127.0.0.1 PORT=8001 gunicorn --config chassis/gunicorn.conf.py "services.order:create_app()"
 
@@ -25,7 +25,7 @@ class JsonLines(logging.Formatter):
     """The master's few lines as JSON. It does not load the telemetry for that: each would be 40 MiB larger."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return the record as one line."""
         line = {"severity": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info and record.exc_info[1]:
             line["exception.type"] = type(record.exc_info[1]).__name__
@@ -34,13 +34,13 @@ class JsonLines(logging.Formatter):
 
 
 class NothingOfTheCaller(logging.Filter):
-    """Of a request that gunicorn cannot handle, the log has the type of the error.
+    """Log the type of the error, and nothing else, of a request that gunicorn cannot handle.
 
     gunicorn would write the caller's address, and repeat the header, the line or the URI that was sent.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is logged: always, after an error with other words."""
+        """Always log the record; replace its message if it reports an error."""
         error = sys.exc_info()[1]
         if error is not None and record.levelno >= logging.WARNING:
             what = "Invalid request" if str(record.msg).startswith("Invalid request") else "gunicorn failed"

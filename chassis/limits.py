@@ -1,4 +1,5 @@
-"""How much a service does at a time. Below the number of its threads, so that one is always free to refuse the rest.
+"""Limits on the work that a service does at a time, below the number of its threads, so that one is always free to
+refuse the rest.
 
 A part that hangs holds those who wait for it for as long as their deadline is. Without a limit they would be all
 threads, and no health check would be answered: a bank that hangs would have our own services restarted.
@@ -50,7 +51,7 @@ def install(app: Flask, uncounted: Collection[str]) -> None:
 
 
 def too_many() -> Problem:
-    """The refusal of a request that was not begun."""
+    """Return the refusal of a request that was not begun."""
     return Problem(503, "busy", "there is too much to do right now; nothing was begun: try again")
 
 

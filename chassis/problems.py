@@ -31,7 +31,7 @@ Omittable = SkipJsonSchema[None]
 
 
 class Fault(BaseModel):
-    """What is wrong with one field of a body."""
+    """A mistake in one field of a body."""
 
     pointer: str = Field(description="Where it is in the body: a JSON pointer as a URI fragment, RFC 6901, section 6.")
     detail: str
@@ -57,7 +57,7 @@ class Problem(Exception):
     """A refusal that the caller gets as a problem document."""
 
     def __init__(self, status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> None:
-        """`kind` is the last part of the problem's type, None where the status says it all."""
+        """Take `kind`, the last part of the problem's type, as None if the status says it all."""
         super().__init__(detail or kind or str(status))
         self.status = status
         self.kind = kind
@@ -74,7 +74,7 @@ class Unavailable(Exception):
 
 
 def read_body(model: type[Body]) -> Body:
-    """The request's JSON body as a model, types taken strictly.
+    """Return the request's JSON body as a model, with strict types.
 
     Raises Problem: 408 where it stops coming until the request's deadline, 413 over the app's
     MAX_CONTENT_LENGTH, 415 where it is not declared as JSON, 400 where it is not JSON, 422 with a JSON pointer
@@ -92,7 +92,7 @@ def read_body(model: type[Body]) -> Body:
 
 
 def invalid(faults: list[tuple[tuple[int | str, ...], str]]) -> Problem:
-    """A 422 problem that names each wrong field: its path in the body, and what is wrong with it."""
+    """Return a 422 problem that names each wrong field: its path in the body, and what is wrong with it."""
     errors = [{"pointer": _pointer(path), "detail": text} for path, text in faults[:MAX_ERRORS]]
     first = errors[0]
     return Problem(422, "invalid-request", f"{first['pointer']}: {first['detail']}", errors=errors)
@@ -106,7 +106,7 @@ def install(app: Flask) -> None:
 
 
 def document(status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> Response:
-    """A problem document as a response; one that will be over asks the caller to come again."""
+    """Return a problem document as a response, with `Retry-After` if the problem passes by itself."""
     context = trace.get_current_span().get_span_context()
     body = ProblemDocument(
         type=f"{TYPE_PREFIX}{kind}" if kind else "about:blank",
@@ -123,7 +123,7 @@ def document(status: int, kind: str | None = None, detail: str | None = None, **
 
 
 def failed_dependency(error: Exception) -> str | None:
-    """The part whose absence the error shows, None where it shows a mistake of ours."""
+    """Return the dependency that failed, or None if the error is a bug of ours."""
     if isinstance(error, Unavailable):
         return error.part
     if isinstance(error, deadline.DeadlineExceeded):
@@ -189,10 +189,10 @@ def _read() -> bytes:
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Where a fault is. For the name of a member, pydantic adds a "[key]"."""
+    """Return the path of a fault. To the name of a member, pydantic adds a "[key]"."""
     return location[:-1] if location[-1:] == ("[key]",) else location
 
 
 def _pointer(path: tuple[int | str, ...]) -> str:
-    """A JSON pointer as a URI fragment, RFC 6901, section 6."""
+    """Return a JSON pointer as a URI fragment, RFC 6901, section 6."""
     return "#" + "".join("/" + quote(str(part).replace("~", "~0").replace("/", "~1")) for part in path)

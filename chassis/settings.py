@@ -26,11 +26,12 @@ DO_NOT_RESTART = 3
 """The exit status that gunicorn knows a worker by that will never start; any other it starts again, for ever."""
 
 SECRETS = Path("/run/secrets")
-"""Where Docker and Kubernetes put secrets by default: a file `database_url` stands for DATABASE_URL."""
+"""The folder into which Docker and Kubernetes mount secrets by default: a file `database_url` stands for DATABASE_URL.
+"""
 
 
 class ServiceSettings(BaseSettings):
-    """What every service has to know; a service adds its own fields.
+    """Settings that every service has; a service adds its own fields.
 
     Each is an environment variable, or a file of its name in lower case under /run/secrets.
     """
@@ -38,7 +39,7 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(secrets_dir=SECRETS if SECRETS.is_dir() else None)
 
     request_deadline: Seconds = 5.0
-    """How long a request may take, with everything that it calls."""
+    """The time that a request may take, with everything that it calls."""
 
     @classmethod
     def read(cls) -> Self:

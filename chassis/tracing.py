@@ -1,4 +1,4 @@
-"""How our services trace their libraries: with the official instrumentations, or lean, without them."""
+"""The way in which our services trace their libraries: with the official instrumentations, or lean, without them."""
 
 import os
 from types import ModuleType

@@ -1,1 +1,1 @@
-"""What is shown and broken on purpose; nothing that a shop needs."""
+"""Everything that demonstrates or breaks something on purpose; a shop needs none of it."""

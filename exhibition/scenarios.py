@@ -16,7 +16,7 @@ SYNTHETIC = "waybill.synthetic"
 """Marks an order that a test or a load placed."""
 BAGGAGE_KEYS = (SCENARIO, SYNTHETIC)
 UNKNOWN = "unknown"
-"""What becomes of the name of a scenario that does not exist."""
+"""The name that stands for a scenario that does not exist."""
 
 Place = tuple[str, str]
 """A service, and one of its connections."""
@@ -50,22 +50,22 @@ class Scenario:
     without: frozenset[str] = frozenset()
     """The services that have no span in its trace, of those that a shipped order has spans of."""
     deliveries: int = 1
-    """How often the message to fulfilment is delivered, if there is one."""
+    """The number of times that the message to fulfilment is delivered, if there is one."""
     slow: bool = False
-    """Whether one span takes longer than all others together."""
+    """True if one span takes longer than all others together."""
     everyday: bool = False
-    """Whether it also occurs without being asked for, so that the drill never looks for it."""
+    """True if it also occurs without being asked for, so that the drill never looks for it."""
     one_at_a_time: bool = False
-    """Whether an order at the same time would show something of it."""
+    """True if an order at the same time would show something of it."""
     products: int = 1
-    """How many different products to order to see it well."""
+    """The number of different products to order to see it well."""
     body: Mapping[str, Any] = field(default_factory=dict)
-    """What it changes in the body of the calls on which it acts."""
+    """Changes to the body of the calls on which it acts."""
     statement: SlowStatement | None = None
 
     @property
     def refusal(self) -> bool:
-        """Whether the customer is refused: business as usual, and not an error."""
+        """Return whether the customer is refused: business as usual, and not an error."""
         return 400 <= self.status < 500
 
 

@@ -1,4 +1,4 @@
-"""Which scenario a request asks for, and what the app factories hand to their connections so that it happens.
+"""The scenario that a request asks for, and the options of connections with which it happens.
 
 A request selects one with the header `baggage: waybill.scenario=<name>`. The baggage travels with the request,
 through the queue too, and each fault happens where the real one would: in the connection to a database, the cache

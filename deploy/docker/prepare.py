@@ -15,7 +15,9 @@ USERS_OF_VALKEY = ("order-relay", "inventory", "fulfilment")
 
 COLLECTOR = Path("/collector")
 COLLECTOR_USER = 10001
-"""Of its image, which has no shell to do this itself; the volumes of the other images belong to whom they should."""
+"""The user of its image, which has no shell to do this itself; the volumes of the other images belong to whom they
+should.
+"""
 
 
 def main() -> None:

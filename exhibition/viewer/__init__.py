@@ -47,7 +47,7 @@ def mount(
 
     @pages.get("/")
     def shop() -> ResponseReturnValue:
-        """Products, an order, and its trace."""
+        """Show the products, a form to order them, and the order's trace."""
         faults = list(SCENARIOS.values()) if selection.enabled() else []
         try:
             found = list(products())
@@ -57,7 +57,7 @@ def mount(
 
     @pages.get("/traces/<trace_id>")
     def view_trace(trace_id: str) -> ResponseReturnValue:
-        """One trace as a waterfall, as far as it has arrived."""
+        """Show one trace as a waterfall, as far as it has arrived."""
         if not TRACE_ID.fullmatch(trace_id):
             raise Problem(404, detail="a trace id is 32 hexadecimal digits in lower case, and not all of them zeros")
         try:

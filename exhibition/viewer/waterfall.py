@@ -29,9 +29,9 @@ class Row:
     begin: float
     width: float
     ticks: Sequence[float]
-    """Where its first events lie."""
+    """The positions of its first events."""
     is_origin: bool
-    """Whether it failed and none of its children did."""
+    """True if it failed and none of its children did."""
 
     @property
     def indent(self) -> int:
@@ -76,12 +76,12 @@ class Waterfall:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The first spans, each parent before its children, siblings by start time."""
+        """Return the first spans, each parent before its children, siblings by start time."""
         return [self._row(span, depth) for depth, span in islice(self.trace.tree(), MAX_SPANS)]
 
     @cached_property
     def services(self) -> list[str]:
-        """The names of the services that took part, in the order in which they are first shown."""
+        """Return the names of the services that took part, in the order in which they are first shown."""
         return list(dict.fromkeys(span.service for _, span in self.trace.tree()))
 
     def name_of(self, span_id: str) -> str | None:

@@ -31,7 +31,7 @@ def create_blueprint(ledger: Ledger) -> Blueprint:
 
     @blueprint.get("/authorizations")
     def list_all() -> ResponseReturnValue:
-        """Every authorization, for whoever compares books."""
+        """List every authorization, so that books can be compared."""
         return jsonify(
             authorizations=[
                 {"key": key, "status": authorization.status}
@@ -41,7 +41,7 @@ def create_blueprint(ledger: Ledger) -> Blueprint:
 
     @blueprint.get("/authorizations/<key>")
     def show(key: str) -> ResponseReturnValue:
-        """What was authorized under a key, and the names of the headers that each request for it carried."""
+        """Show the authorization under a key, and the names of the headers that each request for it carried."""
         authorization = ledger.authorizations.get(key)
         if authorization is None:
             return jsonify(error="no such authorization"), 404
@@ -50,7 +50,7 @@ def create_blueprint(ledger: Ledger) -> Blueprint:
 
     @blueprint.get("/healthz")
     def healthz() -> ResponseReturnValue:
-        """Whether the process lives."""
+        """Tell that the process lives."""
         return jsonify(status="ok")
 
     return blueprint

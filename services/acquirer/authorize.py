@@ -17,7 +17,7 @@ class KeyReused(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be paid, in minor units, and with what."""
+    """A payment that is asked for: an amount in minor units, and the token to charge."""
 
     amount: int
     currency: str
@@ -42,7 +42,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def authorize(self, key: str, request: Request, headers: list[str]) -> tuple[Authorization, bool]:
-        """The authorization under this key, and whether it is new. Raises KeyReused."""
+        """Return the authorization under this key, and whether it is new. Raises KeyReused."""
         with self._lock:
             known = self.authorizations.get(key)
             if known is None:

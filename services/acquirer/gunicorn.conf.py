@@ -1,4 +1,4 @@
-"""How gunicorn runs the acquirer: one process, since it keeps its ledger in memory."""
+"""Configuration of gunicorn for the acquirer: one process, since it keeps its ledger in memory."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""How the acquirer misbehaves where a request asks for it, as the sandboxes of payment companies do."""
+"""Faults of the acquirer that a request can ask for, as the sandboxes of payment companies do."""
 
 import threading
 import time

@@ -41,7 +41,7 @@ log = logging.getLogger("services.fulfilment.consume")
 MAX_DELIVERIES = 5
 BLOCK_MS = 1000
 CLAIM_SECONDS = 1.0
-"""How often to look for messages that somebody got and did not finish."""
+"""The interval at which to look for messages that a consumer received and did not finish."""
 LONGEST_PAUSE_SECONDS = 30.0
 TO_BLAME = (ValidationError, DataError, IntegrityError)
 """The errors that a message causes itself: it cannot be read, or its values are none that the table takes.
@@ -63,7 +63,7 @@ class Consumer:
     next_claim: float = 0.0
     pause: float = CLAIM_SECONDS
     cursor: str = "0-0"
-    """Where to go on looking for messages that somebody did not finish, so that each has its turn."""
+    """The place at which to go on looking for unfinished messages, so that each has its turn."""
 
     def step(self) -> bool:
         """Wait for a message, a second at most, and handle it; False if none came."""
@@ -94,7 +94,7 @@ class Consumer:
         return [(message_id, fields, 1) for _, messages in answer or [] for message_id, fields in messages]
 
     def _abandoned(self) -> list[tuple[str, dict[str, str], int]]:
-        """A message that somebody got and did not acknowledge, now ours, and how often it was delivered."""
+        """Return a message that somebody got and did not acknowledge, now ours, and how often it was delivered."""
         if time.monotonic() < self.next_claim:
             return []
         # Each delivery is a span in an order's trace. While the database is away there is none.

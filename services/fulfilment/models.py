@@ -15,7 +15,7 @@ class Base(DeclarativeBase):
 
 
 class Shipment(Base):
-    """What is to be sent for an order; the key is what makes it one shipment an order."""
+    """The shipment of an order. The key allows one for each order."""
 
     __tablename__ = "shipments"
 

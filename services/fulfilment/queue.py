@@ -8,7 +8,7 @@ STREAM = "orders"
 DEAD_LETTERS = "orders.dead"
 GROUP = "fulfilment"
 LETTER_FIELDS = ("error", "deliveries", "trace_id")
-"""What a message has in addition once it was put aside."""
+"""Fields that are added to a message when it is put aside."""
 
 
 class OrderCompleted(BaseModel):

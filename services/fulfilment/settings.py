@@ -1,4 +1,4 @@
-"""What fulfilment has to know."""
+"""The settings of fulfilment."""
 
 from typing import Annotated
 
@@ -14,8 +14,8 @@ class Settings(ServiceSettings):
     valkey_url: ValkeyUrl
     order_url: HttpUrl
     join_order_trace: bool = True
-    """Whether processing a message is part of the order's trace, or a trace of its own with a link to it."""
+    """True if processing a message is part of the order's trace, False if it is a trace of its own with a link to it."""
     redeliver_after: Seconds = 5.0
-    """How long a message that was not acknowledged waits before it is delivered again."""
+    """The time that a message that was not acknowledged waits before it is delivered again."""
     compare_every: Annotated[float, Field(gt=0, le=15)] = 10.0
-    """How often to compare completed orders with shipments; a liveness probe waits for it."""
+    """The interval at which to compare completed orders with shipments; a liveness probe waits for it."""

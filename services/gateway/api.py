@@ -34,7 +34,7 @@ EXAMPLE: dict[str, Any] = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "
 
 
 class Item(BaseModel):
-    """How much of which SKU."""
+    """A SKU and its quantity."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +43,7 @@ class Item(BaseModel):
 
 
 class OrderRequest(BaseModel):
-    """What a customer sends."""
+    """The body of a request to place an order."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
@@ -66,7 +66,7 @@ class PlacedOrder(BaseModel):
 
 
 class PaidOrder(PlacedOrder):
-    """An order as it stands, refused ones too, and its payment."""
+    """Show an order, refused ones too, and its payment."""
 
     payment: PaymentStatus | None = Field(
         description="Looked up beside the order. Null where there is none, or payment does not answer."
@@ -105,7 +105,7 @@ def refuse_unknown_scenario() -> None:
 
 
 def index() -> ResponseReturnValue:
-    """Where to go from here, where there is no shop page."""
+    """List the paths of the API; used if there is no shop page."""
     return _answer(
         Index(
             products="/products",
@@ -127,13 +127,13 @@ def create_blueprint(orders: Orders, inventory: Inventory, payments: Payments) -
 
     @blueprint.get("/scenarios")
     def list_scenarios() -> ResponseReturnValue:
-        """What a caller can break for one request, by the header `baggage: waybill.scenario=<name>`."""
+        """List the faults that a caller can ask for in one request, by the header `baggage: waybill.scenario=<name>`."""
         known = [Scenario(name=each.name, description=each.sentence) for each in SCENARIOS.values()]
         return _answer(Scenarios(enabled=selection.enabled(), scenarios=known))
 
     @blueprint.get("/products")
     def list_products() -> ResponseReturnValue:
-        """What the shop sells."""
+        """List the products of the shop."""
         return _answer(inventory.products())
 
     @blueprint.post("/orders")
@@ -155,7 +155,7 @@ def create_blueprint(orders: Orders, inventory: Inventory, payments: Payments) -
 
     @blueprint.get("/orders/<uuid:order_id>")
     def get_order(order_id: UUID) -> ResponseReturnValue:
-        """An order as it stands, refused ones too, and its payment."""
+        """Show an order, refused ones too, and its payment."""
         # Side by side; the threads stay in the trace.
         with lookups_under_way.taken(), ContextThreadPool() as pool:
             payment = pool.submit(payments.state, order_id)
@@ -178,7 +178,7 @@ def _place(orders: Orders, quantities: dict[str, int], payment_token: str) -> tu
 
 
 def _idempotency_key() -> str:
-    """The caller's key, or one of our own, so that the order service can always tell a repeat."""
+    """Return the caller's key, or one of our own, so that the order service can always tell a repeat."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return str(uuid.uuid4())
@@ -201,7 +201,7 @@ def _is_integral(value: object) -> bool:
 
 
 def _fields(order: Order) -> dict[str, Any]:
-    """What a customer sees of an order."""
+    """Return the fields of an order that a customer sees."""
     total = None
     if order.amount is not None and order.currency is not None:
         total = Money(amount=order.amount, currency=order.currency)

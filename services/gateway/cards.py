@@ -22,7 +22,7 @@ def refuse_card_number(token: str) -> str:
 
 
 def _passes(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others, ISO/IEC 7812-1, annex B (Luhn)."""
+    """Return whether the last digit is the check digit of the others, ISO/IEC 7812-1, annex B (Luhn)."""
     doubled = [int(digit) * 2 for digit in digits[-2::-2]]
     total = sum(map(int, digits[::-2])) + sum(number - 9 if number > 9 else number for number in doubled)
     return total % 10 == 0

@@ -13,7 +13,7 @@ PaymentStatus = Literal["pending", "authorized", "declined"]
 
 
 class OrderedItem(BaseModel):
-    """What was ordered of one product, with its name and price of that day."""
+    """An ordered product, with its name and price at that time."""
 
     sku: str
     name: str
@@ -50,7 +50,7 @@ class Product(BaseModel):
 
 
 class Products(BaseModel):
-    """What the shop sells."""
+    """The products of the shop."""
 
     products: list[Product]
 
@@ -75,13 +75,13 @@ class Orders:
         return self.client.read(response, Order), response.status_code == 201
 
     def find(self, order_id: UUID) -> Order:
-        """An order as it stands. Raises Problem (404, 503), Unavailable."""
+        """Return an order as it stands. Raises Problem (404, 503), Unavailable."""
         response = self.client.call("GET", f"/orders/{order_id}", pass_on=("order-not-found", "busy"))
         return self.client.read(response, Order)
 
 
 class PaymentState(BaseModel):
-    """How a payment stands."""
+    """The state of a payment."""
 
     status: PaymentStatus
 
@@ -93,7 +93,7 @@ class Payments:
         self.client = Client("payment", url)
 
     def state(self, order_id: UUID) -> PaymentStatus | None:
-        """How the payment of an order stands; None where there is none, or payment does not answer."""
+        """Return the state of an order's payment, or None if there is no payment or payment does not answer."""
         try:
             response = self.client.call("GET", f"/payments/{order_id}", pass_on=["payment-not-found"])
             return self.client.read(response, PaymentState).status
@@ -108,5 +108,5 @@ class Inventory:
         self.client = Client("inventory", url)
 
     def products(self) -> Products:
-        """Every product with its price. Raises Problem (503), Unavailable."""
+        """Return every product with its price. Raises Problem (503), Unavailable."""
         return self.client.read(self.client.call("GET", "/products", pass_on=["busy"]), Products)

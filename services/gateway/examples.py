@@ -1,4 +1,4 @@
-"""What the public API answers, for its description; tests/unit/test_openapi.py holds it against the schemas."""
+"""Examples of the public API's answers, for its description; tests/unit/test_openapi.py holds it against the schemas."""
 
 from typing import Any
 
@@ -117,4 +117,4 @@ PROBLEMS = [
         part="the acquirer",
     ),
 ]
-"""Of each kind one, and one of each status that has problems without a kind."""
+"""One example for each kind of problem, and one for each status that has problems without a kind."""

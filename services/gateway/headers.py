@@ -1,4 +1,6 @@
-"""What a browser may do with an answer of the gateway: https://www.w3.org/TR/CSP3/ and https://fetch.spec.whatwg.org/."""
+"""Headers that restrict what a browser may do with an answer of the gateway: https://www.w3.org/TR/CSP3/ and
+https://fetch.spec.whatwg.org/.
+"""
 
 from flask import Flask, Response
 
@@ -19,7 +21,7 @@ PAGE = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Of the pages: all that is theirs, and nothing inline. Their form is sent by the script."""
+"""The policy of the pages: everything from their own origin, and nothing inline. Their form is sent by the script."""
 DATA = "default-src 'none'; frame-ancestors 'none'"
 
 

@@ -37,7 +37,7 @@ def install(app: Flask, public_hosts: Collection[str]) -> None:
 
 
 def _is_ours(name: str | None, public_hosts: Collection[str]) -> bool:
-    """Whether no stranger can have this name, or it is one of the public ones."""
+    """Return whether no stranger can have this name, or it is one of the public ones."""
     name = (name or "").removesuffix(".")
     return name == "localhost" or name.endswith(".localhost") or name in public_hosts or _is_address(name)
 
@@ -51,13 +51,13 @@ def _is_address(name: str) -> bool:
 
 
 def _is_own(origin: str, host: str, public_hosts: Collection[str]) -> bool:
-    """Whether a page is of the gateway itself. A proxy in front may ask by another name than the page was."""
+    """Return whether a page is of the gateway itself. A proxy in front may ask by another name than the page was."""
     page = _parse(origin)
     return bool(page.hostname) and (page.netloc.lower() == host.lower() or page.hostname in public_hosts)
 
 
 def _parse(url: str) -> SplitResult:
-    """The parts of a URL; if it is none, nothing."""
+    """Return the parts of a URL; if it is none, nothing."""
     try:
         return urlsplit(url)
     except ValueError:

@@ -133,7 +133,7 @@ DOCUMENT: Json = {"application/json": {"schema": {"type": "object"}}}
 
 @dataclass(frozen=True)
 class Operation:
-    """What a route and its function do not say of an operation."""
+    """The facts of an operation that its route and its function do not say."""
 
     answers: Mapping[int, Model | Json]
     """By status, the model of the JSON that is sent, or what is sent instead of one."""
@@ -194,7 +194,7 @@ def mount(app: Flask) -> None:
 
 
 def describe(app: Flask) -> Json:
-    """The OpenAPI document of the operations that the app has a route to."""
+    """Return the OpenAPI document of the operations that the app has routes to."""
     operations = {endpoint: each for endpoint, each in OPERATIONS.items() if endpoint in app.view_functions}
     paths: Json = {}
     for endpoint, operation in operations.items():
@@ -261,7 +261,7 @@ def _refusal(status: int, *, traced: bool = True) -> Json:
 
 
 def _problems(status: int) -> Json:
-    """The examples of a refusal, by their kind."""
+    """Return the examples of a refusal, by their kind."""
     found = [problem for problem in PROBLEMS if problem["status"] == status]
     return {problem["type"].removeprefix(TYPE_PREFIX).replace(":", "-"): {"value": problem} for problem in found}
 

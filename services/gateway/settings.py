@@ -1,4 +1,4 @@
-"""What the gateway has to know."""
+"""The settings of the gateway."""
 
 from pathlib import Path
 from typing import Annotated

@@ -17,7 +17,7 @@ Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
 
 
 class ReservationRequest(BaseModel):
-    """How much of which SKU."""
+    """The quantity of each SKU to reserve."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,7 +31,7 @@ def create_blueprint(catalogue: Catalogue) -> Blueprint:
 
     @blueprint.get("/products")
     def list_products() -> ResponseReturnValue:
-        """Every product, with its price and what is left of it."""
+        """List every product, with its price and the quantity that is left."""
         return jsonify(
             products=[
                 {

@@ -30,7 +30,7 @@ SHELVES = [
 
 @dataclass(frozen=True)
 class Price:
-    """What one piece costs, in minor units of an ISO 4217 currency."""
+    """The price of one piece, in minor units of an ISO 4217 currency."""
 
     name: str
     amount: int
@@ -58,7 +58,7 @@ class Catalogue:
         self.read = read
 
     def prices(self, skus: Sequence[str]) -> dict[str, Price]:
-        """The price of each SKU that exists. A cache that does not answer makes it slower, not wrong."""
+        """Return the price of each SKU that exists. A cache that does not answer makes it slower, not wrong."""
         found = self._cached(skus)
         missing = [sku for sku in skus if sku not in found]
         if missing:
@@ -69,7 +69,7 @@ class Catalogue:
         return found
 
     def products(self) -> Sequence[Row[tuple[str, str, int, str, int]]]:
-        """Every product with what is left of it, by name."""
+        """Return every product with what is left of it, by name."""
         with self.engine.begin() as db:
             return db.execute(
                 select(Product.sku, Product.name, Product.amount, Product.currency, Product.available).order_by(

@@ -16,7 +16,7 @@ class Base(DeclarativeBase):
 
 
 class Product(Base):
-    """What can be bought, at which price in minor units, and how much of it is left."""
+    """A product, its price in minor units, and the quantity that is left."""
 
     __tablename__ = "products"
     __table_args__ = (CheckConstraint("available >= 0"),)
@@ -39,5 +39,5 @@ class Reservation(Base):
     amount: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str]
     refused_sku: Mapped[str | None]
-    """What there was not enough of, where nothing could be reserved."""
+    """The SKU of which there was not enough, if nothing could be reserved."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -45,7 +45,7 @@ One statement, and rows are locked in the order of the SKU, so that two orders n
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a reservation stands: what it costs in all, or which SKU is in the way."""
+    """The state of a reservation: its total, or the SKU that prevents it."""
 
     status: str
     amount: int = 0
@@ -108,6 +108,6 @@ def _recorded(db: Connection, order_id: UUID) -> Outcome:
 
 
 def _sorted(quantities: dict[str, int]) -> dict[str, list[Any]]:
-    """The parameters of ADJUST_STOCK."""
+    """Return the parameters of ADJUST_STOCK."""
     skus = sorted(quantities)
     return {"skus": skus, "quantities": [quantities[sku] for sku in skus]}

@@ -1,4 +1,4 @@
-"""What inventory has to know."""
+"""The settings of inventory."""
 
 from chassis.settings import DatabaseUrl, ServiceSettings, ValkeyUrl
 

@@ -27,7 +27,7 @@ Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
 
 
 class OrderRequest(BaseModel):
-    """How much of which SKU, and what pays for it."""
+    """The quantity of each SKU, and the token that pays for them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class OrderRequest(BaseModel):
 
 
 class Announced(BaseModel):
-    """What became of orders that were announced."""
+    """The state of orders that were announced."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,18 +64,18 @@ def create_blueprint(dependencies: Dependencies) -> Blueprint:
 
     @blueprint.get("/orders/<uuid:order_id>")
     def get_order(order_id: UUID) -> ResponseReturnValue:
-        """An order as it stands."""
+        """Show an order."""
         return jsonify(_as_json(find_order(dependencies.engine, order_id)))
 
     @blueprint.get("/announcements")
     def get_announcements() -> ResponseReturnValue:
-        """Completed orders of which nobody knows yet that they are shipped, the first 500."""
+        """List the first 500 completed orders that nobody has confirmed as shipped."""
         with suppress_instrumentation():
             return jsonify(order_ids=store.unconfirmed(dependencies.engine, MAX_ANNOUNCEMENTS))
 
     @blueprint.post("/announcements")
     def post_announcements() -> ResponseReturnValue:
-        """Take down what became of them, and announce those that are missing again."""
+        """Record the state of announced orders, and announce those that are missing again."""
         body = read_body(Announced)
         announce_again(dependencies.engine, body.shipped, body.under_way, body.missing)
         return "", 204

@@ -20,7 +20,7 @@ class Reservation(BaseModel):
 
     @property
     def refused(self) -> Status | None:
-        """How the order ends where nothing could be reserved."""
+        """Return the outcome of an order for which nothing could be reserved."""
         return {"out_of_stock": Status.OUT_OF_STOCK, "unknown_sku": Status.REJECTED}.get(self.status)
 
 

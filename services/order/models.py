@@ -24,7 +24,7 @@ class Base(DeclarativeBase):
 
 
 class Status(StrEnum):
-    """Where an order stands. All but pending are final."""
+    """The state of an order. All but pending are final."""
 
     PENDING = "pending"
     COMPLETED = "completed"
@@ -42,7 +42,7 @@ class Order(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     status: Mapped[str]
     quantities: Mapped[dict[str, int]]
-    """What was ordered: how many of which SKU."""
+    """The quantity of each SKU."""
     payment_token: Mapped[str | None]
     """Kept until the order is settled, and no longer."""
     idempotency_key: Mapped[str] = mapped_column(unique=True)
@@ -53,16 +53,16 @@ class Order(Base):
     leased_until: Mapped[datetime]
     """Until then somebody works on it; later, a pending order may be taken up again."""
     leased_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """When the lease began. Before that it does not hold: the clock was set back since."""
+    """The time at which the lease began. It does not hold before that: the clock was set back since."""
     resume_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """Until then the relay leaves a pending order alone; the customer may send it again at any time."""
     items: Mapped[list[dict[str, Any]] | None]
-    """What was ordered, with names and prices; None until it is reserved."""
+    """The ordered products with names and prices; None until they are reserved."""
     amount: Mapped[int | None] = mapped_column(BigInteger)
     currency: Mapped[str | None]
     refused_sku: Mapped[str | None]
     ask_at: Mapped[datetime | None]
-    """When to ask fulfilment next whether it is shipped; None once it is, and while nothing is to be shipped."""
+    """The time to ask fulfilment again whether it is shipped; None once it is, and if there is nothing to ship."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
@@ -74,7 +74,7 @@ class Order(Base):
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:
-        """The order that a statement returned: plain data, which no session follows."""
+        """Return the order that a statement returned: plain data, which no session follows."""
         return cls(**row._mapping)
 
 

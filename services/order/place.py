@@ -41,7 +41,7 @@ def place_order(
 
 
 def find_order(engine: Engine, order_id: UUID) -> Order:
-    """The order with this id. Raises Problem (404)."""
+    """Return the order with this id. Raises Problem (404)."""
     return _find(engine, Order.id == order_id)
 
 
@@ -61,7 +61,7 @@ def _accept(dependencies: Dependencies, quantities: dict[str, int], payment_toke
 
 
 def _take_up_again(dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str) -> Order:
-    """The order that was placed under this key; a pending one for this caller alone to process."""
+    """Return the order that was placed under this key; a pending one for this caller alone to process."""
     order = _find(dependencies.engine, Order.idempotency_key == key)
     if order.fingerprint != _fingerprint(quantities, payment_token):
         raise Problem(422, "idempotency-key-reused", "this Idempotency-Key came before, with another order")

@@ -21,13 +21,13 @@ settled_orders = metrics.get_meter(__name__).create_counter(
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What processing an order needs around it."""
+    """The connections and clients that processing an order needs."""
 
     engine: Engine
     inventory: Inventory
     payment: Payment
     lease: timedelta
-    """How long one attempt at an order keeps others away: longer than any request may take."""
+    """The time that one attempt at an order keeps others away: longer than any request may take."""
 
 
 def process_order(dependencies: Dependencies, order: Order) -> Order:

@@ -96,7 +96,7 @@ def publish(engine: Engine, stream: redis.Redis) -> bool:
 
 
 def length(server: redis.Redis, stream: str) -> list[Observation]:
-    """How many messages a stream holds."""
+    """Return the number of messages in a stream."""
     return [Observation(cast(int, server.xlen(stream)))]
 
 

@@ -1,4 +1,4 @@
-"""What order has to know."""
+"""The settings of order."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -22,7 +22,9 @@ class Settings(ServiceSettings):
 
 
 class RelaySettings(Settings):
-    """Beside those: VALKEY_URL, and RECOVER_AFTER seconds, how long an order may be pending before it is resumed."""
+    """Environment variables, in addition: VALKEY_URL, and RECOVER_AFTER seconds, how long an order may be pending
+    before it is resumed.
+    """
 
     valkey_url: ValkeyUrl
     recover_after: Annotated[float, Field(gt=0)] = 30.0

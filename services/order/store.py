@@ -40,13 +40,15 @@ NOW = func.clock_timestamp(type_=DateTime(timezone=True))
 
 
 def _is_over(until: SQLColumnExpression[Any], length: SQLColumnExpression[Any]) -> ColumnElement[bool]:
-    """Whether a time of this length has ended. One that has yet to begin is over: the clock was set back meanwhile."""
+    """Return whether a time of this length has ended. One that has yet to begin is over: the clock was set back
+    meanwhile.
+    """
     return or_(until < NOW, until - length > NOW)
 
 
 LONGEST = literal(LONGEST_PAUSE, Interval)
 AGE = func.least(func.greatest(NOW - Order.created_at, timedelta(seconds=1)), LONGEST)
-"""How long to wait before the next try: as long as the order is old, so that one that always fails is tried rarely."""
+"""The time to wait before the next try: as long as the order is old, so that one that always fails is tried rarely."""
 LEASE_IS_OVER = _is_over(Order.leased_until, Order.leased_until - Order.leased_at)
 
 # Made once: SQLAlchemy takes longer to put a statement together than to send it.

@@ -13,7 +13,7 @@ from services.payment.charge import Cashier, Money
 
 
 class PaymentRequest(BaseModel):
-    """What to charge, in minor units, and on which token."""
+    """An amount in minor units, and the token to charge."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,7 +29,7 @@ def create_blueprint(cashier: Cashier) -> Blueprint:
 
     @blueprint.get("/payments/<uuid:order_id>")
     def get_payment(order_id: UUID) -> ResponseReturnValue:
-        """How the payment of an order stands."""
+        """Show the state of an order's payment."""
         return jsonify(status=cashier.state(order_id))
 
     @blueprint.put("/payments/<uuid:order_id>")

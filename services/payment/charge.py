@@ -50,7 +50,7 @@ class Cashier:
         return status
 
     def state(self, order_id: UUID) -> str:
-        """How the payment of an order stands. Raises Problem (404)."""
+        """Return the state of an order's payment. Raises Problem (404)."""
         with self.engine.begin() as db:
             status = db.scalar(select(Payment.status).where(Payment.order_id == order_id))
         if status is None:

@@ -1,4 +1,4 @@
-"""What payment has to know."""
+"""The settings of payment."""
 
 from pydantic import HttpUrl
 
