@@ -86,7 +86,7 @@ class Client:
         wait between that doubles and has jitter: after a broken connection, and, as our own services do that
         themselves, after another's timeout or 429, 502, 503, 504.
 
-        Raises Problem where the service answers with one of the kinds of problem to `pass_on`; Unavailable where
+        Raises Problem if the service answers with one of the kinds of problem to `pass_on`; Unavailable where
         it answers with another error, or not within the deadline.
         """
         try:
@@ -182,7 +182,7 @@ class Adapter(telemetry.StrictAdapter):
     def _read(self, response: requests.Response, ends: float) -> bytes:
         body = bytearray()
         while (left := ends - time.monotonic()) > 0:
-            # urllib3 sets it anew for each request. There is none where all was read, or the server closes.
+            # urllib3 sets it anew for each request. There is none if all was read, or the server closes.
             if sock := getattr(response.raw.connection, "sock", None):
                 sock.settimeout(left)
             chunk = response.raw.read1(CHUNK_BYTES)

@@ -36,7 +36,7 @@ class Heartbeat:
         self._lock = threading.Lock()
 
     def beat(self, loop: Loop) -> None:
-        """Say that a loop has made a step. Raises OSError where the file cannot be touched."""
+        """Say that a loop has made a step. Raises OSError if the file cannot be touched."""
         with self._lock:
             self._stepped.add(loop)
             if len(self._stepped) == self._loops:

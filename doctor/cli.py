@@ -56,7 +56,7 @@ def _body(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 def _trace(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, str]:
-    """The URL of a Jaeger, where a page of it was given, and the id of the trace."""
+    """Return the URL of a Jaeger, where a page of it was given, and the id of the trace."""
     page = A_PAGE_OF_A_TRACE.match(value.strip())
     base, trace_id = page.groups() if page else ("", value.strip().strip("<>\"'"))
     if trace_id and not A_TRACE.fullmatch(trace_id.lower()):
@@ -93,7 +93,7 @@ OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON."),
 )
-"""What to look at, and how."""
+"""The things to look at, and how."""
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -182,7 +182,7 @@ def main(wait: float, as_json: bool, **given: Any) -> None:
 
 
 def _how(method: str | None, data: bytes | None, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """The method and headers of a request, with what follows from its body."""
+    """Return the method and headers of a request, with what follows from its body."""
     how = (method or ("GET" if data is None else "POST")).upper()
     if data is None or "content-type" in {name.lower() for name in headers}:
         return how, headers
@@ -194,7 +194,7 @@ def _how(method: str | None, data: bytes | None, headers: dict[str, str]) -> tup
 
 
 def _expected(text: str) -> dict[str, set[str]]:
-    """The services in `cart,stock:postgresql,stock:redis`, each with its databases."""
+    """Return the services in `cart,stock:postgresql,stock:redis`, each with its databases."""
     expected: dict[str, set[str]] = {}
     for name in filter(None, (each.strip() for each in text.split(","))):
         service, _, database = name.partition(":")

@@ -1,4 +1,4 @@
-"""What the doctor can name: each fault with its likely cause and its fix, in words for someone who is tired.
+"""The faults that the doctor can name, each with its likely cause and its fix, in words for someone who is tired.
 
 The tables of docs/doctor.md are made of it: `make doctor-table`.
 """
@@ -517,7 +517,7 @@ class Broken(Exception):
 
 
 def found(name: str, **facts: object) -> Finding:
-    """The fault, or notice, of this name with its facts filled in. Raises KeyError where one is missing."""
+    """Return the fault, or notice, of this name with its facts filled in. Raises KeyError if one is missing."""
     fault = BY_NAME[name]
     says, cause, fix = (text.format_map(facts).strip() for text in (fault.says, fault.cause, fault.fix))
     # The names of services and URLs stay as they are.

@@ -22,7 +22,7 @@ class JaegerError(Exception):
 
 
 def whole(trace: Trace) -> bool:
-    """Whether a trace has exactly one root, all parents, and no warning of Jaeger that something is amiss."""
+    """Return whether a trace has exactly one root, all parents, and no warning of Jaeger that something is amiss."""
     return not trace.problems()
 
 
@@ -38,7 +38,7 @@ class Jaeger:
         self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
 
     def trace(self, trace_id: str) -> Trace | None:
-        """The spans that have arrived of one trace; None while there are none."""
+        """Return the spans that have arrived of one trace; None while there are none."""
         return next(iter(self._traces(f"/api/v3/traces/{trace_id}", RAW_TRACES)), None)
 
     def find_traces(self, service: str, start: datetime, end: datetime, limit: int = 20) -> list[Trace]:
@@ -59,11 +59,11 @@ class Jaeger:
         return self._traces("/api/v3/traces", query)
 
     def services(self) -> list[str]:
-        """The names of the services that Jaeger has spans of, sorted."""
+        """Return the names of the services that Jaeger has spans of, sorted."""
         return sorted((self._json("/api/v3/services") or {}).get("services", []))
 
     def has_web_ui(self) -> bool:
-        """Whether this Jaeger shows traces in a browser: one built from Go modules serves a placeholder."""
+        """Return whether this Jaeger shows traces in a browser: one built from Go modules serves a placeholder."""
         return "jaeger-ui-root" in self._get("/").text
 
     def wait_for_trace(
@@ -81,11 +81,11 @@ class Jaeger:
             time.sleep(0.1)
 
     def link(self, trace_id: str) -> str:
-        """Where the web UI shows a trace."""
+        """Return the address at which the web UI shows a trace."""
         return f"{self.url}/trace/{trace_id}"
 
     def search_link(self, service: str, operation: str, start: float, end: float) -> str:
-        """Where the web UI lists the traces between two moments, in seconds since 1970, that have such a span."""
+        """Return the web UI's list of traces between two moments, in seconds since 1970, that have such a span."""
         query = {
             "service": service,
             "operation": operation,
@@ -96,7 +96,7 @@ class Jaeger:
         return f"{self.url}/search?{urlencode(query)}"
 
     def compare_link(self, trace_id: str, other_trace_id: str) -> str:
-        """Where the web UI shows how a second trace differs from a first."""
+        """Return the address at which the web UI compares two traces."""
         return f"{self.url}/trace/{trace_id}...{other_trace_id}"
 
     def _traces(self, path: str, query: Mapping[str, str | int]) -> list[Trace]:
@@ -109,7 +109,7 @@ class Jaeger:
             raise JaegerError(f"What answers at {self.url} with traces is not Jaeger: {error!r}.") from error
 
     def _json(self, path: str, query: Mapping[str, str | int] | None = None) -> dict[str, Any] | None:
-        """The answer, or None for 404."""
+        """Return the answer, or None for 404."""
         response = self._get(path, query)
         if response.status_code == 404:
             return None

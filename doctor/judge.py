@@ -1,4 +1,4 @@
-"""Whether a trace says what happened: in one piece, in the right order, each thing once."""
+"""Checks that a trace says what happened: in one piece, in the right order, each thing once."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -34,11 +34,11 @@ STATUS = ("http.response.status_code", "http.status_code")
 PATH = ("url.path", "http.target", "http.route")
 
 Moments = tuple[int, int]
-"""When a request left and when its answer was there, in nanoseconds since 1970 by this machine's clock."""
+"""The times at which a request left and its answer was there, in nanoseconds since 1970 by this machine's clock."""
 
 
 def check(trace: Trace, moments: Moments | None) -> Iterator[str | Finding]:
-    """What must hold for any trace of one request. Raises Broken for the first thing that does not.
+    """Check what must hold for any trace of one request. Raises Broken for the first rule that is broken.
 
     Without the moments of the request, its trace begins where it begins: at a caller that may send no spans.
     """
@@ -60,12 +60,12 @@ def check(trace: Trace, moments: Moments | None) -> Iterator[str | Finding]:
 
 
 def first(span: Span, names: Collection[str]) -> str:
-    """The value of the first of these attributes that the span has, or ""."""
+    """Return the value of the first of these attributes that the span has, or ""."""
     return next((str(span.attributes[name]) for name in names if name in span.attributes), "")
 
 
 def path_of(span: Span) -> str:
-    """The path of a SERVER span's request, without a query."""
+    """Return the path of a SERVER span's request, without a query."""
     return first(span, PATH).partition("?")[0]
 
 
@@ -83,7 +83,7 @@ def lost_contexts(jaeger: Jaeger, trace: Trace) -> list[tuple[Span, Span]]:
 
 
 def check_contexts(jaeger: Jaeger, trace: Trace, known: Mapping[str, Process] | None = None) -> None:
-    """Whether each call that is in the trace was continued in it. Raises Broken where one was not, and JaegerError.
+    """Check that each call of the trace was continued in it. Raises Broken if one was not, and JaegerError.
 
     `known` are processes of services; others on this machine are found by the addresses in the trace.
     """
@@ -100,13 +100,13 @@ def check_contexts(jaeger: Jaeger, trace: Trace, known: Mapping[str, Process] | 
 
 
 def roots_of(jaeger: Jaeger, service: str, moments: Moments) -> list[Span]:
-    """The SERVER spans of a service with which traces began between two moments. Raises JaegerError."""
+    """Return the SERVER spans of a service with which traces began between two moments. Raises JaegerError."""
     spans = _spans_of(jaeger, service, moments, timedelta(seconds=1), LATEST)
     return [span for span in spans if span.parent_span_id is None and span.kind == "SERVER"]
 
 
 def check_apart(jaeger: Jaeger, trace: Trace) -> Iterator[Finding]:
-    """Whether a service did a part of its work in another trace. Raises Broken where it did, and JaegerError.
+    """Check that a service did no part of its work in another trace. Raises Broken if it did, and JaegerError.
 
     Such a trace begins with a span that no request makes, while the service works on this one. One whose like begins
     outside of all requests too comes of a job in the background.
@@ -139,14 +139,14 @@ def check_apart(jaeger: Jaeger, trace: Trace) -> Iterator[Finding]:
 
 
 def unanswered_calls(trace: Trace) -> list[Span]:
-    """The HTTP calls that had an answer and of which no span of the other side is in the trace."""
+    """Return the HTTP calls that had an answer and of which no span of the other side is in the trace."""
     parents = {span.parent_span_id for span in trace.spans}
     calls = [span for span in trace.spans if span.kind == "CLIENT" and span.service != SERVICE and first(span, URL)]
     return [span for span in calls if span.span_id not in parents and first(span, STATUS)]
 
 
 def address_of(call: Span) -> str:
-    """Where a call went, without a query."""
+    """Return the address of a call, without a query."""
     return web.without_passwords(first(call, URL).partition("?")[0])
 
 
@@ -161,7 +161,7 @@ def _cut(spans: Collection[Span]) -> bool:
 
 
 def _begins_apart(span: Span) -> bool:
-    """Whether a span begins a trace that no request and no message began."""
+    """Return whether a span begins a trace that no request and no message began."""
     return span.parent_span_id is None and span.kind in ("CLIENT", "INTERNAL")
 
 
@@ -170,12 +170,12 @@ def _what(root: Span) -> tuple[str, str]:
 
 
 def _within(root: Span, work: Span) -> bool:
-    """Whether a trace began while a process worked on something, or right after."""
+    """Return whether a trace began while a process worked on something, or right after."""
     return _instance(root) == _instance(work) and work.start_ns <= root.start_ns <= work.end_ns + SECOND
 
 
 def _compare_formats(call: Span, root: Span, trace: Trace, known: Mapping[str, Process]) -> None:
-    """Whether the two sides of a call use the same headers for the context. Raises Broken where they do not."""
+    """Check that both sides of a call use the same headers for the context. Raises Broken if they do not."""
     callers = [known[call.service]] if call.service in known else _served_by(trace, call.service)
     for caller in callers:
         for process in [known[root.service]] if root.service in known else processes.behind(first(call, URL), ""):
@@ -193,7 +193,7 @@ def _compare_formats(call: Span, root: Span, trace: Trace, known: Mapping[str, P
 
 
 def _served_by(trace: Trace, service: str) -> list[Process]:
-    """The processes of a service on this machine, by the addresses at which it was called."""
+    """Return the processes of a service on this machine, by the addresses at which it was called."""
     for span in trace.spans:
         if span.service == service and span.kind == "SERVER":
             caller = trace.by_id.get(span.parent_span_id or "")
@@ -225,7 +225,7 @@ def notice_health_checks(jaeger: Jaeger, service: str) -> Iterator[Finding]:
 
 
 def check_databases(trace: Trace, expected: Mapping[str, Collection[str]]) -> Iterator[str]:
-    """Whether each service has spans of the databases that it uses for this. Raises Broken where one has none."""
+    """Check that each service has spans of the databases that it uses for this. Raises Broken if one has none."""
     for service, systems in expected.items():
         seen = {first(span, DATABASE) for span in trace.spans if span.service == service}
         for system in systems:
@@ -235,7 +235,7 @@ def check_databases(trace: Trace, expected: Mapping[str, Collection[str]]) -> It
 
 
 def has_database_spans(trace: Trace, service: str) -> bool:
-    """Whether the trace has a database span of this service."""
+    """Return whether the trace has a database span of this service."""
     return any(span.service == service and first(span, DATABASE) for span in trace.spans)
 
 
@@ -248,7 +248,7 @@ def _check_ids(trace: Trace) -> None:
 
 
 def _begun_elsewhere(trace: Trace) -> Span | None:
-    """The span with which a trace without a root begins, if a request or message from outside makes such a span."""
+    """Return the span that begins a trace without a root, if a request or message from outside makes such a span."""
     tops = [span for span in trace.spans if span.parent_span_id not in trace.by_id]
     remote = len(tops) == 1 and tops[0].parent_span_id is not None and tops[0].kind in ("SERVER", "CONSUMER")
     return tops[0] if remote else None
@@ -290,7 +290,7 @@ def _check_repetition(trace: Trace) -> None:
 
 
 def _same_operation(outer: Span, inner: Span) -> bool:
-    """Whether two spans of one process, one right within the other, are two records of one thing."""
+    """Return whether two spans of one process, one right within the other, are two records of one thing."""
     if outer.kind == "SERVER":
         # A second instrumentation makes its span INTERNAL, since it is not the first of the request.
         # A request that the service dispatches to itself, as a batch does, is another one.
@@ -303,7 +303,7 @@ def _same_operation(outer: Span, inner: Span) -> bool:
 
 
 def _target(span: Span) -> tuple[str, str, str]:
-    """What a request asks for: method, path and query."""
+    """Return the target of a request: method, path and query."""
     query = first(span, ("url.query",)) or first(span, PATH).partition("?")[2]
     return first(span, METHOD), path_of(span), query
 

@@ -1,4 +1,4 @@
-"""Whether an endpoint takes OTLP as a service sends it, and if not, what stands in the way."""
+"""A check that an endpoint takes OTLP as a service sends it, with the cause if it does not."""
 
 import os
 import secrets
@@ -50,7 +50,7 @@ class Undelivered(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how spans are sent. The URL has a scheme and a host."""
+    """The address to which spans are sent, and the protocol. The URL has a scheme and a host."""
 
     url: str
     protocol: Protocol = "grpc"
@@ -58,24 +58,24 @@ class Endpoint:
     """The file with the authorities that are trusted; "" for those that everyone trusts."""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     exact: bool = False
-    """Whether HTTP takes the path as it is, and appends nothing."""
+    """True if HTTP takes the path as it is, and appends nothing."""
     guessed: bool = False
-    """Whether the path says HTTP, and neither the port nor a variable does."""
+    """True if the path says HTTP, and neither the port nor a variable does."""
 
     @property
     def host(self) -> str:
-        """The host's name or address."""
+        """Return the host's name or address."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def port(self) -> int:
-        """The port, which a URL may leave to its scheme."""
+        """Return the port, which a URL may leave to its scheme."""
         parts = urlsplit(self.url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
     @property
     def tls(self) -> bool:
-        """Whether a client begins with a TLS handshake."""
+        """Return whether a client begins with a TLS handshake."""
         return self.url.startswith("https://")
 
     @property
@@ -85,7 +85,7 @@ class Endpoint:
 
     @property
     def local(self) -> bool:
-        """Whether it is on this machine, so that its processes can be looked at."""
+        """Return whether it is on this machine, so that its processes can be looked at."""
         return self.host in LOOPBACK
 
     @property
@@ -94,12 +94,12 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def with_scheme(self, scheme: str) -> "Endpoint":
-        """The same place, with or without TLS."""
+        """Return the same place, with or without TLS."""
         return replace(self, url=f"{scheme}://{self.url.partition('://')[2]}")
 
     @property
     def asked(self) -> str:
-        """Where an exporter of this protocol sends to."""
+        """Return the URL to which an exporter of this protocol sends."""
         if self.protocol == "grpc":
             return self.url.removesuffix(urlsplit(self.url).path)
         return self.url if self.exact else f"{self.url.rstrip('/')}{TRACES_PATH}"
@@ -152,7 +152,7 @@ def check(to: Endpoint, who: str, spans: ExportTraceServiceRequest | None = None
 
 
 def check_past_proxy(to: Endpoint, who: str, pid: int, environment: Mapping[str, str]) -> None:
-    """Export nothing under the proxy variables of a process. Raises Broken where that fails.
+    """Export nothing under the proxy variables of a process. Raises Broken if that fails.
 
     Call it where the same endpoint takes OTLP directly: then the proxy is what is in the way.
     """
@@ -177,7 +177,7 @@ def check_past_proxy(to: Endpoint, who: str, pid: int, environment: Mapping[str,
 def span_of(
     name: str, trace_id: str, span_id: str, start: int, end: int, attributes: Mapping[str, str]
 ) -> ExportTraceServiceRequest:
-    """One CLIENT span of the doctor's own. Times are in nanoseconds since 1970."""
+    """Return one CLIENT span of the doctor's own. Times are in nanoseconds since 1970."""
     span = Span(
         trace_id=bytes.fromhex(trace_id),
         span_id=bytes.fromhex(span_id),
@@ -194,12 +194,12 @@ def span_of(
 
 
 def new_ids() -> tuple[str, str]:
-    """A trace id and a span id, in lower-case hex."""
+    """Return a trace id and a span id, in lower-case hex."""
     return secrets.token_hex(16), secrets.token_hex(8)
 
 
 def holder_of(url: str) -> str:
-    """Who has the port of a URL, where that can be known."""
+    """Return the program that has the port of a URL, if that can be known."""
     at = Endpoint(url)
     return holder(at.port) if at.local else f"a program on {at.host}"
 
@@ -232,7 +232,7 @@ def _channel(to: Endpoint, options: list[tuple[str, int]]) -> grpc.Channel:
 
 
 def _connects(channel: grpc.Channel) -> bool:
-    """Whether the other side speaks HTTP/2 at all."""
+    """Return whether the other side speaks HTTP/2 at all."""
     try:
         grpc.channel_ready_future(channel).result(LOOK_SECONDS)
     except grpc.FutureTimeoutError:
@@ -260,7 +260,7 @@ def _by_http(to: Endpoint, spans: ExportTraceServiceRequest, by_proxy: bool) -> 
 
 
 def _diagnosis(to: Endpoint, who: str, error: Undelivered) -> Broken:
-    """What is in the way of an export that failed, from the bottom up: connection, TLS, protocol, the Collector."""
+    """Return the cause of a failed export, from the bottom up: connection, TLS, protocol, the Collector."""
     try:
         socket.create_connection((to.host, to.port), LOOK_SECONDS).close()
     except OSError as refused:
@@ -286,7 +286,7 @@ def _diagnosis(to: Endpoint, who: str, error: Undelivered) -> Broken:
 
 
 def _handshake(to: Endpoint, *, verify: bool) -> OSError | None:
-    """Why a TLS handshake fails; None where it does not."""
+    """Return the reason why a TLS handshake fails, or None."""
     context = ssl.create_default_context(cafile=to.certificate or None)
     if not verify:
         context.check_hostname = False

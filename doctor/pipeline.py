@@ -10,28 +10,28 @@ from .traces import Trace
 from .web import Unanswered
 
 A_PAGE = re.compile(r"/(search|trace/[0-9a-f]+|dependencies|monitor)/?([?#].*)?$")
-"""What stands behind the base of Jaeger's URL in the address line of a browser."""
+"""The part after the base of Jaeger's URL in the address line of a browser."""
 
 
 class Collector:
     """A Collector of which nothing is known but where it takes spans."""
 
     def waiting(self) -> str:
-        """How many spans wait for Jaeger, as a sentence; "" where it does not tell."""
+        """Return a sentence with the number of spans that wait for Jaeger, or "" if it does not tell."""
         return ""
 
     def last_complaint(self) -> str:
-        """Why it could not send, as a sentence; "" where it does not tell."""
+        """Return a sentence with the reason why it could not send, or "" if it does not tell."""
         return ""
 
 
 def base_of(url: str) -> str:
-    """The URL of a Jaeger, of which a page of it may have been copied, without a slash at the end."""
+    """Return the URL of a Jaeger, of which a page of it may have been copied, without a slash at the end."""
     return A_PAGE.sub("", url).rstrip("/")
 
 
 def check_jaeger(url: str, collector: Collector) -> str:
-    """Whether a Jaeger that we can read answers. Raises Broken where it does not."""
+    """Check that a Jaeger that we can read answers. Raises Broken if not."""
     holder = otlp.holder_of(url)
     try:
         answer = web.ask(f"{url}/api/v3/services")
@@ -49,7 +49,7 @@ def check_jaeger(url: str, collector: Collector) -> str:
 
 
 def check_arrival(jaeger: Jaeger, trace_id: str, span_id: str, collector: Collector, wait: float) -> Iterator[str]:
-    """Whether the doctor's own span, which the Collector took, arrives in Jaeger. Raises Broken, JaegerError."""
+    """Check that the doctor's own span, which the Collector took, arrives in Jaeger. Raises Broken, JaegerError."""
 
     def arrived(trace: Trace) -> bool:
         return span_id in trace.by_id

@@ -1,4 +1,4 @@
-"""Who has the ports of this machine."""
+"""The programs that have the ports of this machine."""
 
 from contextlib import suppress
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def listeners(port: int) -> list[psutil.Process]:
-    """The processes that listen on a TCP port of this machine; none where the system does not tell."""
+    """Return the processes that listen on a TCP port of this machine; none if the system does not tell."""
     with suppress(psutil.Error):
         pids = {
             connection.pid
@@ -21,7 +21,7 @@ def listeners(port: int) -> list[psutil.Process]:
 
 
 def holder(port: int) -> str:
-    """The processes that have a TCP port of this machine, for people; at least that there is one."""
+    """Return the processes that have a TCP port of this machine, for people; at least that there is one."""
     try:
         pids = {
             connection.pid

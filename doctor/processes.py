@@ -1,4 +1,4 @@
-"""What the processes of a service say of themselves: their environment, and the libraries that they have loaded."""
+"""The processes of a service: their environment, and the libraries that they have loaded."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from .ports import listeners
 # Targets in ways of gRPC's own, which cannot be asked as URLs can.
 OF_GRPC = re.compile("(unix|unix-abstract|dns):/")
 HEADER = re.compile(r"[a-z0-9_.-]+(?<!-bin)=[ -~]*")
-"""What gRPC and HTTP both take; of values gRPC reads what ends with -bin as bytes."""
+"""Headers that gRPC and HTTP both take; gRPC reads the values of names that end with -bin as bytes."""
 SAMPLERS = frozenset(
     f"{parent}{name}" for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
 )
@@ -41,7 +41,7 @@ COMPONENTS = {
 }
 """Variables that name components, and the group of entry points that has them."""
 LOOKED_AT = "the SDK's switch, the sampler, the exporter and its endpoint, proxies"
-"""What `check` looks at, for people."""
+"""The facts that `check` looks at, for people."""
 SERVER_LIBRARIES = frozenset(
     ("*", "flask", "django", "fastapi", "starlette", "asgi", "wsgi", "falcon", "pyramid", "tornado", "aiohttp-server")
 )
@@ -75,15 +75,17 @@ class Process:
     environment: Mapping[str, str] = field(repr=False)
     default_sampler: str = OF_THE_SDK
     begins_traces: bool = True
-    """Whether traces begin here, so that a sampler that asks the parent has none to ask."""
+    """True if traces begin here, so that a sampler that asks the parent has none to ask."""
 
     def setting(self, name: str) -> tuple[str, str]:
-        """The variable for the exporter that counts, with its value: the one for traces comes first. "" for none."""
+        """Return the variable for the exporter that counts, with its value: the one for traces comes first. "" for
+        none.
+        """
         names = (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}")
         return next(((each, value) for each in names if (value := self.environment.get(each))), (names[-1], ""))
 
     def endpoint(self, protocol: str = "") -> Endpoint | None:
-        """Where the environment has it send its spans; None where it says nothing of that. Raises Broken."""
+        """Return the endpoint that its environment names, or None if it names none. Raises Broken."""
         variable, url = self.setting("ENDPOINT")
         if not url or OF_GRPC.match(url):
             return None
@@ -96,13 +98,13 @@ class Process:
         return replace(read, certificate=self.certificate() if read.tls else "", headers=self.headers())
 
     def _default_protocol(self) -> str:
-        """The protocol of an exporter for which no variable names one; "" where its code decides."""
+        """Return the protocol of an exporter for which no variable names one; "" if its code decides."""
         if "otlp_proto_http" in self.names_in("OTEL_TRACES_EXPORTER") and self.automatic:
             return "http/protobuf"
         return "grpc" if self.automatic or self.default_sampler == OF_OURS else ""
 
     def certificate(self) -> str:
-        """The file with the authorities that it trusts for its exporter, or "". Raises Broken where it is none."""
+        """Return the file with the authorities that it trusts for its exporter, or "". Raises Broken if it is none."""
         variable, file = self.setting("CERTIFICATE")
         if file:
             with suppress(psutil.Error):
@@ -111,7 +113,7 @@ class Process:
         return file
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What it sends with its spans, perhaps a key. Raises Broken for what cannot be sent."""
+        """Return the headers that it sends with its spans, perhaps a key. Raises Broken if they cannot be sent."""
         variable, text = self.setting("HEADERS")
         headers = parse_env_headers(text, liberal=True)
         if wrong := [name for name, value in headers.items() if not HEADER.fullmatch(f"{name}={value}")]:
@@ -121,7 +123,7 @@ class Process:
 
     @property
     def place(self) -> str:
-        """Whose environment it is, for people."""
+        """Return the owner of the environment, for people."""
         return "this shell" if self.pid == os.getpid() else f"process {self.pid}"
 
     def _unusable(self, variable: str, value: str, detail: str) -> Broken:
@@ -130,16 +132,16 @@ class Process:
 
     @property
     def automatic(self) -> bool:
-        """Whether `opentelemetry-instrument` has started it, so that variables and nothing else set it up."""
+        """Return whether `opentelemetry-instrument` has started it, so that variables and nothing else set it up."""
         return AUTO_INSTRUMENTATION in self.environment.get("PYTHONPATH", "")
 
     @property
     def set_up_by_file(self) -> str:
-        """The file that is read in the place of the other variables, or ""."""
+        """Return the file that is read in the place of the other variables, or ""."""
         return self.environment.get("OTEL_CONFIG_FILE", "") if self.automatic else ""
 
     def sampler(self) -> tuple[str, float]:
-        """The setting that decides, as it stands in the environment, and the share of traces that it samples."""
+        """Return the setting that decides, as it stands in the environment, and the share of traces that it samples."""
         argument = self.environment.get("OTEL_TRACES_SAMPLER_ARG", "")
         written = self.environment.get("OTEL_TRACES_SAMPLER") or self.default_sampler
         name = written.lower()
@@ -157,18 +159,18 @@ class Process:
         return "", 1.0
 
     def lone_argument(self) -> float | None:
-        """The share in OTEL_TRACES_SAMPLER_ARG, if no sampler is named that reads it."""
+        """Return the share in OTEL_TRACES_SAMPLER_ARG, if no sampler is named that reads it."""
         if not self.environment.get("OTEL_TRACES_SAMPLER") and self.default_sampler == OF_THE_SDK:
             with suppress(KeyError, ValueError):
                 return float(self.environment["OTEL_TRACES_SAMPLER_ARG"])
         return None
 
     def names_in(self, variable: str) -> list[str]:
-        """The names in a variable that has a list of them, without blanks."""
+        """Return the names in a variable that has a list of them, without blanks."""
         return [name for each in self.environment.get(variable, "").split(",") if (name := each.strip())]
 
     def formats(self) -> frozenset[str]:
-        """The formats in which it passes context on and takes it, as OTEL_PROPAGATORS names them."""
+        """Return the formats in which it passes context on and takes it, as OTEL_PROPAGATORS names them."""
         if not self.environment.get("OTEL_PROPAGATORS"):
             return frozenset(("tracecontext",))
         # Each of the two B3 formats reads the other's headers too.
@@ -179,14 +181,14 @@ class Process:
 
 
 def environment_of(process: psutil.Process) -> dict[str, str]:
-    """What a process was started with; nothing where the system does not tell."""
+    """Return the environment with which a process was started, empty if the system does not tell."""
     with suppress(psutil.Error):
         return process.environ()
     return {}
 
 
 def behind(url: str, who: str) -> list[Process]:
-    """The processes that listen where a URL leads to, if that is this machine."""
+    """Return the processes that listen where a URL leads to, if that is this machine."""
     with suppress(ValueError):
         place = Endpoint(url)
         found = listeners(place.port) if place.local else []
@@ -196,7 +198,7 @@ def behind(url: str, who: str) -> list[Process]:
 
 
 def check(process: Process, collector: Endpoint | None, protocol: str = "") -> Iterator[Finding]:
-    """Whether the environment of a process lets its spans reach the Collector. Raises Broken where it does not."""
+    """Check that the environment of a process lets its spans reach the Collector. Raises Broken if it does not."""
     _check_switches(process)
     yield from _notice_disabled(process)
     if process.set_up_by_file:
@@ -213,7 +215,7 @@ def check(process: Process, collector: Endpoint | None, protocol: str = "") -> I
 
 
 def check_components(process: Process) -> None:
-    """Whether each component that a variable names is installed. Raises Broken where one is not."""
+    """Check that each component that a variable names is installed. Raises Broken if one is not."""
     installed = list(distributions(path=_sites(process.pid)))
     if not installed:
         return
@@ -232,7 +234,7 @@ def _check_protocol(process: Process) -> None:
 
 
 def check_exporter(process: Process) -> None:
-    """Whether OTEL_TRACES_EXPORTER, if it is set, names an exporter for OTLP. Raises Broken where it does not."""
+    """Check that OTEL_TRACES_EXPORTER, if it is set, names an exporter for OTLP. Raises Broken if it does not."""
     value = process.environment.get("OTEL_TRACES_EXPORTER")
     if value is not None and not OTLP_EXPORTERS.intersection(process.names_in("OTEL_TRACES_EXPORTER")):
         raise Broken("exporter-other", who=process.who, value=value, pid=process.pid)
@@ -295,19 +297,19 @@ def _check_export(process: Process, target: Endpoint, collector: Endpoint | None
 
 
 def elsewhere(process: Process, target: Endpoint, collector: Endpoint) -> dict[str, object]:
-    """The facts of a process that does not send its spans where the Collector is said to be."""
+    """Return the facts of a process that does not send its spans where the Collector is said to be."""
     variable, _ = process.setting("ENDPOINT")
     urls = {"endpoint": target.url, "collector": collector.url}
     return {**urls, "who": process.who, "variable": variable, "pid": process.pid}
 
 
 def in_words(share: float) -> str:
-    """A share of a whole, as people say it."""
+    """Return a share of a whole, as people say it."""
     return f"one in {1 / share:,.0f}" if (1 / share) % 1 < 0.01 else f"{share:.0%}"
 
 
 def ignored_sqlalchemy(process: Process) -> str | None:
-    """The version of SQLAlchemy that the process has loaded, where its instrumentation is one that ignores it."""
+    """Return the version of SQLAlchemy that the process has loaded, if its instrumentation ignores it."""
     homes = {found[1] for path in _loaded_files(process.pid) if (found := re.match(r"(.*)/sqlalchemy/.*\.so$", path))}
     versions = [each.version for each in distributions(name="sqlalchemy", path=sorted(homes))]
     if not versions or _number(versions[0]) < FIRST_IGNORED:
@@ -323,7 +325,7 @@ def ignored_sqlalchemy(process: Process) -> str | None:
 
 
 def databases(process: Process) -> list[str]:
-    """The databases that a process is connected to, as the conventions name them; none where that is not told."""
+    """Return the databases that a process is connected to, as the conventions name them; none if that is not known."""
     found = set()
     with suppress(psutil.Error):
         for connection in psutil.Process(process.pid).net_connections(kind="tcp"):
@@ -333,7 +335,7 @@ def databases(process: Process) -> list[str]:
 
 
 def _database_at(address: Any) -> str | None:
-    """The system of a database on this machine that has another port than the usual one."""
+    """Return the system of a database on this machine that has another port than the usual one."""
     if Endpoint(f"http://{f'[{address.ip}]' if ':' in address.ip else address.ip}").local:
         with suppress(psutil.Error):
             for each in listeners(address.port):
@@ -343,13 +345,13 @@ def _database_at(address: Any) -> str | None:
 
 
 def _sites(pid: int) -> list[str]:
-    """The folders from which a process has loaded packages."""
+    """Return the folders from which a process has loaded packages."""
     found = {match[1] for path in _loaded_files(pid) if (match := re.match(r"(.*/(?:site|dist)-packages)/", path))}
     return sorted(found)
 
 
 def _loaded_files(pid: int) -> list[str]:
-    """The files that a process has mapped into its memory; none where the system does not tell."""
+    """Return the files that a process has mapped into its memory; none if the system does not tell."""
     maps = Path(f"/proc/{pid}/maps")
     with suppress(OSError):
         return [line.split(maxsplit=5)[5] for line in maps.read_text().splitlines() if "/" in line]

@@ -23,12 +23,12 @@ FAULTS: dict[web.How, str] = {
     "foreign": "other-program",
 }
 TRIES = 30
-"""How often to ask where a share is sampled: of one in ten, 30 requests miss all but one time in 24."""
+"""The number of requests if a share is sampled: of one in ten, 30 requests miss all but one time in 24."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask a service; headers and body may be secrets."""
+    """A request to a service; headers and body may be secrets."""
 
     url: str
     method: str = "GET"
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def plain(self) -> bool:
-        """Whether it changes nothing and has no header of the user's: then it may be made again, and elsewhere too."""
+        """Return whether it may be made again, elsewhere too: it changes nothing and has no header of the user's."""
         return self.method in web.SAFE_METHODS and not self.headers
 
 
@@ -54,28 +54,28 @@ class Visit:
 
     @property
     def url(self) -> str:
-        """Where it was asked."""
+        """Return the address that was asked."""
         return self.request.url
 
     @property
     def moments(self) -> tuple[int, int]:
-        """When it left, and when its answer was there."""
+        """Return the times at which it left and its answer was there."""
         return self.start, self.end
 
     @property
     def path(self) -> str:
-        """What was asked for, without a query."""
+        """Return the path that was asked for, without a query."""
         return urlsplit(self.url).path or "/"
 
     @property
     def answered_in(self) -> str | None:
-        """The trace that the service says it was in; None where it says nothing."""
+        """Return the trace that the service says it was in; None if it says nothing."""
         found = self._traceresponse()
         return found[1] if found else None
 
     @property
     def sampled(self) -> bool | None:
-        """Whether the service says that it records the trace; None where it says nothing."""
+        """Return whether the service says that it records the trace; None if it says nothing."""
         found = self._traceresponse()
         return bool(int(found[2], 16) & SAMPLED) if found else None
 
@@ -83,7 +83,7 @@ class Visit:
         return TRACERESPONSE.fullmatch(self.answer.headers.get("traceresponse", ""))
 
     def span(self) -> ExportTraceServiceRequest:
-        """The request as a span of the doctor's: the parent of whatever the service records."""
+        """Return the request as a span of the doctor's: the parent of whatever the service records."""
         parts = urlsplit(self.url)
         # Without a user's name, password or query: they may be secrets.
         url = f"{parts.scheme}://{(parts.hostname or '')}:{parts.port or ''}{parts.path}"
@@ -114,5 +114,5 @@ def ask(request: Request, who: str, *, context: bool = True) -> Visit:
 
 
 def times(count: int) -> str:
-    """How often, in words."""
+    """Return a number of times in words."""
     return "once" if count == 1 else f"{count} times"

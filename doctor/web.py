@@ -27,7 +27,9 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]*@|(?<![\w./])[^\s/@:=`]+:[^\s/@]*@")
 
 How = Literal["closed", "tls", "silent", "cut", "foreign"]
-"""How a question fails: no connection, no TLS, silence, an end without an answer, or an answer that is not HTTP."""
+"""The ways in which a question fails: no connection, no TLS, silence, an end without an answer, or an answer that is
+not HTTP.
+"""
 
 
 class Unanswered(Exception):
@@ -40,7 +42,7 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. A body that is too long, or has no end, is cut."""
+    """The answer. A body that is too long, or has no end, is cut."""
 
     status: int
     headers: Mapping[str, str]
@@ -48,11 +50,11 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body, with a mark in the place of what is no text."""
+        """Return the body, with a mark in the place of what is no text."""
         return self.body.decode(errors="replace")
 
     def json(self) -> dict[str, Any] | None:
-        """The body, where it is an object in JSON."""
+        """Return the body, where it is an object in JSON."""
         # A RecursionError comes of brackets without end.
         with suppress(ValueError, RecursionError):
             read = json.loads(self.body)
@@ -98,7 +100,7 @@ def ask(
 
 
 def check_url(url: str) -> None:
-    """Whether something can be asked at a URL. Raises ValueError where not."""
+    """Check that something can be asked at a URL. Raises ValueError if not."""
     requests.Request("GET", url).prepare()
     parts = urlsplit(url)
     blank = parts.netloc.split() != [parts.netloc]
@@ -109,7 +111,7 @@ def check_url(url: str) -> None:
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Whether headers can be sent. Raises ValueError where not."""
+    """Check that headers can be sent. Raises ValueError if not."""
     prepared = requests.Request("GET", "http://127.0.0.1", headers=dict(headers)).prepare()
     for name, value in prepared.headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
@@ -128,7 +130,7 @@ def without_userinfo(address: str) -> str:
 
 
 def check_authorities(file: str, variable: str, who: str, whose: str) -> None:
-    """Whether a file holds certificates. Raises Broken where it does not."""
+    """Check that a file holds certificates. Raises Broken if it does not."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except OSError as error:
@@ -137,7 +139,7 @@ def check_authorities(file: str, variable: str, who: str, whose: str) -> None:
 
 
 def reason(error: OSError) -> str:
-    """What the system says of a connection or a file, in words."""
+    """Return the system's message about a connection or a file, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError) and error.reason:
@@ -184,7 +186,7 @@ def _unanswered(error: Exception, seconds: float) -> Unanswered:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What the system said, below what each library has put around it."""
+    """Return the system's own error, below the exceptions that each library has put around it."""
     around = (getattr(error, "reason", None), *error.args, error.__cause__)
     inner = next((each for each in around if isinstance(each, BaseException)), None)
     return _innermost(inner) if inner else error

@@ -27,13 +27,13 @@ FAILED = 400
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where things are; "" or None for what is not to be looked at."""
+    """Addresses to look at; "" or None for those to leave out."""
 
     request: Request | None = None
     otlp: str = ""
     jaeger: str = ""
     protocol: str = ""
-    """How the service exports; "" to tell it from the port."""
+    """The protocol with which the service exports; "" to tell it from the port."""
     trace: str = ""
     """A trace that exists, to be looked at in the place of a request's."""
     expected: Mapping[str, Set[str]] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def _ask_without_context(process: Process, visit: Visit, share: float) -> Iterat
 
 
 def _given_endpoint(addresses: Addresses, of_service: Sequence[Process]) -> Endpoint | None:
-    """Where the user says that the service exports, with the trust and the key of the service, else of this shell."""
+    """Return the endpoint that the user names, with the trust and the key of the service, else of this shell."""
     if not addresses.otlp:
         return None
     given = otlp.endpoint(addresses.otlp, addresses.protocol)
@@ -222,13 +222,13 @@ def _why_missing(service: str, trace: Trace, calls: Sequence[Span], wait: float)
 
 
 def _formats(of_service: Sequence[Process]) -> str:
-    """What the service reads the context from, as a sentence, if a variable says so."""
+    """Return a sentence with the formats from which the service reads the context, if a variable names them."""
     named = [value for process in of_service if (value := process.environment.get("OTEL_PROPAGATORS"))]
     return f" OTEL_PROPAGATORS={named[0]} is in its environment." if named else ""
 
 
 def _ask_until_sampled(visit: Visit) -> Visit:
-    """The visit, or the first of those after it that the service records. Raises Broken where it records none."""
+    """Return the visit, or the first of those after it that the service records. Raises Broken if it records none."""
     tries = TRIES if visit.request.plain else 1
     for left in reversed(range(tries)):
         if visit.sampled is not False:
@@ -239,7 +239,7 @@ def _ask_until_sampled(visit: Visit) -> Visit:
 
 
 def _wait_for_trace(jaeger: Jaeger, visit: Visit, wait: float, expected: Set[str]) -> Trace | None:
-    """The trace of the visit once it is whole; after `wait` seconds what there is of it, or None."""
+    """Return the trace of the visit once it is whole; after `wait` seconds what there is of it, or None."""
     deadline = time.monotonic() + wait
     while True:
         trace = _find(jaeger, visit)
@@ -265,7 +265,7 @@ def _find(jaeger: Jaeger, visit: Visit) -> Trace | None:
 
 
 def _with_the_caller(trace: Trace, visit: Visit) -> Trace:
-    """The trace with the doctor's own span, which Jaeger does not have where no Collector is known."""
+    """Return the trace with the doctor's own span, which Jaeger does not have where no Collector is known."""
     if visit.span_id in trace.by_id:
         return trace
     caller = Span(
@@ -275,5 +275,5 @@ def _with_the_caller(trace: Trace, visit: Visit) -> Trace:
 
 
 def _of_service(trace: Trace, visit: Visit) -> list[Span]:
-    """The spans of the request in the service, the outermost first."""
+    """Return the spans of the request in the service, the outermost first."""
     return [span for _, span in trace.tree() if span.kind == "SERVER" and span.span_id != visit.span_id]

@@ -1,4 +1,4 @@
-"""Where trace context ends: at callers who are strangers.
+"""The end of trace context: at callers who are strangers.
 
 Whoever may send us a `traceparent` can make us record nothing or everything, join our traces and plant baggage.
 """

@@ -1,4 +1,4 @@
-"""What a span says of commands of Redis, whoever makes the span.
+"""The description of Redis commands on a span, whichever code makes the span.
 
 https://opentelemetry.io/docs/specs/semconv/database/redis/
 """

@@ -1,4 +1,4 @@
-"""Which semantic conventions the telemetry follows, and the instrumentations with it."""
+"""The semantic conventions that the telemetry and the instrumentations follow."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a span says of an exception: its type and where, once, and never its text.
+"""Exceptions on spans: the type and the place, once, and never the text.
 
 The text of an exception may hold a row of the database, a token, or whatever a third party answered. And the
 SDK records an exception on every span that it passes through, so that one failure reads as five.
@@ -48,13 +48,13 @@ def record_exception(span: trace.Span, exception: BaseException, *_: object, **_
 
 
 def type_name(exception: BaseException) -> str:
-    """The qualified name of the exception's class, `requests.exceptions.ReadTimeout`."""
+    """Return the qualified name of the exception's class, `requests.exceptions.ReadTimeout`."""
     kind = type(exception)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def frames(exception: BaseException) -> str:
-    """The stack of an exception and of those that caused it, without their texts."""
+    """Return the stack of an exception and of those that caused it, without their texts."""
     return "caused by ".join(
         f"{type_name(link)}\n{''.join(traceback.format_tb(link.__traceback__))}" for link in _causes(exception)
     )
@@ -78,7 +78,7 @@ def _remember(exception: BaseException, trace_id: int) -> None:
 
 
 def _causes(exception: BaseException) -> Iterator[BaseException]:
-    """The exception, then the one that it was raised from, and so on; each once, for a chain may be a ring."""
+    """Yield the exception, then the one that it was raised from, and so on; each once, for a chain may be a ring."""
     seen: set[int] = set()
     link: BaseException | None = exception
     while link is not None and id(link) not in seen:

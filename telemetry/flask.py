@@ -178,7 +178,7 @@ _active: _Active | None = None
 
 
 class _Request:
-    """What is known of a request that is traced, until its end."""
+    """The facts of a traced request, until its end."""
 
     def __init__(self, start_response: Callable[..., Any]) -> None:
         self.start_response = start_response

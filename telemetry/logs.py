@@ -12,7 +12,7 @@ from opentelemetry.semconv.attributes.code_attributes import CODE_STACKTRACE
 from .errors import frames, type_name
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; what it has beside came with `extra`."""
+"""The attributes that every record has; all others came with `extra`."""
 
 
 class OtlpHandler(logging.Handler):

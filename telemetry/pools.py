@@ -43,7 +43,7 @@ def count_connections(engine: Engine) -> bool:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a connection: its span, and what it is doing in words."""
+    """The holder of a connection: its span, and its work in words."""
 
     span: SpanContext
     route: str

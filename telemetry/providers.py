@@ -1,4 +1,4 @@
-"""What a process sends: who it is, what it samples, where its spans, metrics and logs go, how it ends."""
+"""Set-up of a process: its identity, sampling, exporters of spans, metrics and logs, and its shutdown."""
 
 import atexit
 import logging
@@ -35,23 +35,23 @@ from .sdk import CountingProvider, KeptResource, keep_encoded_attributes
 log = logging.getLogger(__name__)
 
 SPANS_EVERY_MS = 500
-"""How long a span waits for others before it leaves. The SDK's 5 s lose ten times as much to a kill."""
+"""The time that a span waits for others before it leaves. The SDK's 5 s lose ten times as much to a kill."""
 
 SAMPLERS = ("always_on", "always_off", "traceidratio")
 """Each also with `parentbased_` before it."""
 
 METRICS_EVERY_MS = 5000
-"""How often metrics are sent. The SDK's 60 s are long to wait for."""
+"""The interval at which metrics are sent. The SDK's 60 s are long to wait for."""
 
 # The exporters' annotation asks for texts, gRPC for numbers.
 GRPC_CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 2000),)
 """The longest that gRPC waits before it connects again. In its 120 s spans are lost though the Collector is back."""
 
 COUNTING_SECONDS = 0.5
-"""How long the loss may take to be counted, when the time for sending is over."""
+"""The time that the loss may take to be counted, when the time for sending is over."""
 
 AT_EXIT_SECONDS = 1.0
-"""How long a process that nobody has shut down tries to send when it exits."""
+"""The time that a process that nobody has shut down tries to send when it exits."""
 
 OTLP: Literal["otlp"] = "otlp"
 
@@ -96,7 +96,9 @@ class BaggageAttributes(SpanProcessor):
 
 @dataclass(frozen=True, eq=False)
 class Telemetry:
-    """What `configure` has set up: the providers, and how they end. A provider is None if it was not asked for."""
+    """The handle that `configure` returns: the providers, and a way to end them. A provider is None if it was not asked
+    for.
+    """
 
     tracer_provider: TracerProvider
     meter_provider: MeterProvider | None = None
@@ -311,7 +313,7 @@ def _address() -> str:
 
 
 def _resource(service: str, version: str, namespace: str, attributes: Mapping[str, str]) -> Resource:
-    """Who emits: the attributes that the resource conventions name for a service, the environment's first."""
+    """Return the attributes that the resource conventions name for a service, the environment's first."""
     made = Resource.create(
         {
             "service.name": service,

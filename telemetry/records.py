@@ -16,7 +16,7 @@ from .traces import Attributes, attributes_from_json, service_of
 
 @dataclass(frozen=True)
 class Record:
-    """A log record. Its ids are lower-case hex, or "" where it was logged in no span."""
+    """A log record. Its ids are lower-case hex, or "" if it was logged in no span."""
 
     time_ns: int
     severity: str

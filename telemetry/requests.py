@@ -16,7 +16,7 @@ from .guard import guarded
 from .urls import DEFAULT_PORTS, redact_old_names, without_query
 
 resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
-"""How often the call that is being made was made before; whoever sends again sets it."""
+"""The number of earlier attempts at the current call; set by code that sends again."""
 
 
 def instrument_requests() -> None:
@@ -47,7 +47,7 @@ class StrictAdapter(HTTPAdapter):
         super().__init__(**options)
 
     def trusts(self, url: str) -> bool:
-        """Whether what is sent to this URL carries trace context."""
+        """Return whether what is sent to this URL carries trace context."""
         place = _host_and_port(url)
         return all(place) and place in self.trusted
 

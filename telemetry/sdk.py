@@ -1,4 +1,4 @@
-"""What the SDK works out anew for each span, worked out once: a resource's hash, attributes as OTLP, counts of spans.
+"""Values that the SDK computes for each span, computed once: a resource's hash, attributes as OTLP, counts of spans.
 
 Each of these should change upstream, and docs/upstream.md says how. If a newer SDK has them elsewhere, they are left
 out: spans and metrics are the same without them, and cost more.

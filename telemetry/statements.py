@@ -1,4 +1,4 @@
-"""What a span and the duration say of a SQL statement, whoever makes the span.
+"""The description of a SQL statement on its span and duration, whichever code makes the span.
 
 Names and attributes: https://opentelemetry.io/docs/specs/semconv/database/
 """
@@ -40,7 +40,7 @@ SYSTEMS = {
 """The conventions' names of the databases that SQLAlchemy's dialects call otherwise."""
 
 STATEMENT = "_traced_statement"
-"""Where the statement that is under way is kept, on SQLAlchemy's context of its execution."""
+"""The attribute for the current statement, on SQLAlchemy's context of its execution."""
 
 meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
 statement_duration = meter.create_histogram(
@@ -53,7 +53,7 @@ statement_duration = meter.create_histogram(
 
 @dataclass(frozen=True)
 class Description:
-    """What statements of one operation on one table have in common: the span's name, and the attributes."""
+    """The span name and attributes that statements of one operation on one table share."""
 
     name: str
     attributes: dict[str, str | int]

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def settled(spans: Sequence[Span]) -> bool:
-    """Whether a trace has no hole: its root has arrived, and so has the parent of every other span.
+    """Return whether a trace has no hole: its root has arrived, and so has the parent of every other span.
 
     It cannot know of a child that is still to come: wait for that one by its name.
     """
@@ -75,19 +75,19 @@ class Receiver:
 
     @property
     def spans(self) -> list[Span]:
-        """Every span so far, in order of arrival; one that was exported twice is there twice."""
+        """Return every span so far, in order of arrival; one that was exported twice is there twice."""
         with self._changed:
             return list(self._spans)
 
     @property
     def logs(self) -> list[tuple[str, LogRecord]]:
-        """Every log record so far, in order of arrival: the service and the OTLP message."""
+        """Return every log record so far, in order of arrival: the service and the OTLP message."""
         with self._changed:
             return list(self._logs)
 
     @property
     def metrics(self) -> list[tuple[str, Metric]]:
-        """Every metric so far, in order of arrival: the service and the OTLP message with its data points."""
+        """Return every metric so far, in order of arrival: the service and the OTLP message with its data points."""
         with self._changed:
             return list(self._metrics)
 
@@ -117,7 +117,7 @@ class Receiver:
         complete: Callable[[Sequence[Span]], bool] = settled,
         timeout: float = 10.0,
     ) -> list[Span]:
-        """The spans of one trace, once it is `complete` and has these `names` (a name twice: two spans).
+        """Return the spans of one trace, once it is `complete` and has these `names` (a name twice: two spans).
 
         Name the spans that end last, such as that of a queue's consumer. A trace whose root never comes,
         because its first caller is not traced, needs a condition: `complete=lambda spans: len(spans) >= 5`.

@@ -96,7 +96,7 @@ class Span:
     trace_state: str = ""
     flags: int = 0
     warnings: tuple[str, ...] = ()
-    """What Jaeger noted when the span arrived."""
+    """Jaeger's remarks when the span arrived."""
 
     @property
     def duration_ns(self) -> int:
@@ -126,12 +126,12 @@ class Trace:
 
     @cached_property
     def start_ns(self) -> int:
-        """When the first span began."""
+        """Return the time at which the first span began."""
         return min(span.start_ns for span in self.spans)
 
     @cached_property
     def end_ns(self) -> int:
-        """When the last span ended."""
+        """Return the time at which the last span ended."""
         return max(span.end_ns for span in self.spans)
 
     @property
@@ -146,27 +146,27 @@ class Trace:
 
     @cached_property
     def by_id(self) -> Mapping[str, Span]:
-        """The spans by their ids."""
+        """Return the spans by their ids."""
         return {span.span_id: span for span in self.spans}
 
     @cached_property
     def roots(self) -> Sequence[Span]:
-        """The spans that have no parent; a whole trace has one."""
+        """Return the spans that have no parent; a whole trace has one."""
         return [span for span in self.spans if span.parent_span_id is None]
 
     @cached_property
     def missing(self) -> set[str]:
-        """The ids of parents that are not there."""
+        """Return the ids of parents that are not there."""
         return {span.parent_span_id for span in self.spans if span.parent_span_id is not None} - self.by_id.keys()
 
     @cached_property
     def failed(self) -> Sequence[Span]:
-        """The spans that failed."""
+        """Return the spans that failed."""
         return [span for span in self.spans if span.error]
 
     @cached_property
     def origins(self) -> Sequence[Span]:
-        """The failed spans of which no child failed: the others only pass on what went wrong there."""
+        """Return the failed spans of which no child failed: the others only pass on what went wrong there."""
         passed_on = {span.parent_span_id for span in self.failed}
         return [span for span in self.failed if span.span_id not in passed_on]
 

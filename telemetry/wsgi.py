@@ -1,4 +1,4 @@
-"""What can be read from the WSGI environment of a request, before Flask has looked at it."""
+"""Facts from the WSGI environment of a request, before Flask has looked at it."""
 
 import os
 import re

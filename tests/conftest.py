@@ -26,5 +26,5 @@ class ByHouse(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByHouse:
-    """How tests are shared out among processes; pytest-xdist asks."""
+    """Return how tests are shared out among processes; pytest-xdist asks."""
     return ByHouse(config, log)

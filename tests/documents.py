@@ -28,12 +28,12 @@ def rows(file: Path, heading: str) -> list[Row]:
 
 
 def quoted(text: str) -> list[str]:
-    """What stands between backticks."""
+    """Return what stands between backticks."""
     return re.findall(r"`([^`\n]+)`", text)
 
 
 def first_names(file: Path, heading: str) -> set[str]:
-    """What stands between backticks in the first column of a table."""
+    """Return what stands between backticks in the first column of a table."""
     return {name for row in rows(file, heading) for name in quoted(row[0])}
 
 

@@ -109,7 +109,7 @@ class House:
         return [child for child in psutil.Process(self.processes[name].pid).children() if lives(child)]
 
     def log(self, name: str) -> str:
-        """What a part printed last."""
+        """Return what a part printed last."""
         return last_lines(self._log_file(name))
 
     def url(self, name: str) -> str:
@@ -137,7 +137,7 @@ class House:
 
     @property
     def valkey_url(self) -> str:
-        """Where Valkey is, with its password if it wants one."""
+        """Return where Valkey is, with its password if it wants one."""
         if self._valkey_is_open:
             return f"redis://127.0.0.1:{self.settings.valkey_port}/0"
         return valkey.url(postgres.passwords(self.folder / "data"), self.settings.valkey_port)

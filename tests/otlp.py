@@ -110,7 +110,7 @@ class Backend:
             self._changed.notify_all()
 
     def received(self) -> list[ResourceSpans]:
-        """What has arrived: one entry for each span, with its resource and scope."""
+        """Return what has arrived: one entry for each span, with its resource and scope."""
         return [
             ResourceSpans(resource=of.resource, scope_spans=[ScopeSpans(scope=scope.scope, spans=[span])])
             for request in self._kept

@@ -40,30 +40,30 @@ WRONG = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be found, and among how much: the same for the same seed, on every machine."""
+    """The fault to find and the orders around it: the same for the same seed, on every machine."""
 
     seed: int
     scenario: str
     faulty: int
-    """How many of the orders have the fault."""
+    """The number of orders with the fault."""
     causes: tuple[str, ...]
     """Among which to choose, in this order."""
 
     @property
     def finding(self) -> Finding:
-        """The right answer."""
+        """Return the right answer."""
         return FINDINGS[self.scenario]
 
     @property
     def mix(self) -> dict[str, int]:
-        """How many orders of each kind."""
+        """Return the number of orders of each kind."""
         others = {self.scenario: self.faulty, **REFUSED}
         return {"completed": ORDERS - sum(others.values()), **others}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What somebody found."""
+    """The answers of somebody who looked."""
 
     service: str
     span: str
@@ -99,7 +99,7 @@ def drill(seed: int | None) -> None:
 
 
 def plan_of(seed: int) -> Plan:
-    """The drill of this number."""
+    """Return the drill of this number."""
     dice = random.Random(seed)  # noqa: S311
     scenario = dice.choice(sorted(FINDINGS.keys() - NEVER_LOOKED_FOR))
     causes = sorted({finding.cause for finding in FINDINGS.values()})
@@ -108,7 +108,7 @@ def plan_of(seed: int) -> Plan:
 
 
 def place(plan: Plan) -> list[Order]:
-    """Place the orders of a drill. Raises click.ClickException where nothing runs, or without faults."""
+    """Place the orders of a drill. Raises click.ClickException if nothing runs, or without faults."""
     url = settings().gateway_url
     skus = skus_in_stock(url)
     with requests.Session() as session:
@@ -123,7 +123,7 @@ def place(plan: Plan) -> list[Order]:
 
 
 def find_example(jaeger: Jaeger, plan: Plan, orders: Sequence[Order]) -> str:
-    """The id of a trace that shows the fault, once it has arrived. Raises click.ClickException where none has."""
+    """Return the id of a trace that shows the fault, once it has arrived. Raises click.ClickException if none has."""
     problems = wait_for_traces(jaeger, orders)
     for order in orders:
         if order.kind == plan.scenario and order.trace_id and order.trace_id not in problems:
@@ -151,7 +151,7 @@ def show_where_to_look(console: Console, jaeger: Jaeger, orders: Sequence[Order]
 
 
 def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:
-    """What a search says of each trace, the longest first. Raises JaegerError."""
+    """Return the result of a search for each trace, the longest first. Raises JaegerError."""
     table = Table(
         "trace", "HTTP", "lasted", "spans", "errors", "services", box=None, pad_edge=False, header_style="dim"
     )

@@ -54,7 +54,7 @@ class Progress:
 
 
 class Installation:
-    """What pip has said so far, counted."""
+    """The progress of pip, counted from its output."""
 
     def __init__(self, folder: Path, requirements: Path) -> None:
         self.folder = folder

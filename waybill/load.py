@@ -102,7 +102,7 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
 
 
 def skus_in_stock(url: str) -> list[str]:
-    """What the gateway sells. Raises click.ClickException when it does not answer or has nothing to sell."""
+    """Return the SKUs that the gateway sells. Raises click.ClickException if there are none, or no answer."""
     try:
         with requests.Session() as session:
             # A proxy from the environment could not reach our loopback address.
@@ -122,7 +122,7 @@ def skus_in_stock(url: str) -> list[str]:
 
 
 def free_web_ui_port() -> int:
-    """The port of Locust's web page. Raises click.ClickException when it is taken."""
+    """Return the port of Locust's web page. Raises click.ClickException when it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -178,7 +178,7 @@ def start_customers(job: Job) -> subprocess.Popen[str]:
 
 
 def wait_for_traces(jaeger: Jaeger, orders: Sequence[Order]) -> dict[str, str]:
-    """What is wrong with the traces of the orders, after those on their way have arrived. Raises JaegerError."""
+    """Return the problems of the orders' traces, after those on their way have arrived. Raises JaegerError."""
     with progress_bar() as progress:
         bar = progress.add_task("Traces", total=len(orders))
         return report.check_traces(jaeger, orders, PATIENCE_SECONDS, lambda: progress.advance(bar))

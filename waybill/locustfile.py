@@ -58,7 +58,7 @@ class Customer(locust.FastHttpUser):
 
 
 def read(response: Any, kind: Kind, started: float, seconds: float) -> Order:
-    """What came of one order, from the gateway's answer or the lack of it."""
+    """Return the outcome of one order, from the gateway's answer or the lack of it."""
     answered = functools.partial(Order, kind.name, response.status_code, started, seconds)
     if not response.status_code:
         return answered(detail=str(response.error))
@@ -78,7 +78,7 @@ def report(order: Order) -> None:
 
 
 def turns(job: Job) -> Iterator[tuple[float, Kind]]:
-    """The kinds in their order, each with the moment (of the monotonic clock) when it is to be placed."""
+    """Yield the kinds in their order, each with the moment (of the monotonic clock) when it is to be placed."""
     kinds = deal(job.mix, job.orders)
     start = time.monotonic()
     for number, name in enumerate(itertools.cycle(kinds) if job.web_ui_port else kinds):

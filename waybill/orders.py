@@ -35,19 +35,19 @@ class Kind:
     sku: str | None = None
     """The product to order; any that is in stock when None."""
     products: int = 1
-    """How many different products to order, where any will do."""
+    """The number of different products to order, if any will do."""
     payment_token: str = VISA
     scenario: bool = False
-    """Whether the gateway is asked to run the scenario of this name."""
+    """True if the gateway is asked to run the scenario of this name."""
 
     def request(self, skus_in_stock: Sequence[str]) -> dict[str, Any]:
-        """The body of one such order."""
+        """Return the body of one such order."""
         skus = [self.sku] if self.sku else random.sample(skus_in_stock, min(self.products, len(skus_in_stock)))
         items = [{"sku": sku, "quantity": random.randint(1, 3)} for sku in skus]  # noqa: S311
         return {"items": items, "payment_token": self.payment_token}
 
     def headers(self, *, blind: bool = False) -> dict[str, str]:
-        """What the customer sends beside the body: the baggage marks the order as one of a test.
+        """Return the headers that the customer sends: the baggage marks the order as one of a test.
 
         Where it is `blind`, no span tells the scenario that is asked for.
         """
@@ -85,7 +85,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What the customers are to do."""
+    """The task of the customers."""
 
     url: str
     """The gateway."""
@@ -94,34 +94,34 @@ class Job:
     skus: list[str]
     """The products in stock."""
     orders: int
-    """How many to place. Under the web page it is how many until the mix comes around, for ever."""
+    """The number of orders. Under the web page, the number until the mix comes around, for ever."""
     users: int
     rate: float | None = None
     """Orders a second; None: as fast as the users get their answers."""
     web_ui_port: int | None = None
-    """Where Locust shows its web page, which then decides on users; None: no page."""
+    """The port of Locust's web page, which then decides on users; None for no page."""
     blind: bool = False
-    """Whether the spans keep the scenarios secret."""
+    """True if the spans keep the scenarios secret."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What came of one order."""
+    """The outcome of one order."""
 
     kind: str
     status: int
     """The HTTP status; 0 when there was no answer."""
     started: float
-    """When it was sent, in seconds since 1970."""
+    """The time at which it was sent, in seconds since 1970."""
     seconds: float
     """From sending to the whole answer."""
     trace_id: str | None = None
     detail: str = ""
-    """What the gateway, or the connection, says of a failure."""
+    """The gateway's, or the connection's, message about a failure."""
 
 
 def outcome(status: int) -> str:
-    """An HTTP status of the gateway in words; 0 stands for no answer at all."""
+    """Return an HTTP status of the gateway in words; 0 stands for no answer at all."""
     return OUTCOMES.get(status, f"HTTP {status}")
 
 
@@ -146,7 +146,7 @@ def parse_mix(text: str) -> dict[str, int]:
 
 
 def deal(mix: Mapping[str, int], orders: int) -> list[str]:
-    """The kinds of so many orders, as near to the weights as whole orders can be, shuffled."""
+    """Return the kinds of so many orders, as near to the weights as whole orders can be, shuffled."""
     total = sum(mix.values())
     shares = {name: weight * orders / total for name, weight in mix.items()}
     counts = {name: int(share) for name, share in shares.items()}

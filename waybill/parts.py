@@ -1,4 +1,4 @@
-"""What Waybill consists of on one machine: each part's command, environment, and how to see that it is ready."""
+"""The parts of Waybill on one machine: each part's command, environment, and how to see that it is ready."""
 
 import json
 import os
@@ -19,11 +19,12 @@ from waybill.supervise import ROOT, Part, make_private, services_log, state_fold
 
 PROBE_SECONDS = 2
 DEMO_WINDOWS = {"1m": "10s", "5m": "30s", "30m": "1m", "1h": "2m", "6h": "4m"}
-"""What becomes of the windows in deploy/alerts.yaml. A rate needs two of the services' reports: 30 s is the least."""
+"""The replacements for the windows in deploy/alerts.yaml. A rate needs two of the services' reports: 30 s is the least.
+"""
 
 
 def all_parts(settings: Settings) -> list[Part]:
-    """Every part, in the order in which they are named, started where one waits for another, and (last first)
+    """Return every part, in the order in which they are named, started if one waits for another, and (last first)
     stopped.
 
     Finds the Collector, Jaeger and, where it is asked for, Prometheus first, which takes minutes where they have to
@@ -42,7 +43,7 @@ def all_parts(settings: Settings) -> list[Part]:
 
 
 def data_folder(settings: Settings) -> Path:
-    """Where the databases are, made if it is not there."""
+    """Return the folder of the databases; create it if it is missing."""
     folder = state_folder(settings) / "data"
     # PostgreSQL may run as another user, who passes through.
     make_private(folder, 0o711)
@@ -53,7 +54,7 @@ def data_folder(settings: Settings) -> Path:
 
 
 def answers(url: str) -> bool:
-    """Whether a GET is answered with 200."""
+    """Return whether a GET is answered with 200."""
     with requests.Session() as session:
         # A proxy from the environment could not reach our loopback address.
         session.trust_env = False
@@ -181,7 +182,7 @@ def _prometheus(settings: Settings, data: Path) -> Part:
 
 
 def alerts(windows: Literal["production", "demo"]) -> str:
-    """The rules for Prometheus, which knows no variables: the windows are written into the file, names included."""
+    """Return the rules for Prometheus with the windows written in, names included: it knows no variables."""
     rules = (ROOT / "deploy/alerts.yaml").read_text()
     if windows == "production":
         return rules
@@ -239,7 +240,7 @@ def _worker(service: registry.Service, environment: Mapping[str, str], settings:
 
 
 def _telemetry(settings: Settings) -> dict[str, str]:
-    """Where the services send, and as what."""
+    """Return the variables that tell the services where to send, and as what."""
     ours = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.collector_port}",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",

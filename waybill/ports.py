@@ -1,4 +1,4 @@
-"""Whether the ports that the parts want are free, found out before anything starts."""
+"""A check, before anything starts, that the ports of the parts are free."""
 
 import socket
 from collections.abc import Sequence

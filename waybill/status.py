@@ -54,7 +54,7 @@ def status(as_json: bool) -> None:
 
 
 def proportional_memory(process: psutil.Process) -> int:
-    """A process's share of the memory, in bytes: pages that several processes have count in parts (PSS).
+    """Return a process's share of the memory, in bytes: pages that several processes have count in parts (PSS).
 
     Where the system does not tell (other than Linux), its unique memory.
     """

@@ -64,13 +64,13 @@ class Part:
 
 @dataclass
 class Life:
-    """How a part has fared since everything was ready. Times are of the monotonic clock."""
+    """The state of a part since everything was ready. Times are of the monotonic clock."""
 
     began: float
     pause: float = 0
     """Seconds that it waited before it was started the last time."""
     due: float | None = None
-    """When it is started again; None while it runs."""
+    """The time at which it is started again; None while it runs."""
     ready: bool = True
 
 
@@ -244,7 +244,7 @@ class Supervisor:
 
 
 def state_folder(settings: Settings) -> Path:
-    """Where data, logs and process ids are: a path of its own, or one inside the repository."""
+    """Return the folder of data, logs and process ids: a path of its own, or one inside the repository."""
     return ROOT / settings.state_dir
 
 
@@ -255,7 +255,7 @@ def make_private(folder: Path, most: int = 0o700) -> None:
 
 
 def state_file(folder: Path) -> Path:
-    """The file that says what runs."""
+    """Return the file that says what runs."""
     return folder / "state.json"
 
 
@@ -270,7 +270,7 @@ def services_log(folder: Path) -> Path:
 
 
 def last_lines(log: Path) -> str:
-    """The end of a log, indented."""
+    """Return the end of a log, indented."""
     lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_IN_ERROR:]
     return "\n".join(f"  {line}" for line in lines) or "  (nothing)"
 

@@ -1,4 +1,4 @@
-"""How the reader called the tool: by `make`, with variables, or by itself, with options.
+"""The way in which the reader called the tool: by `make`, with variables, or by itself, with options.
 
 The Makefile sets WAYBILL_TYPED, so that a message can name what was typed.
 """

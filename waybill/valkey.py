@@ -34,7 +34,7 @@ def command(data: Path, port: int) -> list[str | Path]:
 
 
 def answers(passwords: Passwords, port: int) -> bool:
-    """Whether the server has read its data and takes commands."""
+    """Return whether the server has read its data and takes commands."""
     try:
         with socket.create_connection(("127.0.0.1", port), PROBE_SECONDS) as connection:
             connection.sendall(f"AUTH {passwords[VALKEY]}\r\nPING\r\nQUIT\r\n".encode())

@@ -1,4 +1,4 @@
-"""What `docs/walkthroughs/` teaches: which span tells each scenario, and the page that leads to it.
+"""The lessons of `docs/walkthroughs/`: the span that tells each scenario, and the page that leads to it.
 
 The pages are the truth of what to say; tests/system/test_walkthroughs.py holds them against real runs.
 """
@@ -18,7 +18,7 @@ LESSON = ("What it says", "The line of code", "The fix")
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be found in the trace of a scenario."""
+    """The spans to find in the trace of a scenario."""
 
     spans: tuple[tuple[str, str], ...]
     """Service and name of each span that is right; the first is that which the page marks."""
@@ -26,7 +26,7 @@ class Finding:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Whose spans these are, each service once."""
+        """Return the services of these spans, each once."""
         return tuple(dict.fromkeys(service for service, _ in self.spans))
 
 
@@ -34,27 +34,27 @@ FINDINGS = {name: Finding(scenario.spans, scenario.cause) for name, scenario in 
 
 
 def page(scenario: str) -> Path:
-    """The walkthrough of a scenario."""
+    """Return the walkthrough of a scenario."""
     return FOLDER / f"{scenario}.md"
 
 
 def symptom(scenario: str) -> str:
-    """What somebody notices who has seen no trace."""
+    """Return the symptom, for somebody who has seen no trace."""
     return _section(scenario, "What a customer sees").partition("\n\n")[0].replace("`", "")
 
 
 def lesson(scenario: str) -> str:
-    """How the span is told from those that only wait for it, its line of code and the fix: Markdown without links."""
+    """Return the sections that explain the span, its line of code and the fix, as Markdown without links."""
     sections = [f"## {heading}\n\n{_section(scenario, heading)}" for heading in LESSON]
     return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", "\n\n".join(sections))
 
 
 def search(scenario: str) -> dict[str, str]:
-    """What to fill in at Jaeger's search, by the names of its fields."""
+    """Return the values for Jaeger's search, by the names of its fields."""
     (block,) = re.findall(r"^```search\n(.*?)^```$", page(scenario).read_text(), re.MULTILINE | re.DOTALL)
     return dict(re.split(r" {2,}", line, maxsplit=1) for line in block.splitlines())
 
 
 def _section(scenario: str, heading: str) -> str:
-    """What stands under a heading."""
+    """Return the text under a heading."""
     return page(scenario).read_text().partition(f"\n## {heading}\n\n")[2].partition("\n## ")[0].strip()

@@ -68,7 +68,7 @@ def render(trace: Trace, records: Sequence[Record] = ()) -> RenderableType:
 
 
 def headline(trace: Trace) -> Text:
-    """Which trace this is, and how large."""
+    """Return the trace's id and size."""
     started = datetime.fromtimestamp(trace.start_ns / 1e9, UTC)
     services = f"{len(trace.services)} service" + ("s" if len(trace.services) > 1 else "")
     spans = f"{len(trace.spans)} span" + ("s" if len(trace.spans) > 1 else "")
@@ -109,7 +109,7 @@ def line(trace: Trace, record: Record) -> tuple[Text, str]:
 
 
 def bar(trace: Trace, span: Span, colour: str) -> Bar:
-    """When the span ran, on the time axis of the whole trace."""
+    """Return the span as a bar on the time axis of the whole trace."""
     begin, end = trace.bar(span, SHORTEST_BAR)
     return Bar(1, begin, end, color=colour)
 

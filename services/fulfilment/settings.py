@@ -14,7 +14,7 @@ class Settings(ServiceSettings):
     valkey_url: ValkeyUrl
     order_url: HttpUrl
     join_order_trace: bool = True
-    """True if processing a message is part of the order's trace, False if it is a trace of its own with a link to it."""
+    """True if processing a message is part of the order's trace, False if it is a linked trace of its own."""
     redeliver_after: Seconds = 5.0
     """The time that a message that was not acknowledged waits before it is delivered again."""
     compare_every: Annotated[float, Field(gt=0, le=15)] = 10.0

@@ -127,7 +127,7 @@ def create_blueprint(orders: Orders, inventory: Inventory, payments: Payments) -
 
     @blueprint.get("/scenarios")
     def list_scenarios() -> ResponseReturnValue:
-        """List the faults that a caller can ask for in one request, by the header `baggage: waybill.scenario=<name>`."""
+        """List the faults that a caller can ask for by the header `baggage: waybill.scenario=<name>`."""
         known = [Scenario(name=each.name, description=each.sentence) for each in SCENARIOS.values()]
         return _answer(Scenarios(enabled=selection.enabled(), scenarios=known))
 

@@ -1,4 +1,4 @@
-"""Examples of the public API's answers, for its description; tests/unit/test_openapi.py holds it against the schemas."""
+"""Examples of the public API's answers, for its description; tests/unit/test_openapi.py holds the schemas to them."""
 
 from typing import Any
 

@@ -97,7 +97,7 @@ def release(engine: Engine, order_id: UUID) -> None:
 
 
 def _record(db: Connection, order_id: UUID, outcome: Outcome) -> bool:
-    """Write the reservation; False where the order has one."""
+    """Write the reservation; False if the order has one."""
     row = {name: getattr(outcome, name) for name in ("status", "items", "amount", "currency")}
     return db.scalar(INSERT_RESERVATION, row | {"order_id": order_id}) is not None
 

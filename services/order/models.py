@@ -49,7 +49,7 @@ class Order(Base):
     fingerprint: Mapped[str]
     """A hash of the request, to tell a repeat from another request under the same key."""
     traceparent: Mapped[str | None]
-    """The trace in which the order was accepted, W3C Trace Context; None where tracing is switched off."""
+    """The trace in which the order was accepted, W3C Trace Context; None if tracing is switched off."""
     leased_until: Mapped[datetime]
     """Until then somebody works on it; later, a pending order may be taken up again."""
     leased_at: Mapped[datetime] = mapped_column(server_default=func.now())

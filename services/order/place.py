@@ -23,7 +23,7 @@ def place_order(
 ) -> tuple[Order, bool]:
     """Accept an order, process it, and return it and whether it is new.
 
-    The same key with the same request gets the same order again. Raises Problem where the key came with another
+    The same key with the same request gets the same order again. Raises Problem if the key came with another
     request (422), its order is being processed right now (409), or a part does not answer: the order is pending
     then (503).
     """

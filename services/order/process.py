@@ -33,7 +33,7 @@ class Dependencies:
 def process_order(dependencies: Dependencies, order: Order) -> Order:
     """Bring a pending order to its end, and return it as it is then.
 
-    Raises Unavailable where a part does not answer: the order stays pending, and may be processed again.
+    Raises Unavailable if a part does not answer: the order stays pending, and may be processed again.
     """
     with tracer.start_as_current_span("process_order") as span:
         span.set_attribute(ORDER_ID, str(order.id))

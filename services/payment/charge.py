@@ -40,7 +40,7 @@ class Cashier:
         """Charge an order and return how its payment stands, "authorized" or "declined".
 
         It is written down before the acquirer is asked, and asked again under the same key where the answer got
-        lost. Raises Problem where the order was charged with another price, Unavailable where nobody answers.
+        lost. Raises Problem if the order was charged with another price, Unavailable where nobody answers.
         """
         status = self._begin(order_id, price)
         if status == PENDING:

@@ -1,4 +1,4 @@
-"""What calls that come in and calls that go out have in common, and a span that is current for as long as a call."""
+"""Code that incoming and outgoing calls share, and a span that is current for as long as a call."""
 
 from functools import lru_cache
 from types import TracebackType

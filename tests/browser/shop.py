@@ -10,7 +10,7 @@ def place_order(page: Page, scenario: str = "") -> None:
 
 
 def outcome(page: Page) -> Locator:
-    """What the page says of the order."""
+    """Return what the page says of the order."""
     return page.locator("#outcome")
 
 

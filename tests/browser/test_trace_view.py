@@ -372,5 +372,5 @@ def test_who_looks_at_traces_while_jaeger_hangs_keeps_nobody_from_ordering(house
 
 
 def look(house: House, trace_id: str) -> requests.Response:
-    """What the view of a trace answers, on a connection of its own."""
+    """Return what the view of a trace answers, on a connection of its own."""
     return requests.get(f"{house.url('gateway')}/traces/{trace_id}", timeout=60)

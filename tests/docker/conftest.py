@@ -91,7 +91,7 @@ def probe(stack: Stack, outside: tuple[str, int]) -> Callable[[str], dict[str, A
 
 @pytest.fixture(scope="session")
 def probes(stack: Stack, probe: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """What probe.py found beside each part, by the name of its service."""
+    """The results of probe.py beside each part, by the name of its service."""
     containers = stack.containers()
     with ThreadPoolExecutor(3) as pool:
         return dict(zip(containers, pool.map(probe, containers), strict=True))

@@ -33,7 +33,7 @@ class Stack:
         return docker(*self.command(*arguments), environment=self.environment(**variables))
 
     def command(self, *arguments: str) -> list[str]:
-        """What follows `docker`, for a command on this stack."""
+        """Return what follows `docker`, for a command on this stack."""
         return ["compose", "--file", "docker-compose.yml", "--project-name", PROJECT, *arguments]
 
     def environment(self, **variables: str) -> dict[str, str]:
@@ -56,7 +56,9 @@ class Stack:
             raise AssertionError(f"{error}\n{states}\n{logs}") from None
 
     def containers(self, *arguments: str) -> dict[str, Any]:
-        """What `docker inspect` says of each container that runs, by the name of its service; with --all, of each."""
+        """Return what `docker inspect` says of each container that runs, by the name of its service; with --all, of
+        each.
+        """
         inspected = json.loads(docker("inspect", *self.compose("ps", "--quiet", *arguments).split()))
         return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in inspected}
 
@@ -93,7 +95,7 @@ class Stack:
         return trace
 
     def has_trace(self, trace_id: str) -> bool:
-        """Whether Jaeger has a span of a trace now."""
+        """Return whether Jaeger has a span of a trace now."""
         return Jaeger(self.url("jaeger")).trace(trace_id) is not None
 
 

@@ -22,7 +22,7 @@ from waybill.registry import SHIPPED
 pytestmark = pytest.mark.timeout(1800)
 
 DOWN_SECONDS = 10
-"""How long Docker by default waits for a container, and a person for `down`."""
+"""The time that Docker by default waits for a container, and a person for `down`."""
 CACHE_MISS = Counter({("inventory", "SELECT products"): 1, ("inventory", "SET"): 1})
 """What a trace has more where the cache does not know the price."""
 
@@ -115,12 +115,12 @@ def stop_in_the_midst_of_orders(stack: Stack, *parts: str) -> tuple[list[request
 
 
 def spans_of(trace: Trace) -> Counter[tuple[str, str]]:
-    """How many spans of each name each service has."""
+    """Return how many spans of each name each service has."""
     return Counter((span.service, span.name) for span in trace.spans)
 
 
 def seconds(call: Callable[..., object], *arguments: str) -> float:
-    """How long a call takes."""
+    """Return how long a call takes."""
     started = time.monotonic()
     call(*arguments)
     return time.monotonic() - started

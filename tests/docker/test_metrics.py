@@ -89,7 +89,7 @@ def query(stack: Stack, expression: str) -> list[Any]:
 
 
 def wait_for(find: Callable[[], list[Any]], at_least: int = 1) -> list[Any]:
-    """What is found, once there is so much of it; Prometheus looks every five seconds."""
+    """Return what is found, once there is so much of it; Prometheus looks every five seconds."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(found := find()) < at_least:
         assert time.monotonic() < deadline, found

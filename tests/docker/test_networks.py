@@ -55,7 +55,7 @@ def test_every_part_was_asked(probes: dict[str, Any]) -> None:
 
 
 def may_reach(part: str, running: Iterable[str]) -> set[tuple[str, int]]:
-    """What a part can connect to by the table, of the parts that run."""
+    """Return what a part can connect to by the table, of the parts that run."""
     return {
         (other, port)
         for network, (members, _) in TABLE.items()

@@ -55,7 +55,7 @@ def test_a_sampling_that_does_not_exist_is_named_in_the_collector_s_log(stack: S
 
 
 def decisions(stack: Stack, sampled: str = "true|false") -> int:
-    """How many traces tail sampling has decided on."""
+    """Return how many traces tail sampling has decided on."""
     line = rf'^otelcol_processor_tail_sampling_global_count_traces_sampled\S*sampled="(?:{sampled})"\S* (\S+)$'
     return sum(
         int(float(count)) for count in re.findall(line, stack.get("collector_metrics", "/metrics").text, re.MULTILINE)

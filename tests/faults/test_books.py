@@ -121,7 +121,7 @@ def wait_until_settled(house: House) -> None:
 
 
 def unfinished(house: House) -> dict[str, int]:
-    """What is still to be done, without what is not."""
+    """Return what is still to be done, without what is not."""
     with house.valkey() as valkey:
         stream = valkey.xlen("orders")
     counts = {
@@ -133,7 +133,7 @@ def unfinished(house: House) -> dict[str, int]:
 
 
 def completed(house: House) -> dict[str, dict[str, int]]:
-    """What was ordered in each completed order."""
+    """Return what was ordered in each completed order."""
     rows = house.query("order", "SELECT id, quantities FROM orders WHERE status = 'completed'")
     return {str(order_id): quantities for order_id, quantities in rows}
 

@@ -279,12 +279,12 @@ def paid(house: House) -> str:
 
 
 def announcements(house: House, order: str) -> int:
-    """How often an order was announced to fulfilment."""
+    """Return how often an order was announced to fulfilment."""
     return int(house.query("order", "SELECT count(*) FROM outbox WHERE payload->>'order_id' = %s", order)[0][0])
 
 
 def asked_for(house: House, order: str, when: str = "ask_at IS NOT NULL") -> bool:
-    """Whether fulfilment is still to be asked for an order."""
+    """Return whether fulfilment is still to be asked for an order."""
     return bool(house.query("order", f"SELECT 1 FROM orders WHERE id = %s AND {when}", order))  # noqa: S608
 
 
@@ -299,7 +299,7 @@ def forbidden(house: House) -> Iterator[None]:
 
 
 def dead_letters(house: House, *arguments: str, status: int = 0) -> str:
-    """What the command prints."""
+    """Return what the command prints."""
     where = {"WAYBILL_STATE_DIR": str(house.folder), "WAYBILL_VALKEY_PORT": str(house.settings.valkey_port)}
     run = subprocess.run(
         [sys.executable, "-m", "waybill", "dead-letters", *arguments],
@@ -329,5 +329,5 @@ def shipped(house: House, order: str) -> bool:
 
 
 def logged(house: House, text: str, name: str = "fulfilment") -> bool:
-    """Whether a part has logged this."""
+    """Return whether a part has logged this."""
     return text in log_file(house.folder, name).read_text()

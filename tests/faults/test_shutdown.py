@@ -66,7 +66,7 @@ def whole(house: House, receiver: Receiver) -> Names:
 
 @pytest.fixture(scope="module", params=["1", "4"])
 def workers(request: pytest.FixtureRequest, house: House) -> int:
-    """How many workers `order` has."""
+    """The number of workers of `order`."""
     restart(house, "order", WEB_CONCURRENCY=request.param)
     return int(request.param)
 
@@ -206,7 +206,7 @@ def restart(house: House, *names: str, **environment: str) -> None:
 
 
 def place_orders(house: House, disturb: Callable[[], object] = lambda: None) -> list[Answer]:
-    """What some customers get for their orders, while `disturb` happens once a few of them are answered."""
+    """Return what some customers get for their orders, while `disturb` happens once a few of them are answered."""
     with ThreadPoolExecutor(CUSTOMERS) as customers:
         orders = [customers.submit(place_order, house) for _ in range(ORDERS)]
         next(itertools.islice(as_completed(orders), ANSWERED_BEFORE - 1, None))
@@ -259,7 +259,7 @@ def names_of(spans: Sequence[Span]) -> Names:
 
 
 def answered(spans: Sequence[Span]) -> bool:
-    """Whether a trace has no hole, and the other side of every call that one of ours answered has left a span."""
+    """Return whether a trace has no hole, and the other side of every call that one of ours answered has left a span."""
     parents = {span.parent_span_id for span in spans}
     return settled(spans) and not any(
         span.service in ("gateway", "order")

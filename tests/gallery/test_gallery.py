@@ -106,7 +106,7 @@ def get(url: str) -> None:
 
 
 def traces(spans: list[Span]) -> int:
-    """How many traces these spans are."""
+    """Return how many traces these spans are."""
     return len({span.trace_id for span in spans})
 
 

@@ -206,7 +206,7 @@ def send_until_it_fails(house: House) -> set[bytes]:
 
 
 def in_flight(house: House, requests: int) -> bool:
-    """Whether the Collector waits for the answers to so many requests."""
+    """Return whether the Collector waits for the answers to so many requests."""
     return own(house, "otelcol_exporter_in_flight_requests") == requests
 
 
@@ -244,12 +244,12 @@ def durations(house: House) -> list[Sample]:
 
 
 def own(house: House, name: str) -> float:
-    """What the Collector counts of itself; 0 where there is nothing yet."""
+    """Return what the Collector counts of itself; 0 where there is nothing yet."""
     return sum(one.value for one in samples(house.settings.collector_metrics_port, name))
 
 
 def stored(house: House) -> float:
-    """How many spans Jaeger has taken."""
+    """Return how many spans Jaeger has taken."""
     return sum(one.value for one in samples(house.settings.jaeger_metrics_port, "otelcol_receiver_accepted_spans"))
 
 

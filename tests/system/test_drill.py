@@ -119,7 +119,7 @@ def drill_with(scenario: str) -> Plan:
 
 
 def right(plan: Plan) -> tuple[str, str, str]:
-    """What to type at the three questions."""
+    """Return what to type at the three questions."""
     return *plan.finding.spans[0], str(plan.causes.index(plan.finding.cause) + 1)
 
 

@@ -293,7 +293,7 @@ def begin_ledger(house: House) -> Ledger:
 
 
 def the_loss(ledger: Ledger) -> tuple[int, str]:
-    """How many spans were lost, and where, there being one place and no doubt about the rest."""
+    """Return how many spans were lost, and where, there being one place and no doubt about the rest."""
     print(verdict(ledger))
     (loss,) = losses(ledger)
     assert not doubts(ledger)
@@ -346,7 +346,7 @@ def whole(jaeger: Jaeger, trace_id: str) -> Trace:
 
 
 def spans_of(service: str, jaeger: Jaeger, trace_ids: Sequence[str]) -> int:
-    """How many spans of a service Jaeger has in these traces."""
+    """Return how many spans of a service Jaeger has in these traces."""
     traces = [jaeger.trace(trace_id) for trace_id in trace_ids]
     return sum(span.service == service for trace in traces if trace for span in trace.spans)
 

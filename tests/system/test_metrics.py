@@ -159,7 +159,7 @@ def ask(house: House, what: str, **options: Any) -> Any:
 
 
 def offered(house: House) -> str:
-    """What the Collector offers Prometheus."""
+    """Return what the Collector offers Prometheus."""
     url = f"http://127.0.0.1:{house.settings.metrics_port}/metrics"
     return house.session.get(url, headers=OPEN_METRICS, timeout=30).text
 

@@ -237,7 +237,7 @@ def names_of(trace: Trace) -> Counter[tuple[str, str]]:
 
 
 def raw(jaeger: Jaeger, trace_id: str) -> str:
-    """What Jaeger says of a trace, as it says it."""
+    """Return what Jaeger says of a trace, as it says it."""
     with requests.Session() as session:
         session.trust_env = False
         url = f"{jaeger.url}/api/v3/traces/{trace_id}?raw_traces=true&rawTraces=true"

@@ -323,7 +323,7 @@ def test_what_no_rule_reaches_is_as_the_documentation_says(house: House, backend
 
 
 def secrets_behind(house: House, backend: Backend, place: Place) -> dict[str, bool]:
-    """Which secrets the backend sees, each sent in a span of its own in this place."""
+    """Return which secrets the backend sees, each sent in a span of its own in this place."""
     spans = {name: one_span() for name in SECRETS}
     for name, (text, _) in SECRETS.items():
         place(spans[name], text)

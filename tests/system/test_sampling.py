@@ -211,7 +211,7 @@ def test_a_sampling_that_does_not_exist_stops_make(target: str, tmp_path: Path) 
 
 
 def is_sampled(response: requests.Response) -> bool:
-    """Whether the trace is recorded, as the answer says."""
+    """Return whether the trace is recorded, as the answer says."""
     return bool(int(response.headers["traceresponse"].split("-")[3], 16) & 1)
 
 
@@ -249,7 +249,7 @@ def service_of(of: ResourceSpans) -> str:
 
 
 def counted(house: House) -> float:
-    """How many spans of our services the metrics count."""
+    """Return how many spans of our services the metrics count."""
     return sum(series.value for service in TRACED for series in calls(house, service))
 
 

@@ -61,5 +61,5 @@ def test_logs_and_data_from_before_are_closed_to_others(house: House) -> None:
 
 
 def for_others(path: Path) -> int:
-    """What others may do with it."""
+    """Return what others may do with it."""
     return path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)

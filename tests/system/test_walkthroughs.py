@@ -67,7 +67,7 @@ def test_the_answer_is_as_shown_and_the_search_finds_its_trace(
 
 
 def run(house: House, command: str) -> tuple[requests.Response, str, float]:
-    """What the curl of a page gets from the gateway of the house, what it prints, and after how many seconds."""
+    """Return what the curl of a page gets from the gateway of the house, what it prints, and after how many seconds."""
     _, _, url, *options = shlex.split(command)
     given = list(zip(options[::2], options[1::2], strict=True))
     headers = dict(value.split(": ", maxsplit=1) for option, value in given if option == "-H")
@@ -118,7 +118,9 @@ def found(jaeger: Jaeger, trace_id: str, fields: dict[str, str]) -> Trace:
 
 
 def matches(span: Span, fields: dict[str, str]) -> bool:
-    """Whether one span is all that the fields ask for, as Jaeger's search has it. The API v3 of 2.13 knows no tags."""
+    """Return whether one span is all that the fields ask for, as Jaeger's search has it. The API v3 of 2.13 knows no
+    tags.
+    """
     key, _, value = fields.get("Tags", "").partition("=")
     return (
         (span.service, span.name) == (fields["Service"], fields["Operation"])

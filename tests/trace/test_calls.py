@@ -127,5 +127,5 @@ def calls(spans: list[Span], service: str) -> list[Span]:
 
 
 def resends(spans: list[Span]) -> list[int | None]:
-    """What each span says of earlier attempts."""
+    """Return what each span says of earlier attempts."""
     return [span.attributes.get("http.request.resend_count") for span in spans]

@@ -167,7 +167,7 @@ def waits_until(release: Callable[[], None], engine: Engine) -> None:
 
 
 def in_wait(thread: threading.Thread) -> bool:
-    """Whether the thread is where the pool waits."""
+    """Return whether the thread is where the pool waits."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame and frame.f_code is not WaitTracingPool._wait.__code__:
         frame = frame.f_back

@@ -220,7 +220,7 @@ def logged(house: House, name: str, text: str) -> Callable[[], int]:
 
 
 def linked(span: Span) -> list[tuple[str, str]]:
-    """Which spans a span is linked to."""
+    """Return which spans a span is linked to."""
     return [(link.trace_id, link.span_id) for link in span.links]
 
 

@@ -119,7 +119,7 @@ def assert_one_tree(spans: Sequence[Span]) -> None:
 
 
 def failed(span: Span) -> bool:
-    """Whether an exception is recorded on the span."""
+    """Return whether an exception is recorded on the span."""
     return any(event.name == "exception" for event in span.events)
 
 

@@ -90,7 +90,7 @@ class Machine:
         return path
 
     def kept(self) -> list[str]:
-        """What is in the cache, but for the lock files."""
+        """Return what is in the cache, but for the lock files."""
         return sorted(path.name for path in self.cache.iterdir() if path.suffix != ".lock")
 
 

@@ -155,7 +155,7 @@ def test_the_address_of_jaegers_search_has_service_operation_and_both_moments() 
 
 
 def graded(answer: Answer, scenario: str = "slow-query") -> tuple[bool, str]:
-    """Whether all is right, and the mark of each part."""
+    """Return whether all is right, and the mark of each part."""
     console = Console(file=StringIO(), width=200)
     right = grade(console, FINDINGS[scenario], answer)
     assert isinstance(console.file, StringIO)

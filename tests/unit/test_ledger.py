@@ -23,7 +23,7 @@ def process(
     failed: int = 0,
     unsampled: int = 0,
 ) -> str:
-    """What a process of a service reports; the spans that are not said to be elsewhere were exported."""
+    """Return what a process of a service reports; the spans that are not said to be elsewhere were exported."""
     labels = f'job="waybill/{service}",instance="{instance or service}"'
     exported = ended - dropped - queue - failed
     sampled, not_sampled = (
@@ -43,7 +43,7 @@ otel_sdk_exporter_span_exported_total{{{labels},error_type="StatusCode.UNAVAILAB
 
 
 def span_metrics(**accepted: int) -> str:
-    """What the Collector counts of each job."""
+    """Return what the Collector counts of each job."""
     labels = 'service_namespace="{}",service_name="{}",span_name="any"'
     return "".join(
         f"traces_span_metrics_calls_total{{{labels.format(*name.rpartition('/')[::2])}}} {count}\n"

@@ -82,7 +82,7 @@ def test_what_is_no_record_is_left_out(text: str) -> None:
 
 
 def shown(*options: str) -> list[str]:
-    """What `waybill logs` prints, without the date."""
+    """Return what `waybill logs` prints, without the date."""
     done = CliRunner().invoke(logs.logs, ["--once", *options])
     assert done.exit_code == 0, done.output
     return [each[len("2026-11-27 12:00:00.000 ") :].rstrip() for each in done.output.splitlines()]

@@ -1,1 +1,1 @@
-"""What tracing costs, measured on the real parts."""
+"""The cost of tracing, measured on the real parts."""

@@ -44,7 +44,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Turn:
-    """What one run of a variant took."""
+    """The result of one run of a variant."""
 
     spans: int
     cpu_seconds: float
@@ -113,7 +113,7 @@ def measure(config: Path, options: Sequence[str], requests_: Sequence[tuple[byte
 
 
 def _requests() -> list[tuple[bytes, int]]:
-    """A request for each service of an order, with its spans over and over, and how many spans it has."""
+    """Return a request for each service of an order, with its spans over and over, and how many spans it has."""
     order = json_format.Parse(ORDER.read_text(), ExportTraceServiceRequest())
     found = []
     for of in order.resource_spans:

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of the orders of one load."""
+    """The answers to the orders of one load."""
 
     orders: int
     """All that were answered, whatever the answer."""

@@ -1,4 +1,4 @@
-"""What the turns say together: ratios of turns of the same round, medians, and CPU time by part and by kind."""
+"""Figures from all turns together: ratios of turns of the same round, medians, and CPU time by part and by kind."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from waybill.bench.turn import Measured
 from waybill.bench.variants import OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
 
 STEADY = 0.2
-"""How far apart the turns of the base may be, in terms of their median."""
+"""The greatest spread of the base's turns, in terms of their median."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ PORTS = range(32_400, 32_768)
 
 @dataclass(frozen=True)
 class Measured:
-    """What one turn has found."""
+    """The measurements of one turn."""
 
     variant: str
     round: int
@@ -54,7 +54,7 @@ class Measured:
     """Spans that ended in the services, in the whole turn."""
     spans_an_order: float
     bytes_a_span: float
-    """Of OTLP without compression, requests of 512 spans; 0 if nothing was encoded."""
+    """The bytes of OTLP without compression, in requests of 512 spans; 0 if nothing was encoded."""
     lost: int
     """Spans that ended in the services and are not stored in Jaeger."""
     warnings: tuple[str, ...] = field(default=())
@@ -66,7 +66,7 @@ class Measured:
 
 
 class System(Protocol):
-    """What a turn runs: everything that one order needs."""
+    """The processes of a turn: everything that one order needs."""
 
     name: str
     settings: Settings
@@ -134,7 +134,7 @@ class OfVariant:
 
 
 class Interrupt:
-    """Whether somebody asked to stop; everything that waits looks here."""
+    """A flag that is set when somebody asks to stop; everything that waits looks at it."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -1,4 +1,4 @@
-"""What is compared: the same services with other telemetry, as environments of their processes."""
+"""The variants that are compared: the same services with other telemetry, as environments of their processes."""
 
 import os
 import shutil
@@ -27,13 +27,13 @@ class Variant:
     launcher: str = ""
     """A program of the environment that starts the services' commands."""
     sends: bool = True
-    """Whether its spans are to arrive in Jaeger."""
+    """True if its spans are to arrive in Jaeger."""
     needs: str = ""
     """A path in the repository without which the variant does not exist."""
 
     @property
     def exists(self) -> bool:
-        """Whether this copy of the repository has what it needs."""
+        """Return whether this copy of the repository has what it needs."""
         return not self.needs or (ROOT / self.needs).exists()
 
     def parts(self, parts: Sequence[Part], folder: Path) -> list[Part]:

@@ -99,7 +99,7 @@ def _compile(run: Run, go: Path, sources: Path, package: str, linker_flags: str,
 
 
 class Compilation:
-    """How far a `go build -v` has come: it names each package once, when it is compiled."""
+    """The progress of a `go build -v`: it names each package once, when it is compiled."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -125,7 +125,7 @@ def _packages(log: str) -> list[str]:
 
 
 def go_on_path() -> Path | None:
-    """The `go` on PATH, if it is new enough for both builds."""
+    """Return the `go` on PATH, if it is new enough for both builds."""
     found = shutil.which("go")
     if found is None:
         return None
@@ -145,8 +145,9 @@ def install_go(target: Path, log: Path) -> None:
 
 
 def _runner(go: Path, folder: Path, update: Update) -> Run:
-    """A function that runs one command of a build in the folder given to it, with Go's temporary files
-    where they go away with the build."""
+    """Return a function that runs one command of a build in the folder given to it, with Go's temporary files where
+    they go away with the build.
+    """
     temporary = folder / "tmp"
     temporary.mkdir()
     environment = {

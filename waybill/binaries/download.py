@@ -23,7 +23,7 @@ class DownloadError(Exception):
 
 @dataclass(frozen=True)
 class Release:
-    """Where a project publishes what we need. Every name may contain {version}, {os} and {arch}."""
+    """The place at which a project publishes an executable. Every name may contain {version}, {os} and {arch}."""
 
     repository: str
     version: str
@@ -31,11 +31,11 @@ class Release:
     executable: str
     """The path inside the archive."""
     sha256: Mapping[str, str]
-    """Of the archive, by platform: known here, so that a server cannot hand out another one."""
+    """The sums of the archive, by platform: known here, so that a server cannot hand out another one."""
 
 
 def this_platform() -> str:
-    """The operating system and architecture as Go and both projects name them, such as `linux-amd64`."""
+    """Return the operating system and architecture as Go and both projects name them, such as `linux-amd64`."""
     architecture = machine.machine().lower()
     return f"{sys.platform}-{ARCHITECTURES.get(architecture, architecture)}"
 

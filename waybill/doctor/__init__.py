@@ -8,7 +8,7 @@ from doctor.cli import addresses_of, options, report
 from waybill.settings import settings
 
 SCENARIO = "cold-cache"
-"""What our order asks for: a tail sampler keeps scenarios, and in this one inventory asks its database as well."""
+"""The scenario of our order: a tail sampler keeps scenarios, and in this one inventory asks its database as well."""
 
 
 @click.command()

@@ -21,7 +21,7 @@ class Collector(pipeline.Collector):
         self.log = log
 
     def check(self) -> None:
-        """Whether it shows its metrics, which tell that it runs. Raises Broken where not."""
+        """Check that it shows its metrics, which tell that it runs. Raises Broken if not."""
         try:
             runs = "otelcol_" in web.ask(self.metrics_url).text
         except Unanswered as error:
@@ -30,7 +30,7 @@ class Collector(pipeline.Collector):
             raise Broken("collector-away", where=self.metrics_url, detail="another program does")
 
     def waiting(self) -> str:
-        """How many spans wait for Jaeger, as a sentence; "" where none do, or it does not tell."""
+        """Return a sentence with the number of spans that wait for Jaeger, or "" if none do or it does not tell."""
         queued = 0
         # Another program may have its port.
         with suppress(ValueError):
@@ -38,11 +38,11 @@ class Collector(pipeline.Collector):
         return f" {queued:,} spans wait in the Collector." if queued else ""
 
     def samples(self) -> bool:
-        """Whether a tail sampler is at work."""
+        """Return whether a tail sampler is at work."""
         return "otelcol_processor_tail_sampling" in self._metrics()
 
     def last_complaint(self) -> str:
-        """Why it could not send, as the end of its log has it."""
+        """Return the reason why it could not send, from the end of its log."""
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
         for line in reversed(lines):
             if "Exporting failed" in line:

@@ -85,12 +85,12 @@ def _visit_gateway(settings: Settings, state: State | None, logs: Path) -> Visit
 
 
 def _where(state: State | None, logs: Path) -> str:
-    """Where the logs are, of what `make up` has started or else of containers."""
+    """Return where the logs are: those of `make up`, or else those of the containers."""
     return f"in {logs}" if state else "with `docker compose logs`"
 
 
 def _services(state: State | None) -> list[Process]:
-    """The processes of ours that send spans, where it is known which those are."""
+    """Return the processes of ours that send spans, where it is known which those are."""
     running = {part.name: part.process() for part in state.parts} if state else {}
     return [
         Process(name, process.pid, processes.environment_of(process), OF_OURS, begins_traces=name == "gateway")
@@ -118,7 +118,9 @@ def _follow_order(jaeger: Jaeger, order: Visit, wait: float, logs: Path) -> Iter
 
 
 def _order_until_sampled(settings: Settings, scenario: str, state: State | None, logs: Path) -> Visit:
-    """An order that the gateway records: the first one, unless it samples a share. Raises Broken where it is none."""
+    """Return an order that the gateway records: the first one, unless it samples a share. Raises Broken if it is
+    none.
+    """
     sku = skus_in_stock(settings.gateway_url)[:1]
     for _ in range(TRIES):
         order = _order(settings.gateway_url, sku, scenario, _where(state, logs))
@@ -153,7 +155,7 @@ def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait:
 
 
 def _losses(logs: Path, services: Sequence[str], order: Visit) -> str:
-    """What the services have said since the order of spans that they lost, as a sentence."""
+    """Return a sentence with the losses of spans that the services have logged since the order."""
     for log in (logs / f"{service}.log" for service in services):
         for line in reversed(log.read_text(errors="replace").split("\n") if log.exists() else []):
             with suppress(ValueError, LookupError, TypeError):

@@ -33,12 +33,12 @@ def ledger(wants_json: bool) -> None:
 
 
 def open_ledger() -> Ledger | None:
-    """The numbers before a run; None where they cannot be had, and so no ledger be kept."""
+    """Return the numbers before a run; None if they cannot be had, and so no ledger be kept."""
     return begin(settings())
 
 
 def close_ledger(before: Ledger | None, unreadable: int) -> Ledger | None:
-    """What became of the spans of a run, once the numbers about it have arrived; None where no ledger was kept.
+    """Return the fate of a run's spans, once the numbers have arrived, or None if no ledger was kept.
 
     `unreadable` is how many of its traces Jaeger does not show.
     """
@@ -49,12 +49,12 @@ def close_ledger(before: Ledger | None, unreadable: int) -> Ledger | None:
 
 
 def left_out(found: Ledger | None) -> bool:
-    """Whether sampling left traces of the run out, and lost no span: one that is not there was left out then."""
+    """Return whether sampling left traces of the run out, and lost no span: one that is not there was left out then."""
     return found is not None and good(found) and bool(found.sampled_out or found.left_out)
 
 
 def last_line(found: Ledger | None) -> str:
-    """The ledger of a run in one line."""
+    """Return the ledger of a run in one line."""
     if found is None:
         return (
             f"Ledger: not kept. The metrics of the Collector (ports {settings().metrics_port} and "

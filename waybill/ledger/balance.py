@@ -1,4 +1,4 @@
-"""What became of the spans of a run at each step. Nothing is asked here: it follows from the numbers."""
+"""The fate of a run's spans at each step, computed from the numbers; nothing is asked here."""
 
 from collections.abc import Set
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TO_STORAGE = "jaeger_storage_exporter"
 
 @dataclass(frozen=True)
 class Service:
-    """What became of the spans of one service. Those that the service itself samples out are not counted at all."""
+    """The fate of one service's spans. Those that the service itself samples out are not counted at all."""
 
     name: str
     ended: int
@@ -30,9 +30,9 @@ class Service:
     accepted: int
     """As the Collector's span metrics have it."""
     reports: bool
-    """Whether it has sent metrics just now."""
+    """True if it has sent metrics just now."""
     cut_short: bool
-    """Whether a process of it has ended without a last report."""
+    """True if a process of it has ended without a last report."""
     uncounted_calls: int
     """Calls that it has answered, as its callers say, and not counted itself."""
 
@@ -46,14 +46,14 @@ class Ledger:
     reporting: Set[str]
     """The processes (`service.instance.id`) that have reported just now; the others have ended."""
     settled: bool
-    """Whether nothing is on its way. Else the pages, asked one after the other, do not fit together exactly."""
+    """True if nothing is on its way. Else the pages, asked one after the other, do not fit together exactly."""
     before: "Ledger | None" = None
     unreadable: int = 0
     """Traces of the run that should be in Jaeger, and that it does not show."""
 
     @property
     def exact(self) -> bool:
-        """Whether what is missing is lost: on its way is neither of it, nor was at the beginning."""
+        """Return whether what is missing is lost: on its way is neither of it, nor was at the beginning."""
         return self.settled and (self.before is None or self.before.settled)
 
     @property
@@ -99,7 +99,7 @@ class Ledger:
 
     @property
     def refuses_metrics(self) -> bool:
-        """Whether the Collector did not take what the services count."""
+        """Return whether the Collector did not take what the services count."""
         return self._collector.total("otelcol_receiver_refused_metric_points") > 0
 
     @property
@@ -109,7 +109,7 @@ class Ledger:
 
     @property
     def per_service(self) -> bool:
-        """Whether the span metrics are level with the receiver: they are made every few seconds.
+        """Return whether the span metrics are level with the receiver: they are made every few seconds.
 
         They stay ahead of it where the Collector counts a batch and then cannot write it to its queue.
         """
@@ -117,7 +117,7 @@ class Ledger:
 
     @property
     def collector_restarted(self) -> bool:
-        """Whether the Collector has forgotten what it accepted in an earlier part of the run."""
+        """Return whether the Collector has forgotten what it accepted in an earlier part of the run."""
         if self._start.collector and self.now.collector:
             return self._start.collector.process != self.now.collector.process
         answered = not self._too_many_series and any(service.exported > service.accepted for service in self.services)
@@ -130,7 +130,7 @@ class Ledger:
 
     @property
     def tail_sampling(self) -> bool:
-        """Whether the Collector leaves traces out."""
+        """Return whether the Collector leaves traces out."""
         return self._collector.has("otelcol_processor_tail_sampling")
 
     @property
@@ -170,7 +170,7 @@ class Ledger:
 
     @property
     def queue_unwritable(self) -> bool:
-        """Whether the Collector counts more as waiting than it took, because it could not write to its disk."""
+        """Return whether the Collector counts more as waiting than it took, because it could not write to its disk."""
         size = self._collector.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
         return bool(self._not_queued) and not self.tail_sampling and size > max(0, self._not_sent_yet)
 
@@ -239,7 +239,7 @@ class Ledger:
 
     @property
     def _too_many_series(self) -> bool:
-        """Whether the Collector has counted spans of some services as one: somebody makes names without end."""
+        """Return whether the Collector has counted spans of some services as one: somebody makes names without end."""
         return self._services.total("traces_span_metrics_calls", otel_metric_overflow="true") > 0
 
     @property
@@ -282,7 +282,7 @@ class Ledger:
         )
 
     def _calls_to(self, name: str) -> int:
-        """How many calls to a service were answered, at its port of this machine or under its name in Docker."""
+        """Return the number of answered calls to a service, at its port here or under its name in Docker."""
         port = str(getattr(self.settings, f"{name.replace('-', '_')}_port", None))
         answered = 0
         for (metric, pairs), value in self._services.samples.items():

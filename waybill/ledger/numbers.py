@@ -1,4 +1,4 @@
-"""What services, Collector and Jaeger count of spans, as their metrics say it.
+"""The counts of spans in the metrics of the services, the Collector and Jaeger.
 
 The services count with the SDK's own metrics (the semantic conventions' `otel.sdk.*`) and send them to the Collector,
 which hands them on; the Collector and Jaeger count themselves with the Collector's internal metrics (`otelcol_*`).
@@ -43,11 +43,11 @@ class Numbers:
     samples: Mapping[Key, int]
 
     def total(self, name: str, *, failed: bool | None = None, **labels: str) -> int:
-        """The sum over all samples with these labels; of those with an `error.type` alone, or without, if asked."""
+        """Return the sum over all samples with these labels, and, if asked, only those with or without an `error.type`."""
         return sum(self.by("", name, failed=failed, **labels).values())
 
     def by(self, label: str, name: str, *, failed: bool | None = None, **labels: str) -> Counter[str]:
-        """The same sum for each value of a label."""
+        """Return the same sum for each value of a label."""
         sums: Counter[str] = Counter()
         for (found, pairs), value in self.samples.items():
             has = dict(pairs)
@@ -56,16 +56,16 @@ class Numbers:
         return sums
 
     def has(self, start: str) -> bool:
-        """Whether there is a sample whose name begins so."""
+        """Return whether there is a sample whose name begins so."""
         return any(name.startswith(start) for name, _ in self.samples)
 
     @property
     def process(self) -> str:
-        """Which process of the Collector or Jaeger has counted; another one has begun anew."""
+        """Return the process of the Collector or Jaeger that has counted; another one has begun from zero."""
         return next(iter(self.by("service_instance_id", "target_info")), "")
 
     def since(self, earlier: "Numbers | None") -> "Numbers":
-        """What has been counted since then: everything, where another process has counted until then."""
+        """Return the counts since then: all of them if another process counted until then."""
         if earlier is None or earlier.process != self.process:
             return self
         return Numbers({key: value - earlier.samples.get(key, 0) for key, value in self.samples.items()})
@@ -80,7 +80,7 @@ class Snapshot:
     jaeger: Numbers | None
 
     def reports(self) -> Mapping[str, int]:
-        """How often each process of our services has reported, by its `service.instance.id`."""
+        """Return the number of reports of each process of our services, by its `service.instance.id`."""
         if self.services is None:
             return {}
         # The first report does not count itself.
@@ -111,7 +111,7 @@ def _page(port: int) -> Numbers | None:
 
 
 def parse(text: str) -> Numbers:
-    """Read a page in Prometheus's text format. Raises ValueError where it is something else."""
+    """Read a page in Prometheus's text format. Raises ValueError if it is something else."""
     # Empty it is while nothing has been counted.
     if text and not text.startswith("#"):
         raise ValueError("this is not a page of metrics")

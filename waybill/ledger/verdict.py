@@ -1,4 +1,4 @@
-"""What the ledger says: a table, and one sentence that names the step at which spans were lost."""
+"""The ledger in words: a table, and one sentence that names the step at which spans were lost."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from waybill.ledger.balance import Ledger
 
 @dataclass(frozen=True)
 class Loss:
-    """How many spans were lost, at which step, and what to look at."""
+    """A number of lost spans, the step at which they were lost, and a hint."""
 
     spans: int
     where: str
@@ -20,7 +20,7 @@ class Loss:
 
 
 def losses(ledger: Ledger) -> list[Loss]:
-    """Each step that lost spans, in the order in which spans take the steps."""
+    """Return each step that lost spans, in the order in which spans take the steps."""
     lost_on_the_way = {service.name: ledger.lost_before_collector(service) for service in ledger.services}
     found = [
         Loss(
@@ -63,7 +63,7 @@ def losses(ledger: Ledger) -> list[Loss]:
 
 
 def doubts(ledger: Ledger) -> list[str]:
-    """What may have cost spans that nobody has counted, each as a sentence without its full stop."""
+    """Return possible losses that nobody has counted, each as a sentence without its full stop."""
     found = _silences(ledger)
     found += [
         f"A process of {service.name} ended without a last report: what it held is lost, and was not counted"
@@ -108,7 +108,7 @@ def verdict(ledger: Ledger) -> str:
 
 
 def good(ledger: Ledger) -> bool:
-    """Whether no span is known or feared to be lost."""
+    """Return whether no span is known or feared to be lost."""
     return ledger.collector_answers and not losses(ledger) and not doubts(ledger)
 
 
@@ -145,7 +145,7 @@ def as_json(ledger: Ledger) -> dict[str, Any]:
 
 
 def table(ledger: Ledger) -> Group:
-    """A line for each service, then one for each step that they share."""
+    """Return a line for each service, then one for each step that they share."""
     services = Table(box=None, header_style="dim")
     services.add_column("service")
     for heading in ("ended", "dropped", "waiting", "lost on the way", "exported"):
@@ -173,7 +173,7 @@ def _why_not_taken(ledger: Ledger) -> str:
 
 
 def _steps(ledger: Ledger) -> Iterator[tuple[str, int, bool]]:
-    """What, how many spans, and whether none is worth a line."""
+    """Yield each loss, its number of spans, and whether zero is worth a line."""
     yield "accepted by the Collector", ledger.accepted, True
     yield "  of them of other programs", ledger.of_others, False
     yield "refused by it, repeats included", ledger.refused, True
@@ -187,7 +187,7 @@ def _steps(ledger: Ledger) -> Iterator[tuple[str, int, bool]]:
 
 
 def _account(ledger: Ledger) -> str:
-    """What became of the spans where none is lost."""
+    """Return the account of a run in which no span is lost."""
     parts = [_count(ledger.ended, "span") + " ended"]
     if ledger.left_out:
         parts.append(f"{ledger.left_out:,} left out by tail sampling")
@@ -229,7 +229,7 @@ def _no_collector(ledger: Ledger) -> str:
 
 
 def _number(spans: int, lost: list[Loss]) -> str:
-    """Where there is one loss, the sentence has its number already."""
+    """Return the number, unless there is one loss only: the sentence has that already."""
     return f"{spans:,} " if len(lost) > 1 else ""
 
 

@@ -12,11 +12,13 @@ from waybill.settings import Settings
 PATIENCE_SECONDS = 20.0
 POLL_SECONDS = 0.5
 MISSED_REPORTS = 3
-"""Who is not heard of while so many reports of another come in has ended. Two may come within one interval."""
+"""The number of another process's reports after which a silent process is considered dead. Two may come within one
+interval.
+"""
 
 
 def begin(settings: Settings) -> Ledger | None:
-    """The numbers that a run starts from; None where not all of them can be had.
+    """Return the numbers that a run starts from; None if not all of them can be had.
 
     Returns at once where all spans so far are accounted for, and else waits until the numbers are settled.
     """
@@ -29,7 +31,7 @@ def begin(settings: Settings) -> Ledger | None:
 
 
 def watch(settings: Settings, before: Ledger | None = None, patience: float = PATIENCE_SECONDS) -> Ledger:
-    """The numbers once every living process has reported anew and nothing is on its way, or patience has ended.
+    """Return the numbers once every living process has reported anew and nothing is on its way, or patience has ended.
 
     Returns at once where the Collector does not answer.
     """
@@ -52,16 +54,16 @@ def watch(settings: Settings, before: Ledger | None = None, patience: float = PA
 
 
 def _arrived(since_start: Ledger) -> bool:
-    """Whether no span is on its way, nor a number about one."""
+    """Return whether no span is on its way, nor a number about one."""
     return since_start.per_service and not (since_start.on_the_way or since_start.undecided_traces)
 
 
 def _risen(then: Mapping[str, int], now: Mapping[str, int]) -> set[str]:
-    """The processes that have reported since then."""
+    """Return the processes that have reported since then."""
     return {process for process, reports in now.items() if reports != then.get(process)}
 
 
 def _ended(then: Mapping[str, int], now: Mapping[str, int]) -> set[str]:
-    """The processes that have not reported since then, though they would have if they lived."""
+    """Return the processes that have not reported since then, though they would have if they lived."""
     most = max((now[process] - reports for process, reports in then.items() if process in now), default=0)
     return then.keys() - _risen(then, now) if most >= MISSED_REPORTS else set()

@@ -32,18 +32,18 @@ def buy_at_once(house: House, orders: Sequence[Mapping[str, int]], key: str | No
 
 
 def left(house: House, sku: str = SKU) -> int:
-    """How much of a product is on the shelf."""
+    """Return how much of a product is on the shelf."""
     [(available,)] = house.query("inventory", "SELECT available FROM products WHERE sku = %s", sku)
     return int(available)
 
 
 def authorization(house: House, order_id: str) -> requests.Response:
-    """What the acquirer knows of an order."""
+    """Return what the acquirer knows of an order."""
     return house.session.get(f"{house.url('acquirer')}/authorizations/{order_id}", timeout=30)
 
 
 def times_asked(house: House, order_id: str) -> int:
-    """How often the acquirer was asked to authorize an order."""
+    """Return how often the acquirer was asked to authorize an order."""
     return len(authorization(house, order_id).json()["received_headers"])
 
 

@@ -42,13 +42,13 @@ def answer(connection: socket.socket) -> http.client.HTTPResponse:
 
 
 def orders(house: House) -> int:
-    """How many orders there are."""
+    """Return how many orders there are."""
     [(count,)] = house.query("order", "SELECT count(*) FROM orders")
     return int(count)
 
 
 def pending(house: House) -> int:
-    """How many orders are under way, or were left."""
+    """Return how many orders are under way, or were left."""
     [(count,)] = house.query("order", "SELECT count(*) FROM orders WHERE status = 'pending'")
     return int(count)
 

@@ -42,7 +42,7 @@ class Edge:
 
     @property
     def url(self) -> str:
-        """Where callers find it."""
+        """Return where callers find it."""
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self) -> socket.socket:
@@ -50,7 +50,7 @@ class Edge:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def connections_to(self, port: int) -> int:
-        """How many connections it has to a port of this machine."""
+        """Return how many connections it has to a port of this machine."""
         workers = psutil.Process(self.process.pid).children()
         connections = [connection for worker in workers for connection in worker.net_connections("tcp4")]
         return sum(bool(connection.raddr and connection.raddr.port == port) for connection in connections)
@@ -103,7 +103,7 @@ def buy(edge: Edge, *, patience: float = 60, **headers: str) -> requests.Respons
 
 
 def still_waits(connection: socket.socket) -> bool:
-    """Whether there is neither an answer nor an end."""
+    """Return whether there is neither an answer nor an end."""
     connection.setblocking(False)
     try:
         connection.recv(1, socket.MSG_PEEK)

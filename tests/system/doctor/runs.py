@@ -41,7 +41,7 @@ class Report:
     status: int
 
     def names(self, fault: str, *words: str) -> None:
-        """Whether it ended with this fault, and said these words of it."""
+        """Check that it ended with this fault, and said these words of it."""
         assert self.status == 1, self.text
         _, _, last = self.text.rpartition("✗ ")
         assert f"docs/doctor.md, {fault}\n" in last, self.text
@@ -97,7 +97,7 @@ def run(*options: str, **environment: str) -> Report:
 
 
 def ours(house: House, *options: str, state: bool = True, **environment: str) -> Report:
-    """What the doctor says of the house, with or without knowing its processes."""
+    """Return what the doctor says of the house, with or without knowing its processes."""
     write_state(house)
     if not state:
         state_file(house.folder).unlink()

@@ -25,7 +25,7 @@ _configure, _shutdown = telemetry.configure, telemetry.shutdown
 
 
 class Counter(SpanProcessor):
-    """How many spans have ended, and the first of them."""
+    """The number of spans that have ended, and the first of them."""
 
     def __init__(self) -> None:
         self.ended = count()

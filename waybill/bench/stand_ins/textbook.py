@@ -1,4 +1,6 @@
-"""What the first page of OpenTelemetry's documentation has you write: a provider, a batch processor, instrumentors."""
+"""Telemetry as the first page of OpenTelemetry's documentation has you write it: a provider, a batch processor,
+instrumentors.
+"""
 
 from typing import Any
 
