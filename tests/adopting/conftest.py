@@ -1,4 +1,4 @@
-"""What the guide's service stands on is what the gallery's services stand on."""
+"""The guide's service stands on the same parts as the gallery's services."""
 
 from tests.gallery.conftest import databases, receiver
 

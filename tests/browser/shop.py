@@ -1,4 +1,4 @@
-"""What a customer does on the page."""
+"""The steps of a customer on the page."""
 
 from playwright.sync_api import Locator, Page, expect
 

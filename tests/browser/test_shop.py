@@ -22,7 +22,7 @@ WITHOUT_FOLDERS = r"""all => {
   const folders = /"\/[^"]*?\/(?=(\.venv|chassis|exhibition|telemetry|services)\/)/g;
   for (const dd of all) dd.textContent = dd.textContent.replace(folders, '"');
 }"""
-"""Where a machine keeps the code is no business of a reader."""
+"""The folder of the code on this machine, which no reader needs to see."""
 ALL = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
 
 

@@ -19,17 +19,17 @@ ROOT = Path(__file__).parents[2]
 PROJECT = "waybill-test"
 PATIENCE_SECONDS = 300
 PORTS = ("gateway", "jaeger", "jaeger_metrics", "collector_metrics", "metrics", "prometheus")
-"""What is published, by the names in waybill/settings.py."""
+"""The published ports, by the names in waybill/settings.py."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What runs under the project name."""
+    """The containers under the project name."""
 
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in PORTS})
 
     def compose(self, *arguments: str, **variables: str) -> str:
-        """Run `docker compose` on the stack and return what it prints. Raises AssertionError where it fails."""
+        """Run `docker compose` on the stack and return what it prints. Raises AssertionError if it fails."""
         return docker(*self.command(*arguments), environment=self.environment(**variables))
 
     def command(self, *arguments: str) -> list[str]:

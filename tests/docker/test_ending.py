@@ -1,4 +1,4 @@
-"""What ends when, and that nothing is lost by it."""
+"""The order in which parts end, and that nothing is lost by it."""
 
 import re
 import time
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(1800)
 DOWN_SECONDS = 10
 """The time that Docker by default waits for a container, and a person for `down`."""
 CACHE_MISS = Counter({("inventory", "SELECT products"): 1, ("inventory", "SET"): 1})
-"""What a trace has more where the cache does not know the price."""
+"""The additional spans of a trace if the cache does not know the price."""
 
 
 def test_stopping_in_the_midst_of_orders_loses_no_span(stack: Stack) -> None:
@@ -74,7 +74,7 @@ def test_down_in_the_midst_of_orders_takes_ten_seconds_at_most_and_every_service
 
 @dataclass(frozen=True)
 class Ending:
-    """How the stack went down in the midst of orders."""
+    """The end of the stack in the midst of orders."""
 
     orders: list[requests.Response]
     seconds: float

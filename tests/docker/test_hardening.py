@@ -1,4 +1,4 @@
-"""What a part of the stack can do to its host, and what becomes of it when it crashes."""
+"""The harm that a part of the stack can do to its host, and its restart after a crash."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ WRITABLE = {
     "otel-collector": {"/var/lib/otelcol"},
     "prometheus": {"/prometheus"},
 }
-"""Where a part may write beside that."""
+"""The folders that a part may write to beside that."""
 
 
 def test_no_process_is_root_or_has_a_privilege_or_can_gain_one(probes: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def assert_unprivileged(name: str, probe: dict[str, Any]) -> None:
 
 
 def assert_writes_little(name: str, probe: dict[str, Any]) -> None:
-    """Where a part can write: its volume, and what is in memory."""
+    """Check that a part can write to its volume and to memory only."""
     assert probe["root"] == "EROFS", f"{name} can write to /"
     assert set(probe["writable"]) == IN_MEMORY | WRITABLE.get(name, set()), name
     # The edge keeps answers there for slow readers.

@@ -1,4 +1,4 @@
-"""Who can connect to whom, tried from within: the table in docs/docker.md, and nothing beyond it."""
+"""The connections that are possible, tried from within: the table in docs/docker.md, and nothing beyond it."""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ TABLE = {
     for network, members, internal, _ in rows(ROOT / "docs/docker.md", "Networks")
 }
 LISTENS_ON = {"payment": {"services"}}
-"""Where a part listens that does not listen everywhere: payment is on a network with a third party."""
+"""The address of a part that does not listen everywhere: payment is on a network with a third party."""
 PARTS = sorted({member for members, _ in TABLE.values() for member in members} - {"prometheus"})
 
 

@@ -1,4 +1,4 @@
-"""Which traces are kept, with the two variables that say so."""
+"""The traces that are kept, with the two variables that say so."""
 
 import re
 import time

@@ -24,7 +24,7 @@ PUBLISHED = {
     ("otel-collector", "8889/tcp"),
 }
 FEWEST_SPANS, MOST_SPANS = 23, 25
-"""Of a completed order: two more where the cache does not know the price."""
+"""The spans of a completed order; there are two more if the cache does not know the price."""
 
 
 def test_a_completed_order_is_one_whole_trace_of_six_services_without_a_warning(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""What `make` offers beside it works on the stack as it does without Docker."""
+"""The other targets of `make` work on the stack as they do without Docker."""
 
 import re
 import subprocess

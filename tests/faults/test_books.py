@@ -35,7 +35,7 @@ ORDERS = [
     ({"TEA-EARL-GREY": 1, "TEA-LAPSANG": 2}, "tok_visa"),
 ]
 FEW = 25
-"""How much there is of TEA-LAPSANG: less than is ordered."""
+"""The stock of TEA-LAPSANG: less than is ordered."""
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -94,7 +94,7 @@ def house() -> Iterator[House]:
 
 @pytest.fixture(scope="module")
 def answers(house: House) -> list[tuple[int, Any]]:
-    """What the customers were told while parts died; afterwards everything has come to rest."""
+    """The answers to customers while parts died; afterwards everything has come to rest."""
     print(f"SEED={SEED}")
     chance = random.Random(SEED)
     customers = Customers(house)

@@ -32,7 +32,7 @@ Names = Counter[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a customer got: the HTTP status, 0 for a broken or refused connection."""
+    """An answer to a customer: the HTTP status, or 0 for a broken or refused connection."""
 
     status: int
     trace_id: str = ""
@@ -73,14 +73,14 @@ def workers(request: pytest.FixtureRequest, house: House) -> int:
 
 @pytest.fixture
 def silence() -> Iterator[str]:
-    """Where connections are taken, and nothing is ever answered."""
+    """A server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield address_of(server)
 
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """Where connections are refused."""
+    """An address that refuses connections."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield address_of(bound)

@@ -88,7 +88,7 @@ def main(port: int, mistakes: list[str]) -> None:
 
 
 def work(tracer: trace.Tracer) -> None:
-    """What a service does without a request, often."""
+    """Do the work of a service that belongs to no request, often."""
     while True:
         with tracer.start_as_current_span("sweep"):
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What the Collector has accepted it stores in the end, whatever dies meanwhile; what it cannot, it refuses."""
+"""The Collector stores in the end all that it has accepted, whatever dies meanwhile, and refuses the rest."""
 
 import re
 import signal
@@ -27,7 +27,7 @@ QUEUE = 600
 LARGE_TEXT = "x" * 40 * 1024
 LARGE_REQUESTS, LARGE_SPANS = 26, 50
 CONSUMERS = 4
-"""How many batches the Collector sends side by side: num_consumers in collector-config.yaml."""
+"""The number of batches that the Collector sends side by side: num_consumers in collector-config.yaml."""
 SERIES = 2000
 """The limit of all services in collector-config.yaml."""
 

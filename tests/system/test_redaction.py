@@ -1,4 +1,4 @@
-"""What the Collector lets through: every secret in every place is sent to the real one, and looked for behind it."""
+"""The Collector's redaction: every secret in every place is sent to the real one, and looked for behind it."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Which traces stay when not all are kept, at the Collector or in the services: and that none stays in part."""
+"""The traces that stay when not all are kept, at the Collector or in the services: and that none stays in part."""
 
 import os
 import random
@@ -28,7 +28,7 @@ REST = ("completed", "declined", "out of stock")
 SLOW_SECONDS = 0.7
 """Longer than the 500 ms of collector-sampling.yaml."""
 MANY = 1000
-"""How many traces the Collector has room for."""
+"""The number of traces that the Collector has room for."""
 QUICK_NS = 100_000_000
 ORDERS = 30
 REQUESTS = 300

@@ -1,4 +1,4 @@
-"""What the pages of docs/walkthroughs/ say of an answer and of a search, held against real runs.
+"""The answers and searches on the pages of docs/walkthroughs/, held against real runs.
 
 UPDATE_TREES=1 writes the answers: `make trees`.
 """

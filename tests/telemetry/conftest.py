@@ -16,7 +16,7 @@ import telemetry
 
 @dataclass(frozen=True)
 class Recorded:
-    """What this process has recorded since the test began."""
+    """The telemetry that this process has recorded since the test began."""
 
     exporter: InMemorySpanExporter
     reader: InMemoryMetricReader

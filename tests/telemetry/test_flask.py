@@ -1,4 +1,4 @@
-"""What instrument_app does to an app of somebody else: it makes spans, and nothing else."""
+"""instrument_app makes spans in somebody else's app, and does nothing else to it."""
 
 import gc
 import logging

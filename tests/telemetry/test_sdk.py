@@ -1,4 +1,4 @@
-"""What is worked out once is what the SDK works out each time."""
+"""The values that we compute once are those that the SDK computes each time."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""What the services of the house have measured, as it arrived at its receiver."""
+"""The metrics of the house's services, as they arrived at its receiver."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

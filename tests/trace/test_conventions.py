@@ -31,7 +31,9 @@ def received() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def environment(house: House) -> dict[str, str]:
-    """Of the small service: its databases, and an opt-in that names no databases, and HTTP's old names as well."""
+    """The variables of the small service: its databases, and an opt-in that names no databases, and HTTP's old names as
+    well.
+    """
     return {
         "DATABASE_URL": postgres.url(
             "payment", postgres.passwords(house.folder / "data"), house.settings.postgres_port

@@ -24,7 +24,7 @@ NO_REQUESTS = {
 
 @pytest.fixture
 def silence() -> Iterator[str]:
-    """Where a Collector would be that accepts connections, and never answers."""
+    """A server in the place of a Collector that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         yield f"http://127.0.0.1:{nobody.getsockname()[1]}"
 

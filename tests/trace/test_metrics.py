@@ -1,4 +1,4 @@
-"""What the services count and measure: how business goes, and requests; and what a stranger cannot make of them."""
+"""The services' metrics of business and requests, and the limits of a stranger's influence on them."""
 
 import uuid
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.house import PATIENCE_SECONDS, House, wait_until
 from tests.trace.measured import Measured, points
 
 OUTCOMES = {"completed": 2, "declined": 1, "out_of_stock": 1, "rejected": 1}
-"""What is placed in the first test."""
+"""The orders of the first test."""
 PENDING = "SELECT count(*) FROM orders WHERE status = 'pending'"
 
 

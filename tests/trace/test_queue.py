@@ -1,4 +1,4 @@
-"""What follows an order through the queue: relay, stream, consumer."""
+"""The way of an order through the queue: relay, stream, consumer."""
 
 import json
 import time

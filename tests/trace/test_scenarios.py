@@ -14,11 +14,12 @@ from tests.house import PATIENCE_SECONDS, House
 from tests.trace.traces import CONTEXT_HEADERS, Traces, assert_is
 
 SEVERAL = {"n-plus-one": ("TEA-ASSAM", "TEA-EARL-GREY", "TEA-LAPSANG")}
-"""What to order to see the scenario, if one product does not show it."""
+"""The products to order to see the scenario, if one product does not show it."""
 TELLING = re.compile(
     "|".join([*(name for name, scenario in SCENARIOS.items() if not scenario.refusal), "exhaust", "waybill.drill"])
 )
-"""What no span of a drill has, be it in its name, its attributes, its events, its links, its resource or its scope.
+"""Texts that no span of a drill has, be it in its name, its attributes, its events, its links, its resource or its
+scope.
 
 A refusal is also a word of what happens to an order, and never what a drill looks for.
 """
@@ -111,7 +112,7 @@ def told_of(spans: Sequence[Span], traces: Traces) -> list[Span]:
 
 
 def mark_slow(scenario: str, spans: Sequence[Span]) -> list[Span]:
-    """Of a slow scenario, the span that took longer than all others without children together is marked in the tree."""
+    """Mark the span of a slow scenario that took longer than all others without children together."""
     parents = {span.parent_span_id for span in spans}
     took = {span.span_id: span.end_ns - span.start_ns for span in spans if span.span_id not in parents}
     if not SCENARIOS[scenario].slow:

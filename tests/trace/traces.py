@@ -36,7 +36,7 @@ NAMES_OF_OLD = {
 
 
 class Traces:
-    """What the house's receiver knows of each trace."""
+    """The spans of each trace that the house's receiver has."""
 
     def __init__(self, house: House, receiver: Receiver) -> None:
         self.house = house
@@ -124,7 +124,7 @@ def failed(span: Span) -> bool:
 
 
 def assert_conventional(span: Span) -> None:
-    """What holds for every span: stable names, an honest status, no text of an exception, nothing of a client."""
+    """Check the rules for every span: stable names, an honest status, no text of an exception, nothing of a client."""
     names = span.attributes.keys()
     status = span.attributes.get("http.response.status_code", 0)
     assert span.name != "connect"

@@ -1,4 +1,5 @@
-"""What `waybill up` and `down` do, with stand-ins for parts: `python -m tests.unit.supervised COMMAND FOLDER PARTS`.
+"""The work of `waybill up` and `down`, with stand-ins for parts: `python -m tests.unit.supervised COMMAND FOLDER
+PARTS`.
 
 COMMAND is run, background or down; PARTS is a list in JSON.
 """

@@ -1,4 +1,4 @@
-"""What the bench reads, computes and writes; tests/system/test_bench.py runs it."""
+"""The bench's input, computations and output; tests/system/test_bench.py runs it."""
 
 import json
 import os

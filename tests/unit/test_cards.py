@@ -1,4 +1,4 @@
-"""What passes for a card's number is told from a token."""
+"""Texts that pass for a card's number are told from tokens."""
 
 import re
 from uuid import uuid4

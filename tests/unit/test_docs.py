@@ -39,7 +39,7 @@ NOT_READ = {"OTEL_PROPAGATORS", "OTEL_TRACES_EXPORTER"}
 """Variables of OpenTelemetry, named because we do not obey them."""
 
 THE_READERS = {"handle", "payload", "queue", "stream", "url"}
-"""What the snippets of telemetry/README.md take from the reader's own code."""
+"""Names that the snippets of telemetry/README.md take from the reader's own code."""
 
 each_document = pytest.mark.parametrize("file", ALL, ids=lambda file: str(file.relative_to(ROOT)))
 

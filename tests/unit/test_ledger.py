@@ -1,4 +1,4 @@
-"""What the ledger makes of numbers; tests/system/test_ledger.py has the real ones."""
+"""The ledger's conclusions from numbers; tests/system/test_ledger.py has the real ones."""
 
 import pytest
 

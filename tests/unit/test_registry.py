@@ -1,4 +1,4 @@
-"""What names the services outside the registry says the same as it."""
+"""The files that name the services outside the registry say the same as it."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""What stands at the root for contributors and adopters: licence, hooks, workflow, devcontainer."""
+"""The files at the root for contributors and adopters: licence, hooks, workflow, devcontainer."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Which way the services trace their libraries."""
+"""The ways in which the services trace their libraries."""
 
 import pytest
 

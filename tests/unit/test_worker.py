@@ -39,7 +39,7 @@ worker.run("worker", worker.Loop(step, 0.01), worker.Loop(halt, 0.01))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where the process runs, with no folder for its heartbeat yet."""
+    """The folder in which the process runs, with no folder for its heartbeat yet."""
     environment = os.environ | {"HEARTBEAT_FILE": HEARTBEAT, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", WORKER], cwd=tmp_path, env=environment)
     try:

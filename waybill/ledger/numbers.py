@@ -43,7 +43,7 @@ class Numbers:
     samples: Mapping[Key, int]
 
     def total(self, name: str, *, failed: bool | None = None, **labels: str) -> int:
-        """Return the sum over all samples with these labels, and, if asked, only those with or without an `error.type`."""
+        """Return the sum over all samples with these labels; if asked, of those with an `error.type`, or without."""
         return sum(self.by("", name, failed=failed, **labels).values())
 
     def by(self, label: str, name: str, *, failed: bool | None = None, **labels: str) -> Counter[str]:

@@ -28,7 +28,7 @@ def order() -> tuple[dict[str, str], int]:
 
 
 def ship_next() -> None:
-    """What the worker does again and again."""
+    """Ship the next order, again and again."""
     with suppress_instrumentation():
         ((_, ((message_id, fields),)),) = valkey.xread({"orders": "0"}, count=1)
     sender = propagate.extract(fields)

@@ -23,7 +23,7 @@ def order() -> tuple[dict[str, str], int]:
 
 
 def ship_next() -> None:
-    """What the worker does again and again."""
+    """Ship the next order, again and again."""
     ((_, ((message_id, fields),)),) = valkey.xread({"orders": "0"}, count=1)
     with tracer.start_as_current_span("ship order"):
         valkey.set(f"shipped:{message_id}", fields["sku"])

@@ -1,4 +1,4 @@
-"""What no schema says. schemathesis imports this file by its name, and calls its hooks and checks."""
+"""Rules that no schema states. schemathesis imports this file by its name, and calls its hooks and checks."""
 
 import uuid
 from typing import Any

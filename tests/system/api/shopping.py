@@ -1,4 +1,4 @@
-"""What a customer does, what of it can be seen from outside, and how a part is made to hang."""
+"""The steps of a customer, their effects outside, and a way to make a part hang."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What comes in wrong is refused with a problem document that names it, and is never an error of ours."""
+"""Wrong input is refused with a problem document that names it, and is never an error of ours."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""What a browser may do with the answers of the API: little, whatever they are."""
+"""A browser may do little with the answers of the API, whatever they are."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How the tests run the doctor, and break what it looks at."""
+"""Ways to run the doctor and to break the things that it looks at."""
 
 import json
 import os
@@ -35,7 +35,7 @@ WITH_KEY = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20of%20the%20key
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor said, and its exit status."""
+    """The doctor's output, and its exit status."""
 
     text: str
     status: int
@@ -118,7 +118,7 @@ def environment_of(house: House) -> dict[str, str]:
 
 
 def write_state(house: House) -> None:
-    """What `make up` writes down of what it starts."""
+    """Write the state that `make up` writes for the parts that it starts."""
     parts = [running(name, process.pid) for name, process in house.processes.items()]
     State(supervisor=running("tests", os.getpid()), ready=True, parts=parts).write(state_file(house.folder))
 

@@ -1,4 +1,4 @@
-"""The doctor names what is wrong with services, made for real, and finds nothing where nothing is."""
+"""The doctor names what is wrong with services, made for real, and finds nothing if nothing is."""
 
 import os
 import signal
