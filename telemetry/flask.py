@@ -40,7 +40,7 @@ SEEN = (
     *("REQUEST_METHOD", "wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "RAW_URI", "REQUEST_URI"),
     *("PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_PORT", "REMOTE_HOST", "HTTP_USER_AGENT", "SERVER_PROTOCOL"),
 )
-"""What the attributes of a request are made of. Middleware may change it."""
+"""The facts that the attributes of a request are made of. Middleware may change them."""
 KEYS = (REQUEST, official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN)
 
 

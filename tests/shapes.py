@@ -1,4 +1,4 @@
-"""What the tool prints for scripts, compared with what docs/tool.md says that it prints."""
+"""The tool's output for scripts, compared with docs/tool.md."""
 
 import json
 from collections.abc import Iterator

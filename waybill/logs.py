@@ -87,7 +87,7 @@ def lines(file: Path) -> Iterator[bytes | None]:
 
 
 def in_words(record: Record) -> Text:
-    """A record in a line."""
+    """Return a record in a line."""
     when = datetime.fromtimestamp(record.time_ns / 1e9, UTC)
     trace = [f"trace={record.trace_id}"] if record.trace_id else []
     words = " ".join([record.message, *chosen(record.attributes, SHOWN), *trace])

@@ -32,7 +32,7 @@ SHOWN = (
 
 
 def render(trace: Trace, records: Sequence[Record] = ()) -> RenderableType:
-    """The trace as something that a rich Console prints, from 80 columns up, with or without colours.
+    """Return the trace as something that a rich Console prints, from 80 columns up, with or without colours.
 
     Each log record stands below the span in which it was logged, and those of no span that is there at the end.
     """
@@ -102,7 +102,7 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
 
 
 def line(trace: Trace, record: Record) -> tuple[Text, str]:
-    """A log record in the place of a note."""
+    """Return a log record in the place of a note."""
     text = " ".join([record.severity, record.message, *chosen(record.attributes, ["exception.type"])])
     when = f"at {duration(record.time_ns - trace.start_ns)}"
     return Text(f"\N{IDENTICAL TO} {printable(text)}", SEVERITIES.get(record.severity, "")), when

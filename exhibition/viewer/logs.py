@@ -8,7 +8,7 @@ from exhibition.viewer.waterfall import Waterfall
 from telemetry.records import Record, of_trace
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Of the newest: some thousands of orders."""
+"""The size of the newest records that are kept: some thousands of orders."""
 MAX_LINES = 200
 """The number of a trace's lines that are shown."""
 

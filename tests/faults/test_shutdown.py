@@ -259,7 +259,7 @@ def names_of(spans: Sequence[Span]) -> Names:
 
 
 def answered(spans: Sequence[Span]) -> bool:
-    """Return whether a trace has no hole, and the other side of every call that one of ours answered has left a span."""
+    """Return whether a trace has no hole, and each call that one of ours answered has a span on the other side."""
     parents = {span.parent_span_id for span in spans}
     return settled(spans) and not any(
         span.service in ("gateway", "order")

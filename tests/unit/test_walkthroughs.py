@@ -97,7 +97,7 @@ def quotes_of(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def changes_of(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield what each part of a difference starts from and makes of it, with the file; `@@` stands between two parts."""
+    """Yield the file, the old and the new text of each part of a difference; `@@` stands between two parts."""
     for block in re.finditer(r"^```diff\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for part in block[1].split("@@\n"):
             lines = part.splitlines(keepends=True)
