@@ -1,1 +1,1 @@
-"""What the telemetry may say: the registry in telemetry-schema/, and whether telemetry agrees with it."""
+"""The registry of the telemetry in telemetry-schema/, and the check that telemetry agrees with it."""

@@ -47,7 +47,7 @@ TYPES = {
     "kvlist_value": "map",
 }
 OURS = ("services.", "chassis.", "telemetry.", "exhibition.")
-"""How the names of our own scopes begin."""
+"""The beginnings of the names of our own scopes."""
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 FORMAT = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
 LOG = "waybill.log"
@@ -63,7 +63,7 @@ class Finding:
     signal: str
     """`span`, `metric`, `log` or `resource`."""
     name: str
-    """Of the span, the metric, the scope."""
+    """The name of the span, the metric or the scope."""
     about: str
     """The attribute or event, if it is one."""
     message: str

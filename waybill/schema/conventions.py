@@ -16,7 +16,7 @@ from opentelemetry.semconv import schemas
 
 SCHEMA_URL = schemas.Schemas.V1_44_0.value
 MOVED = "Deprecated in favor of stable"
-"""How the package says that a name has become stable: it stands in both of its folders then."""
+"""The mark of a stable name in the package: it stands in both of its folders then."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Known:
     name: str
     stable: bool
     deprecated: str
-    """What to use instead; "" if it is not deprecated."""
+    """The name to use instead; "" if it is not deprecated."""
     instrument: str = ""
     unit: str = ""
     values: frozenset[str | int] = frozenset()

@@ -105,7 +105,7 @@ class Metric:
 
 
 class Registry:
-    """What may be said."""
+    """The names that telemetry may use."""
 
     def __init__(self, folder: Path) -> None:
         self.files = [yaml.safe_load(file.read_text()) for file in sorted(folder.glob("*.yaml"))]
