@@ -93,14 +93,14 @@ def new_app(
 
     @app.get("/readyz")
     def readyz() -> ResponseReturnValue:
-        """Whether the parts answer that the service cannot work without."""
+        """Tell whether the parts that the service cannot work without answer."""
         return _answer(_states(checks))
 
     answered: dict[str, str] = {}
 
     @app.get("/startedz")
     def startedz() -> ResponseReturnValue:
-        """Whether each of these parts has answered once since the process started.
+        """Return whether each of these parts has answered once since the process started.
 
         For an orchestrator that asks whether to send requests: of a part that is away later, the answers tell.
         """
@@ -112,7 +112,7 @@ def new_app(
 
 
 def _states(checks: Checks) -> dict[str, str]:
-    """What each part says now."""
+    """Return what each part says now."""
     # Side by side: one that does not answer takes its time.
     with telemetry.ContextThreadPool() as pool:
         return dict(zip(checks, pool.map(_state, checks.values()), strict=True))

@@ -54,7 +54,7 @@ CUSTOMERS_POD = {
 
 
 def kubectl(*arguments: str, stdin: str = "", namespace: str = NAMESPACE) -> str:
-    """Run kubectl and return what it prints. Raises AssertionError where it fails."""
+    """Run kubectl and return what it prints. Raises AssertionError if it fails."""
     command = ["kubectl", "--namespace", namespace, *arguments]
     done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)[:300]} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
@@ -62,7 +62,7 @@ def kubectl(*arguments: str, stdin: str = "", namespace: str = NAMESPACE) -> str
 
 
 def objects(kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
-    """What the cluster has of a kind."""
+    """Return what the cluster has of a kind."""
     found = kubectl("get", kind, "--selector", selector, "--output", "json", namespace=namespace)
     return list(json.loads(found)["items"])
 
@@ -231,7 +231,7 @@ def query(service: str, statement: str) -> list[str]:
 
 
 def messages() -> int:
-    """How many messages of the stream are not done."""
+    """Return how many messages of the stream are not done."""
     command = 'REDISCLI_AUTH="$(cat /run/secrets/password)" valkey-cli xlen orders'
     return int(kubectl("exec", "valkey-0", "--", "sh", "-c", command).split()[-1])
 

@@ -63,7 +63,7 @@ def variables(*documents: dict[str, Any]) -> dict[str, Any]:
 
 
 def demo_variables(service: Service) -> dict[str, Any]:
-    """What a service is told in overlays/demo."""
+    """Return what a service is told in overlays/demo."""
     layers = [deployment(service)]
     if service.traced:
         layers += [common(component(service)), common("telemetry"), *documents("overlays/demo/demonstration.yaml")]
@@ -126,7 +126,9 @@ def test_a_service_is_asked_at_the_port_that_it_listens_at(service: Service) -> 
 
 
 def edges(*paths: str) -> tuple[set[tuple[str, str, int]], set[tuple[str, str, int]]]:
-    """Who may connect to whom at which port, as the policies of callers have it, and as those of the asked have it."""
+    """Return who may connect to whom at which port, as the policies of callers have it, and as those of the asked have
+    it.
+    """
     out, into = set(), set()
     for policy in (policy for path in paths for policy in of_kind(path, "NetworkPolicy")):
         name = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")

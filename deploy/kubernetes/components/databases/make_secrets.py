@@ -28,14 +28,14 @@ def main() -> None:
 
 
 def prepared(root: Path) -> Path:
-    """The folders, which are volumes in Docker."""
+    """Return the folders, which are volumes in Docker."""
     for owner in ("postgres", "valkey", "order", "order-relay", "inventory", "payment", "fulfilment"):
         (root / owner).mkdir()
     return root
 
 
 def exists(owner: str) -> bool:
-    """Whether there is the Secret of an owner."""
+    """Return whether there is the Secret of an owner."""
     try:
         ask("GET", owner)
     except HTTPError as error:
@@ -57,7 +57,7 @@ def put(owner: str, files: dict[str, bytes]) -> None:
 
 
 def ask(method: str, owner: str, body: bytes | None = None) -> None:
-    """Ask the cluster's API. Raises HTTPError where it refuses, URLError where it does not answer."""
+    """Ask the cluster's API. Raises HTTPError if it refuses, URLError where it does not answer."""
     namespace = os.environ["NAMESPACE"]
     url = f"https://kubernetes.default.svc/api/v1/namespaces/{namespace}/secrets/{owner}-secrets"
     headers = {
