@@ -27,7 +27,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether each part that the service cannot work without answers, or has answered, by name."""
+    """The state of each part that the service cannot work without, now or as it was last asked, by name."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]

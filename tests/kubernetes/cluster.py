@@ -123,7 +123,7 @@ def jaeger() -> Iterator[Jaeger]:
 
 @contextmanager
 def counting() -> Iterator[Settings]:
-    """Where the ledger finds what it compares."""
+    """The addresses at which the ledger finds its numbers."""
     with (
         forwarded("otel-collector", 8889) as services,
         forwarded("otel-collector", 8888) as collector,
@@ -134,7 +134,7 @@ def counting() -> Iterator[Settings]:
 
 @dataclass
 class Answer:
-    """What a customer was told."""
+    """An answer to a customer."""
 
     key: str
     status: int | None

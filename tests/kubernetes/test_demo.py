@@ -258,7 +258,7 @@ def restarted(pod: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module")
 def targets(demo: float) -> list[Any]:
-    """What to try to reach: each port of each part, in one of its pods and by its Service, and what is beside."""
+    """The targets to try to reach: each port of each part, in one of its pods and by its Service, and what is beside."""
     found = []
     for part, ports in LISTENS.items():
         addresses = [pods(part)[0]["status"]["podIP"]]
@@ -277,7 +277,7 @@ def targets(demo: float) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def reached(targets: list[Any]) -> dict[str, set[Any]]:
-    """What each part can connect to, tried from within one of its pods."""
+    """The targets that each part can connect to, tried from within one of its pods."""
     addresses = json.dumps([address for _, address in targets])
     script = (SCRIPTS / "probe.py").read_text()
 

@@ -1,4 +1,4 @@
-"""What kubectl makes of deploy/kubernetes, held against the schemas of Kubernetes and a linter."""
+"""The output of kubectl for deploy/kubernetes, held against the schemas of Kubernetes and a linter."""
 
 import json
 import subprocess
@@ -38,14 +38,14 @@ NOT_FOR = {
     ("CKV_K8S_40", "StatefulSet.waybill.valkey"): "likewise",
     ("CKV_K8S_38", "Job.waybill.passwords"): "it makes Secrets, so it asks the cluster's API",
 }
-"""What the linter finds all the same, with the reason."""
+"""Findings of the linter that stay, with the reason."""
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module", params=ROOTS)
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What would be applied, as a file."""
+    """A file with the manifests that would be applied."""
     require_kubectl()
     file = tmp_path_factory.mktemp("manifests") / "all.yaml"
     command = ["kubectl", "kustomize", str(FOLDER / request.param)]

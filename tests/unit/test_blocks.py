@@ -13,7 +13,7 @@ import pytest
 
 from tests.documents import ALL, ROOT
 
-BLOCK = re.compile(r"^```(?P<language>\w+) (?P<paths>\S+(?: \S+)?)\n.*?^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?P<language>\w+) (?P<paths>\S+[/.]\S+(?: \S+)?)\n.*?^```$", re.MULTILINE | re.DOTALL)
 GUIDES = {
     "tests/gallery": ROOT / "docs/broken-propagation.md",
     "tests/adopting": ROOT / "docs/adopting.md",

@@ -23,7 +23,7 @@ PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
 OURS = [service for service in SERVICES if service.traced]
 PORT = {"postgres": 5432, "valkey": 6379, "otel-collector": 4317, "jaeger": 4318}
 OF_THE_POD = {"POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "ENVIRONMENT"}
-"""What a process is told of its pod, and Docker has not."""
+"""Variables that tell a process of its pod, and that Docker does not have."""
 COPIES = {
     "collector-config.yaml": "overlays/demo/collector-config.yaml",
     "deploy/jaeger.yaml": "overlays/demo/jaeger-config.yaml",
