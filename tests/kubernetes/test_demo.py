@@ -258,7 +258,7 @@ def restarted(pod: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module")
 def targets(demo: float) -> list[Any]:
-    """The targets to try to reach: each port of each part, in one of its pods and by its Service, and what is beside."""
+    """The targets to try: each port of each part, in one of its pods and by its Service, and those beside."""
     found = []
     for part, ports in LISTENS.items():
         addresses = [pods(part)[0]["status"]["podIP"]]
