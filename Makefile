@@ -93,7 +93,7 @@ check: lint ## what to run after each change: lint, types, and the tests that ne
 
 test: $(VENV)/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null
-	$(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults \
+	$(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults --ignore tests/celery_shop \
 		--ignore tests/kubernetes
 
 test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down
@@ -102,7 +102,7 @@ test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down
 test-faults: $(VENV)/dev ## end and kill parts under load, then check the books
 ##   SEED=7               repeat a run
 ##   RHYTHM=2             kill twice as often
-	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 2 tests/faults
+	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 2 tests/faults tests/celery_shop
 
 test-kubernetes: $(VENV)/dev ## overlays/demo on the cluster that kubectl knows: updates, kills, scaling, policies, under load
 	$(VENV)/bin/pytest tests/kubernetes
@@ -112,7 +112,7 @@ kubernetes-files: ## copy what deploy/kubernetes shares with the other ways to w
 	cp deploy/jaeger.yaml deploy/kubernetes/overlays/demo/jaeger-config.yaml
 
 trees: $(VENV)/dev ## write every tree that the documents and the tests have anew, from real runs: review them like code
-	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/unit/test_blocks.py \
+	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/celery_shop tests/unit/test_blocks.py \
 		tests/unit/test_walkthroughs.py tests/system/test_walkthroughs.py
 
 doctor-table: $(VENV)/dev ## write the tables of docs/doctor.md from the doctor's code

@@ -100,6 +100,30 @@ def test_health_checks_among_the_traces(variant: str, receiver: Receiver, databa
     assert_is(receiver.spans, f"health_checks/{variant}")
 
 
+@any_of_three
+def test_a_streamed_response_whose_parts_have_no_context(variant: str, tree: str, receiver: Receiver) -> None:
+    with (
+        served("prices", PRICES, receiver) as prices,
+        served("shop", f"tests.gallery.streaming.{variant}:app", receiver, PRICES_URL=prices) as shop,
+    ):
+        get(f"{shop}/prices.csv")
+    assert traces(receiver.spans) == (3 if variant == "wrong" else 1)
+    assert_is(receiver.spans, f"streaming/{tree}")
+
+
+@either
+def test_a_span_that_stays_current_between_the_values_of_a_generator(
+    variant: str, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        served("prices", PRICES, receiver) as prices,
+        served("shop", f"tests.gallery.generator.{variant}:app", receiver, PRICES_URL=prices) as shop,
+    ):
+        get(f"{shop}/basket")
+    assert ("was created in a different Context" in capfd.readouterr().err) == (variant == "wrong")
+    assert_is(receiver.spans, f"generator/{variant}")
+
+
 def get(url: str) -> None:
     """Ask a service, which may still be starting; anything but success fails the test."""
     session.get(url, timeout=60).raise_for_status()

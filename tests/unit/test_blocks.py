@@ -17,6 +17,7 @@ BLOCK = re.compile(r"^```(?P<language>\w+) (?P<paths>\S+[/.]\S+(?: \S+)?)\n.*?^`
 GUIDES = {
     "tests/gallery": ROOT / "docs/broken-propagation.md",
     "tests/adopting": ROOT / "docs/adopting.md",
+    "tests/celery_shop": ROOT / "docs/celery.md",
 }
 
 
