@@ -40,7 +40,7 @@ LISTENS = {
     "jaeger": [4318, 8890, 13133, 16686],
 }
 PARTS = sorted({service.name for service in SERVICES} | set(LISTENS))
-NAMELESS = {"acquirer", "postgres", "valkey", "jaeger"}
+NAMELESS = {"acquirer", "postgres", "valkey"}
 """Those who connect to nobody and so need no name server."""
 
 

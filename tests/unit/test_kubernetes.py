@@ -21,13 +21,27 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 GUNICORN = runpy.run_path(str(ROOT / "chassis/gunicorn.conf.py"))
 PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
 OURS = [service for service in SERVICES if service.traced]
-PORT = {"postgres": 5432, "valkey": 6379, "otel-collector": 4317, "jaeger": 4318}
+PORT = {
+    "postgres": 5432,
+    "valkey": 6379,
+    "otel-collector": 4317,
+    "tail-sampler": 4317,
+    "jaeger": 4318,
+    "opensearch": 9200,
+}
+TO_STORAGE = {
+    "demo": [("otel-collector", "jaeger")],
+    "scale": [("otel-collector", "tail-sampler"), ("tail-sampler", "jaeger"), ("jaeger", "opensearch")],
+}
+"""The way of the spans behind the services, in an overlay."""
 OF_THE_POD = {"POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "ENVIRONMENT"}
 """Variables that tell a process of its pod, and that Docker does not have."""
-COPIES = {
-    "collector-config.yaml": "overlays/demo/collector-config.yaml",
-    "deploy/jaeger.yaml": "overlays/demo/jaeger-config.yaml",
-}
+COPIES = (
+    ("collector-config.yaml", "overlays/demo/collector-config.yaml"),
+    ("deploy/jaeger.yaml", "overlays/demo/jaeger-config.yaml"),
+    ("collector-config.yaml", "overlays/scale/collector-config.yaml"),
+    ("collector-sampling.yaml", "overlays/scale/collector-sampling.yaml"),
+)
 
 
 def documents(path: str) -> list[dict[str, Any]]:
@@ -152,12 +166,14 @@ def selected(selector: dict[str, Any]) -> set[str]:
     return set(expression["values"])
 
 
-def test_the_policies_let_through_what_the_registry_says_and_nothing_else() -> None:
+@pytest.mark.parametrize("overlay", TO_STORAGE)
+def test_the_policies_let_through_what_the_registry_says_and_nothing_else(overlay: str) -> None:
     wanted = {(service.name, callee, 8000) for service in SERVICES for callee in service.calls}
     wanted |= {(service.name, part, PORT[part]) for service in SERVICES for part in service.after}
     wanted |= {(service.name, "otel-collector", PORT["otel-collector"]) for service in OURS}
-    wanted |= {("otel-collector", "jaeger", PORT["jaeger"]), ("gateway", "jaeger", 16686)}
-    folders = ("base", "components/databases", "overlays/demo")
+    wanted |= {(sender, receiver, PORT[receiver]) for sender, receiver in TO_STORAGE[overlay]}
+    wanted |= {("gateway", "jaeger", 16686)} if overlay == "demo" else set()
+    folders = ("base", "components/databases", f"overlays/{overlay}")
     out, into = edges(*(f"{folder}/network-policies.yaml" for folder in folders))
     assert out == wanted
     assert into == wanted
@@ -211,7 +227,8 @@ def test_an_image_is_the_one_of_compose() -> None:
     images = [image for path in HERE.rglob("kustomization.yaml") for image in images_of(path)]
     versions = {image["name"]: image["newTag"] for image in images}
     used = dict(re.findall(r"\$\{\w+_IMAGE:-(\S+):(\S+)\}", (ROOT / "docker-compose.yml").read_text()))
-    assert versions == {name: tag for name, tag in used.items() if name in versions} | {"waybill": "local"}
+    own = {"waybill": "local", "opensearchproject/opensearch": "2.19.6"}
+    assert versions == {name: tag for name, tag in used.items() if name in versions} | own
     assert versions["otel/opentelemetry-collector-contrib"] == COLLECTOR.release.version
     assert versions["jaegertracing/jaeger"] == JAEGER.release.version
 
@@ -220,6 +237,33 @@ def images_of(path: Path) -> list[dict[str, str]]:
     return list(yaml.safe_load(path.read_text()).get("images", []))
 
 
-@pytest.mark.parametrize(("original", "copy"), COPIES.items())
+@pytest.mark.parametrize(("original", "copy"), COPIES)
 def test_a_copy_is_as_its_original(original: str, copy: str) -> None:
     assert (HERE / copy).read_text() == (ROOT / original).read_text(), "run: make kubernetes-files"
+
+
+def test_what_is_scaled_exists_and_its_number_stands_in_one_place() -> None:
+    scalers = {each["metadata"]["name"]: each["spec"] for each in documents("overlays/scale/autoscalers.yaml")}
+    web = {service.name for service in OURS if component(service) == "web"}
+    assert set(scalers) == web | {"tail-sampler"}
+    for name, scaler in scalers.items():
+        kind = "StatefulSet" if name == "tail-sampler" else "Deployment"
+        assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": kind, "name": name}
+    patches = yaml.safe_load((HERE / "overlays/scale/kustomization.yaml").read_text())["patches"]
+    (removed,) = [patch["target"]["name"] for patch in patches if "/spec/replicas" in patch.get("patch", "")]
+    assert set(removed.split("|")) == set(scalers)
+
+
+def test_the_shop_is_asked_by_its_name() -> None:
+    (ingress,) = documents("overlays/scale/ingress.yaml")
+    host = ingress["spec"]["rules"][0]["host"]
+    for overlay in ("scale", "external"):
+        assert host in variables(*documents(f"overlays/{overlay}/gateway.yaml"))["PUBLIC_HOSTS"].split(",")
+
+
+def test_what_is_outside_may_be_reached_by_those_who_need_it() -> None:
+    policies = {each["metadata"]["name"]: each["spec"] for each in documents("overlays/external/network-policies.yaml")}
+    users = {name: selected(policies[f"outside-{name}"]["podSelector"]) for name in ("postgres", "valkey", "telemetry")}
+    assert users["postgres"] == {service.name for service in SERVICES if service.database}
+    assert users["valkey"] == {service.name for service in SERVICES if service.valkey}
+    assert users["telemetry"] == {service.name for service in OURS}
