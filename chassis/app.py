@@ -1,5 +1,6 @@
 """The app factory that every service starts from."""
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
@@ -7,6 +8,7 @@ from uuid import uuid4
 
 from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
+from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from pydantic import BaseModel
 
@@ -14,8 +16,19 @@ import telemetry
 from chassis import deadline, limits, logs, problems, tracing
 from chassis.settings import ServiceSettings, refuse
 
-VERSION = telemetry.__version__
+log = logging.getLogger(__name__)
+
+VERSION = tracing.VERSION
 MAX_BODY_BYTES = 64 * 1024
+
+CHOICES = (
+    "WAYBILL_TELEMETRY",
+    "WAYBILL_SCENARIOS",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN",
+)
+"""Variables beside the settings that change what a process does; none of them holds a secret."""
 
 Checks = Mapping[str, Callable[[], object]]
 
@@ -33,8 +46,10 @@ class Readiness(BaseModel):
     checks: dict[str, str]
 
 
-def configure_telemetry(name: str, baggage_keys: Collection[str] = ()) -> None:
+def configure_telemetry(name: str, settings: ServiceSettings, baggage_keys: Collection[str] = ()) -> None:
     """Set up the telemetry of one of our processes, or end it if the environment has wrong values for that.
+
+    Log that the process starts, with its version and its settings.
 
     Baggage under `baggage_keys` becomes attributes of spans. With POD_UID, `service.instance.id` begins with it: a
     pod may have several processes, at a time or one after another, and each counts for itself.
@@ -54,6 +69,9 @@ def configure_telemetry(name: str, baggage_keys: Collection[str] = ()) -> None:
         refuse(str(error))
     tracing.way().instrument_requests()
     tracing.way().instrument_redis()
+    chosen = {name: os.environ[name] for name in CHOICES if os.environ.get(name)}
+    said = ", ".join(f"{key}={value}" for key, value in {**settings.open(), **chosen}.items())
+    log.info("%s %s starts with %s", name, VERSION, said)
 
 
 def new_app(
@@ -109,6 +127,14 @@ def new_app(
         return _answer(answered | states)
 
     return app
+
+
+def end() -> None:
+    """Log that this process ends, and send what its telemetry still holds."""
+    # There is none if the process was refused before its telemetry was there.
+    if resource := getattr(trace.get_tracer_provider(), "resource", None):
+        log.info("%s %s ends", resource.attributes["service.name"], VERSION)
+    telemetry.shutdown()
 
 
 def _states(checks: Checks) -> dict[str, str]:

@@ -130,6 +130,6 @@ def post_request(_worker: Any, request: Any, _environ: Any, _response: Any) -> N
 def worker_exit(_server: Any, worker: Any) -> None:
     """Send the worker's last spans; gunicorn also calls this in the parent, for a worker that it lost."""
     if worker.pid == os.getpid():
-        import telemetry
+        from chassis import app
 
-        telemetry.shutdown()
+        app.end()

@@ -1,5 +1,6 @@
 """Settings that fail at the start: a wrong or missing value ends the process with the variable's name."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, Self
@@ -50,6 +51,11 @@ class ServiceSettings(BaseSettings):
             # Never the value: it may be a password.
             wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
             refuse("; ".join(wrong))
+
+    def open(self) -> dict[str, str]:
+        """Return those that may be shown, by their variables: no secret, and of a URL neither user nor password."""
+        shown = {name.upper(): value for name, value in self if value is not None and not isinstance(value, SecretStr)}
+        return {name: re.sub("//[^/@]*@", "//", str(value)) for name, value in shown.items()}
 
 
 def refuse(wrong: str) -> NoReturn:

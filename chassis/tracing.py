@@ -1,11 +1,17 @@
-"""The way in which our services trace their libraries: with the official instrumentations, or lean, without them."""
+"""How our services are traced: their libraries with the official instrumentations or without, lean; and themselves."""
 
 import os
 from types import ModuleType
 
+from opentelemetry import metrics, trace
+
 import telemetry
 from chassis.settings import refuse
 from telemetry import lean
+from telemetry.conventions import SCHEMA_URL
+
+VERSION = telemetry.__version__
+"""Of all of ours: they are released together."""
 
 WAYS = {"official": telemetry, "lean": lean}
 
@@ -16,3 +22,13 @@ def way() -> ModuleType:
     if name not in WAYS:
         refuse(f"WAYBILL_TELEMETRY: use {' or '.join(WAYS)}")
     return WAYS[name]
+
+
+def tracer(name: str) -> trace.Tracer:
+    """Return the tracer of a module of ours, whose spans say which version made them, by which conventions."""
+    return trace.get_tracer(name, VERSION, schema_url=SCHEMA_URL)
+
+
+def meter(name: str) -> metrics.Meter:
+    """Return the meter of a module of ours, likewise."""
+    return metrics.get_meter(name, VERSION, schema_url=SCHEMA_URL)

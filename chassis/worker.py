@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import telemetry
+from chassis import app
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run(name: str, *loops: Loop) -> None:
         thread.join()
     file.unlink(missing_ok=True)
     turning.unlink(missing_ok=True)
-    telemetry.shutdown()
+    app.end()
 
 
 def _repeat(name: str, loop: Loop, stop: threading.Event, alive: Heartbeat, turning: Heartbeat) -> None:

@@ -12,12 +12,11 @@ from typing import Any, TypeVar, cast
 
 import redis
 import requests
-from opentelemetry import trace
 from opentelemetry.context import Context
 from sqlalchemy.pool import PoolProxiedConnection
 
 import telemetry
-from chassis import client
+from chassis import client, tracing
 from exhibition.scenarios import Place
 from exhibition.selection import running
 
@@ -25,7 +24,7 @@ HELD_SECONDS = 0.6
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-tracer = trace.get_tracer(__name__)
+tracer = tracing.tracer(__name__)
 
 
 class ExhaustiblePool(telemetry.WaitTracingPool):

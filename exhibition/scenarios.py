@@ -14,6 +14,8 @@ DRILL = "waybill.drill"
 """Selects one too, and is not among the keys that become attributes: in a drill, no span is to tell the fault."""
 SYNTHETIC = "waybill.synthetic"
 """Marks an order that a test or a load placed."""
+TAKEN_UP_AGAIN = "waybill.taken_up_again"
+"""Marks an order that was left: its scenario is still told of, and does not act once more."""
 BAGGAGE_KEYS = (SCENARIO, SYNTHETIC)
 UNKNOWN = "unknown"
 """The name that stands for a scenario that does not exist."""

@@ -13,7 +13,7 @@ from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 
-from exhibition.scenarios import DRILL, SCENARIO, SCENARIOS, SYNTHETIC, UNKNOWN, Scenario
+from exhibition.scenarios import DRILL, SCENARIO, SCENARIOS, SYNTHETIC, TAKEN_UP_AGAIN, UNKNOWN, Scenario
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -75,4 +75,6 @@ def keep_baggage(header: str) -> str:
 
 
 def _name() -> str:
-    return str(baggage.get_baggage(SCENARIO) or baggage.get_baggage(DRILL) or "") if enabled() else ""
+    if not enabled() or baggage.get_baggage(TAKEN_UP_AGAIN):
+        return ""
+    return str(baggage.get_baggage(SCENARIO) or baggage.get_baggage(DRILL) or "")

@@ -11,6 +11,8 @@ There is one file for each library. A file is imported when one of its names is 
 files of libraries that you do not have, and so that `telemetry.traces` costs no import of the SDK.
 """
 
+__version__ = "0.2.0"
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from .sqlalchemy import instrument_engine
     from .statements import operation_and_table
     from .threads import ContextThreadPool
-
-__version__ = "0.2.0"
 
 __all__ = [
     "ContextThreadPool",

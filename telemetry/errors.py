@@ -4,20 +4,29 @@ The text of an exception may hold a row of the database, a token, or whatever a 
 SDK records an exception on every span that it passes through, so that one failure reads as five.
 """
 
+import os
 import traceback
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 
-from opentelemetry import trace
+from opentelemetry import _logs, trace
+from opentelemetry._logs import SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
+from . import __version__
+from .conventions import SCHEMA_URL
 from .guard import guarded
 
 RECORDED = "_recorded_on_a_span"
+
+SIGNAL = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
+
+_signals: set[str] = {"event"}
+"""How exceptions are recorded: as an `event` of the span, as a `log` record in its trace, or both."""
 
 _recorded: dict[int, tuple[object, int]] = {}
 """The trace of each exception that is on a span, by the id of the exception, while that lives."""
@@ -32,9 +41,20 @@ class QuietErrors(SpanProcessor):
         span.__class__ = _quiet(type(span))
 
 
+def choose_signal(*, logs: bool) -> None:
+    """Follow the environment's OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN; without `logs`, exceptions stay on spans.
+
+    https://opentelemetry.io/docs/specs/semconv/exceptions/
+    """
+    asked = os.environ.get(SIGNAL, "").replace(" ", "").split(",") if logs else []
+    chosen = {"event", "log"} if "logs/dup" in asked else {"log"} if "logs" in asked else {"event"}
+    _signals.clear()
+    _signals.update(chosen)
+
+
 @guarded
 def record_exception(span: trace.Span, exception: BaseException, *_: object, **__: object) -> None:
-    """Name the exception on the span as `error.type`, and add it as an event where it was not recorded yet.
+    """Name the exception on the span as `error.type`, and add it as an event if it was not recorded yet.
 
     Event and attributes: https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/
     """
@@ -43,7 +63,17 @@ def record_exception(span: trace.Span, exception: BaseException, *_: object, **_
     # An error that was raised `from` another one is the same failure.
     trace_id = span.get_span_context().trace_id
     if not any(_recorded_in(link) == trace_id for link in _causes(exception)):
-        span.add_event("exception", {"exception.type": kind, "exception.stacktrace": frames(exception)})
+        said = {"exception.type": kind, "exception.stacktrace": frames(exception)}
+        if "event" in _signals:
+            span.add_event("exception", said)
+        if "log" in _signals:
+            _logs.get_logger(__name__, __version__, schema_url=SCHEMA_URL).emit(
+                context=trace.set_span_in_context(span),
+                severity_number=SeverityNumber.WARN,
+                severity_text="WARN",
+                event_name="exception",
+                attributes=said,
+            )
         _remember(exception, trace_id)
 
 

@@ -1,14 +1,17 @@
 """Logs as OTLP, each with the trace and span that it belongs to."""
 
 import logging
+import sys
 from typing import Any
 
+from opentelemetry import _logs
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.semconv.attributes.code_attributes import CODE_STACKTRACE
 
+from .conventions import SCHEMA_URL
 from .errors import frames, type_name
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -24,13 +27,15 @@ class OtlpHandler(logging.Handler):
     def __init__(self, provider: LoggerProvider) -> None:
         super().__init__()
         self.provider = provider
+        self._versions: dict[str, str] = {}
         # OpenTelemetry logs its own export failures; exporting those would fail too.
         self.addFilter(lambda record: not record.name.startswith("opentelemetry."))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging, in the context in which the record was made."""
         try:
-            self.provider.get_logger(clean(record.name)).emit(
+            name = clean(record.name)
+            self.provider.get_logger(name, self._version(name), SCHEMA_URL).emit(
                 timestamp=int(record.created * 1e9),
                 severity_number=_severity(record.levelno),
                 severity_text=clean(record.levelname),
@@ -40,6 +45,14 @@ class OtlpHandler(logging.Handler):
         except Exception:
             # As every handler does: a message that does not fit its arguments costs no request.
             self.handleError(record)
+
+    def _version(self, logger: str) -> str:
+        """Return the version of the package that logs; whatever has none is the service's own, and has its version."""
+        package = logger.partition(".")[0]
+        if package not in self._versions:
+            version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
+            self._versions[package] = str(version or self.provider.resource.attributes.get("service.version", ""))
+        return self._versions[package]
 
     def shutdown(self) -> None:
         """Send what waits; records that come later go to the other handlers only."""
@@ -53,6 +66,7 @@ def configure(resource: Resource, exporter: LogRecordExporter) -> OtlpHandler:
     provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     otlp = OtlpHandler(provider)
     logging.getLogger().addHandler(otlp)
+    _logs.set_logger_provider(provider)
     return otlp
 
 

@@ -8,13 +8,22 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
+from . import __version__
 from .conventions import SCHEMA_URL
 from .errors import type_name
 from .threads import suppress_instrumentation
 
 log = logging.getLogger(__name__)
+
+SECONDS = ExplicitBucketHistogramAggregation([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10])
+VIEWS = [
+    View(instrument_name=name, aggregation=SECONDS)
+    for name in ("otel.sdk.exporter.operation.duration", "otel.sdk.metric_reader.collection.duration")
+]
+"""The SDK measures these two in seconds, with the boundaries of milliseconds."""
 
 _readers: dict[tuple[str, str, str], list[Callable[[], Iterable[Observation]]]] = {}
 _lock = Lock()
@@ -23,7 +32,7 @@ _lock = Lock()
 def configure(resource: Resource, exporter: MetricExporter, interval_ms: int) -> MeterProvider:
     """Make the meter provider of this process, which sends every `interval_ms` milliseconds."""
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=interval_ms)
-    provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+    provider = MeterProvider([reader], resource, shutdown_on_exit=False, views=VIEWS)
     metrics.set_meter_provider(provider)
     return provider
 
@@ -43,7 +52,7 @@ def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, de
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
         return [observation for each in readers.copy() for observation in _read(name, each)]
 
-    meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+    meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
     meter.create_observable_gauge(name, [callback], unit, description)
 
 

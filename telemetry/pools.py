@@ -17,6 +17,7 @@ from opentelemetry.trace import Link, SpanContext
 from sqlalchemy import Engine
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
+from . import __version__
 from .boundary import ROUTE
 from .conventions import SCHEMA_URL
 from .guard import guarded
@@ -25,8 +26,8 @@ from .threads import is_suppressed
 MOST_HOLDERS = 5
 SHORTEST_WAIT_NS = 1_000_000
 
-tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
-meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
+meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
 
 _engines: WeakSet[Engine] = WeakSet()
 _lock = Lock()

@@ -22,6 +22,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+
+# The underscore says that it may change: the SDK's version is pinned.
+from opentelemetry.sdk.trace._sampling_experimental import composable_traceid_ratio_based, composite_sampler
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -29,7 +32,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from . import logs as logging_out
 from . import metrics as metrics_out
 from .conventions import SCHEMA_URL, opt_in_to_stable_names
-from .errors import QuietErrors
+from .errors import QuietErrors, choose_signal
 from .sdk import CountingProvider, KeptResource, keep_encoded_attributes
 
 log = logging.getLogger(__name__)
@@ -241,6 +244,7 @@ def configure(
     if logs:
         exporters.append(exporter := _otlp("logs") if logs == OTLP else logs)
         log_handler = logging_out.configure(resource, exporter)
+    choose_signal(logs=log_handler is not None)
     tracer_provider = CountingProvider(sampler, resource, shutdown_on_exit=False)
     tracer_provider.add_span_processor(QuietErrors())
     if baggage_keys:
@@ -344,14 +348,24 @@ def _sampler() -> Sampler:
     """Make the sampler that the environment names."""
     # With its default of 1.0 this samples as the SDK's default does; but then its argument is one variable to set.
     name = (os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio").strip().lower()
-    argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
+    given = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or ""
+    argument = given or "1.0"
     root = name.removeprefix("parentbased_")
     if root not in SAMPLERS:
         raise ValueError(f"OTEL_TRACES_SAMPLER: use {', '.join(SAMPLERS)}, or one of them with parentbased_ before it")
     sampler: Sampler = ALWAYS_ON if root == "always_on" else ALWAYS_OFF
     if root == "traceidratio":
         try:
-            sampler = TraceIdRatioBased(float(argument))
+            sampler = _countable(float(argument)) if given else TraceIdRatioBased(float(argument))
         except ValueError:
             raise ValueError("OTEL_TRACES_SAMPLER_ARG: use a share from 0.0 to 1.0, such as 0.1") from None
     return ParentBased(sampler) if name != root else sampler
+
+
+def _countable(share: float) -> Sampler:
+    """Return a sampler that writes its share into `tracestate`, as `ot=th:...`, so that counts can be adjusted.
+
+    Whatever follows the caller's decision hands it on. Without a share of yours there is nothing to adjust, and no
+    tracestate on the way. https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
+    """
+    return composite_sampler(composable_traceid_ratio_based(share))

@@ -15,8 +15,9 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.sql.expression import Alias, CompoundSelect, Select, TableClause, TableSample, UpdateBase
 
+from . import __version__
 from .conventions import SCHEMA_URL
-from .errors import type_name
+from .errors import record_exception, type_name
 from .guard import guarded
 from .threads import is_suppressed
 
@@ -42,7 +43,7 @@ SYSTEMS = {
 STATEMENT = "_traced_statement"
 """The attribute for the current statement, on SQLAlchemy's context of its execution."""
 
-meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
 statement_duration = meter.create_histogram(
     "db.client.operation.duration",
     unit="s",
@@ -131,6 +132,7 @@ def fail_statement(failed: ExceptionContext) -> None:
     """Listen to `handle_error`."""
     # None is left if the statement itself went well, and reading what it found fails.
     if begun := _taken_from(failed.execution_context):
+        record_exception(begun.span, failed.original_exception)
         begun.end(_failure(failed.original_exception))
 
 

@@ -12,12 +12,13 @@ from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 
+from . import __version__
 from .conventions import SCHEMA_URL
 from .errors import type_name
 from .threads import suppress_instrumentation
 
-tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
-process_duration = metrics.get_meter(__name__, schema_url=SCHEMA_URL).create_histogram(
+tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
+process_duration = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
     "messaging.process.duration",
     unit="s",
     description="Duration of processing operation.",

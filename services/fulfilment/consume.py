@@ -161,7 +161,7 @@ class Consumer:
 def main() -> None:
     """Run until SIGTERM."""
     settings = Settings.read()
-    configure_telemetry("fulfilment", BAGGAGE_KEYS)
+    configure_telemetry("fulfilment", settings, BAGGAGE_KEYS)
     url = settings.database_url.get_secret_value()
     engine = database.connect("fulfilment", url, settings.request_deadline, **injected("fulfilment", "database"))
     database.create_tables(engine, Base)

@@ -15,7 +15,7 @@ from services.gateway.settings import Settings
 def create_app() -> Flask:
     """Return the app of the gateway."""
     settings = Settings.read()
-    configure_telemetry("gateway", BAGGAGE_KEYS)
+    configure_telemetry("gateway", settings, BAGGAGE_KEYS)
     orders = Orders(str(settings.order_url), **injected("gateway", "order"))
     inventory = Inventory(str(settings.inventory_url))
     payments = Payments(str(settings.payment_url))

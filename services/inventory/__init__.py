@@ -23,7 +23,7 @@ CACHE_PATIENCE_SECONDS = 0.25
 def create_app() -> Flask:
     """Return the app of inventory."""
     settings = Settings.read()
-    configure_telemetry("inventory", BAGGAGE_KEYS)
+    configure_telemetry("inventory", settings, BAGGAGE_KEYS)
     url = settings.database_url.get_secret_value()
     engine = database.connect("inventory", url, settings.request_deadline, **injected("inventory", "database"))
     database.create_tables(engine, Base)

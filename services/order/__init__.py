@@ -21,7 +21,7 @@ from services.order.settings import Settings
 def create_app() -> Flask:
     """Return the app of order."""
     settings = Settings.read()
-    configure_telemetry("order", BAGGAGE_KEYS)
+    configure_telemetry("order", settings, BAGGAGE_KEYS)
     engine = database.connect("order", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     inventory = Inventory(str(settings.inventory_url))

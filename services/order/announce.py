@@ -4,19 +4,17 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
-from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import Context
+from opentelemetry import propagate
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.trace import Link
 from sqlalchemy import Connection, Engine
 
-from chassis.names import ORDER_ID
-from services.order import store
+from chassis import tracing
+from services.order import origin, store
 from services.order.models import Order
 
 log = logging.getLogger(__name__)
-tracer = trace.get_tracer(__name__)
-announced_again = metrics.get_meter(__name__).create_counter(
+tracer = tracing.tracer(__name__)
+announced_again = tracing.meter(__name__).create_counter(
     "waybill.orders.announced_again",
     unit="{order}",
     description="Completed orders that had neither a shipment nor a message, and were announced again.",
@@ -43,10 +41,7 @@ def announce_again(engine: Engine, shipped: Sequence[UUID], under_way: Sequence[
 
 def _announce(db: Connection, order: Order) -> None:
     """Write the message once more. The order's trace has ended: this is a new one, with a link to it."""
-    first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
-    link = Link(trace.get_current_span(first).get_span_context())
-    with tracer.start_as_current_span("announce_again", context=Context(), links=[link]) as span:
-        span.set_attribute(ORDER_ID, str(order.id))
+    with origin.taken_up_again(order, tracer, "announce_again"):
         context: dict[str, str] = {}
         propagate.inject(context)
         store.announce(db, order, context)

@@ -5,13 +5,12 @@ import json
 import logging
 from uuid import UUID, uuid4
 
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.deadline import DeadlineExceeded
 from chassis.problems import IN_FLIGHT, Problem, Unavailable, failed_dependency
-from services.order import store
+from services.order import origin, store
 from services.order.models import Order, Status
 from services.order.process import Dependencies, process_order
 
@@ -47,15 +46,13 @@ def find_order(engine: Engine, order_id: UUID) -> Order:
 
 def _accept(dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str) -> Order | None:
     """Write the order down; None if its key is known."""
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
     columns = {
         "id": uuid4(),
         "quantities": quantities,
         "payment_token": payment_token,
         "idempotency_key": key,
         "fingerprint": _fingerprint(quantities, payment_token),
-        "traceparent": carrier.get("traceparent"),
+        **origin.of_request(),
     }
     return store.accept(dependencies.engine, dependencies.lease, columns)
 

@@ -4,17 +4,18 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import propagate, trace
 from sqlalchemy import Engine
 
+from chassis import tracing
 from chassis.names import ORDER_ID, ORDER_OUTCOME
 from services.order import store
 from services.order.clients import Inventory, Payment, PaymentState, Reservation
 from services.order.models import Order, Status
 
 log = logging.getLogger(__name__)
-tracer = trace.get_tracer(__name__)
-settled_orders = metrics.get_meter(__name__).create_counter(
+tracer = tracing.tracer(__name__)
+settled_orders = tracing.meter(__name__).create_counter(
     "waybill.orders", unit="{order}", description="Orders that came to their end, by outcome."
 )
 

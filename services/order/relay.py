@@ -12,23 +12,21 @@ from datetime import timedelta
 from typing import Any, cast
 
 import redis
-from opentelemetry import propagate, trace
+from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import Observation
-from opentelemetry.trace import Link
 from sqlalchemy import Engine
 
 import telemetry
-from chassis import cache, database, deadline, worker
+from chassis import cache, database, deadline, tracing, worker
 from chassis.app import configure_telemetry
-from chassis.names import ORDER_ID
 from chassis.problems import Unavailable
 from exhibition.scenarios import BAGGAGE_KEYS
 from exhibition.selection import injected
-from services.order import store
+from services.order import origin, store
 from services.order.clients import Inventory, Payment
-from services.order.models import Base
+from services.order.models import Base, Order
 from services.order.process import Dependencies, process_order
 from services.order.settings import RelaySettings
 from telemetry import streams
@@ -36,7 +34,7 @@ from telemetry import streams
 # Run with -m, its __name__ is "__main__".
 NAME = "services.order.relay"
 log = logging.getLogger(NAME)
-tracer = trace.get_tracer(NAME)
+tracer = tracing.tracer(NAME)
 
 STREAM = "orders"
 DEAD_LETTERS = "orders.dead"
@@ -47,7 +45,7 @@ RESUME_SECONDS = 1.0
 def main() -> None:
     """Run until SIGTERM."""
     settings = RelaySettings.read()
-    configure_telemetry("order-relay", BAGGAGE_KEYS)
+    configure_telemetry("order-relay", settings, BAGGAGE_KEYS)
     engine = database.connect("order-relay", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     valkey_url = settings.valkey_url.get_secret_value()
@@ -116,20 +114,25 @@ def resume(dependencies: Dependencies, after: timedelta, seconds: float) -> bool
         order = store.lease_abandoned(dependencies.engine, after, dependencies.lease)
     if order is None:
         return False
-    first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
-    link = Link(trace.get_current_span(first).get_span_context())
     deadline.start(seconds)
     try:
-        with tracer.start_as_current_span("resume_order", context=Context(), links=[link]) as span:
-            span.set_attribute(ORDER_ID, str(order.id))
-            process_order(dependencies, order)
+        with origin.taken_up_again(order, tracer, "resume_order"):
+            _process(dependencies, order)
     except Exception as error:
         with suppress_instrumentation():
             store.put_off(dependencies.engine, order)
         if not isinstance(error, (Unavailable, deadline.DeadlineExceeded)):
             raise
-        log.warning("order %s stays pending: %s", order.id, type(error).__name__)
     return True
+
+
+def _process(dependencies: Dependencies, order: Order) -> None:
+    try:
+        process_order(dependencies, order)
+    except Exception as error:
+        # Here, and not once its span has ended: the line belongs to the trace.
+        log.warning("order %s stays pending: %s", order.id, type(error).__name__)
+        raise
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from services.payment.settings import Settings
 def create_app() -> Flask:
     """Return the app of payment."""
     settings = Settings.read()
-    configure_telemetry("payment", BAGGAGE_KEYS)
+    configure_telemetry("payment", settings, BAGGAGE_KEYS)
     engine = database.connect("payment", settings.database_url.get_secret_value(), settings.request_deadline)
     database.create_tables(engine, Base)
     acquirer = Acquirer(str(settings.acquirer_url), **injected("payment", "acquirer"))

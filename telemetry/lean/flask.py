@@ -13,6 +13,7 @@ import flask
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
+from .. import __version__
 from ..boundary import CONTEXT_HEADERS, ROUTE, Environ, WsgiApp, strip_incoming
 from ..conventions import SCHEMA_URL
 from ..errors import record_exception, type_name
@@ -26,8 +27,8 @@ REQUEST = "telemetry.request"
 
 HEADERS = [(header, f"HTTP_{header.upper()}") for header in CONTEXT_HEADERS]
 
-tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
-meter = metrics.get_meter(__name__, schema_url=SCHEMA_URL)
+tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
+meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
 active = Tally("http.request.method", "url.scheme")
 meter.create_observable_up_down_counter(
     "http.server.active_requests", [active.tell], "{request}", "Number of active HTTP server requests."

@@ -10,6 +10,7 @@ from redis import Redis, WatchError
 from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
+from .. import __version__
 from ..commands import database, pipeline_attributes
 from ..conventions import SCHEMA_URL
 from ..guard import report
@@ -18,7 +19,7 @@ from .http import Current
 
 LONGEST = 1000
 
-tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 
 
 def instrument_redis() -> None:

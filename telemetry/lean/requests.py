@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from requests import PreparedRequest, Response, Session
 from requests.adapters import BaseAdapter
 
+from .. import __version__
 from ..conventions import SCHEMA_URL
 from ..guard import guarded, report
 from ..requests import resend_count
@@ -17,8 +18,8 @@ from ..threads import is_suppressed
 from ..urls import without_password, without_query
 from .http import SECONDS, Current, method_attributes, user_agent_attributes
 
-tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
-duration = metrics.get_meter(__name__, schema_url=SCHEMA_URL).create_histogram(
+tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
+duration = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
     "http.client.request.duration",
     "s",
     "Duration of HTTP client requests.",

@@ -6,13 +6,14 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from sqlalchemy import Connection, Engine, event
 
+from .. import __version__
 from ..conventions import SCHEMA_URL
 from ..guard import guarded
 from ..pools import count_connections
 from ..statements import STATEMENT, Statement, describe, end_statement, fail_statement
 from ..threads import is_suppressed
 
-tracer = trace.get_tracer(__name__, schema_url=SCHEMA_URL)
+tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 
 
 def instrument_engine(engine: Engine) -> None:

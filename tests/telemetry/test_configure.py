@@ -129,6 +129,56 @@ print(span.is_recording(), os.environ["OTEL_TRACES_SAMPLER"] == {sampler!r})
     assert prints(code, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=argument) == f"{sampled} True"
 
 
+@pytest.mark.parametrize(("argument", "said"), [("0.25", "th:c"), ("1.0", "th:0"), ("", "None")])
+def test_a_share_that_is_chosen_is_in_the_trace_state_of_what_is_kept(argument: str, said: str) -> None:
+    code = f"""
+{QUIET}
+from opentelemetry import trace
+tracer, kept, states = trace.get_tracer("t"), 0, set()
+for _ in range(400):
+    with tracer.start_as_current_span("above") as above, tracer.start_as_current_span("below") as below:
+        if above.is_recording():
+            kept += 1
+            states |= {{str(span.get_span_context().trace_state.get("ot")) for span in (above, below)}}
+print(*states, 40 < kept < 160 or kept == 400)
+"""
+    assert prints(code, OTEL_TRACES_SAMPLER_ARG=argument) == f"{said} True"
+
+
+@pytest.mark.parametrize(
+    ("asked", "logs", "recorded"),
+    [
+        ("", "memory", "event"),
+        ("logs", "memory", "log"),
+        ("gen_ai , logs/dup", "memory", "event log"),
+        ("logs", "None", "event"),
+    ],
+)
+def test_an_exception_is_recorded_as_the_environment_asks_and_always_once(asked: str, logs: str, recorded: str) -> None:
+    code = f"""
+import telemetry
+from opentelemetry import trace
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+memory, spans = InMemoryLogRecordExporter(), InMemorySpanExporter()
+handle = telemetry.configure("shop", spans=spans, metrics=None, logs={logs})
+try:
+    with trace.get_tracer("t").start_as_current_span("outer"), trace.get_tracer("t").start_as_current_span("inner"):
+        raise ValueError("sesame")
+except ValueError:
+    handle.force_flush()
+inner, outer = spans.get_finished_spans()
+assert not outer.events and inner.attributes["error.type"] == "ValueError"
+records = [each.log_record for each in memory.get_finished_logs()]
+assert all(record.span_id == inner.context.span_id and record.severity_text == "WARN" for record in records)
+said = [each.attributes for each in (*inner.events, *records)]
+assert all(dict(each).keys() == {{"exception.type", "exception.stacktrace"}} for each in said)
+assert "sesame" not in str([dict(each) for each in said])
+print(*["event"] * len(inner.events), *["log"] * len(records))
+"""
+    assert prints(code, OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=asked) == recorded
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

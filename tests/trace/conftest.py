@@ -17,7 +17,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def receiver(way: str) -> Iterator[Receiver]:
+def receiver(way: str) -> Iterator[KeepingReceiver]:
     """Gets every span of the house."""
     with KeepingReceiver() as receiver:
         yield receiver

@@ -8,9 +8,12 @@ import pytest
 import requests
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
+from telemetry import __version__
+from telemetry.conventions import SCHEMA_URL
 from telemetry.testing import Receiver, Span, attributes_of
 from tests.documents import ROOT, TELEMETRY, blocks, first_names
 from tests.house import PATIENCE_SECONDS, House
+from tests.otlp import KeepingReceiver
 from tests.trace.measured import points
 from tests.trace.traces import Traces, refused_by_the_database, trace_id_of
 from waybill.schema.document import unit
@@ -19,6 +22,7 @@ from waybill.schema.registry import Metric as Described
 
 IN_OTHER_TESTS = {"resume_order"}
 """An order that is resumed is half a minute away."""
+OURS = ("services", "exhibition", "chassis", "telemetry")
 
 
 def scenario(name: str) -> dict[str, str]:
@@ -100,6 +104,27 @@ def test_every_attribute_of_a_group_is_seen_on_one_of_its_spans(spans: list[Span
 def test_the_resource_has_the_attributes_of_its_table(spans: list[Span]) -> None:
     described = {name for group in registry().of("entity") for name in group.carries}
     assert all(span.resource.keys() == described for span in spans)
+
+
+def test_every_scope_of_ours_names_its_version_and_schema(spans: list[Span], receiver: KeepingReceiver) -> None:
+    scopes = {
+        (signal[0].name, group.scope.name, group.scope.version, group.schema_url)
+        for request in receiver.requests
+        for of_resource in request.ListFields()[0][1]
+        for signal in of_resource.ListFields()
+        if signal[0].name.startswith("scope_")
+        for group in signal[1]
+    }
+    ours = {scope for scope in scopes if scope[1].partition(".")[0] in OURS}
+    named = {(signal, name) for signal, name, version, schema in ours if (version, schema) == (__version__, SCHEMA_URL)}
+    assert named == {scope[:2] for scope in ours}
+    for signal, module in (
+        ("scope_spans", "services.order.process"),
+        ("scope_metrics", "services.order.process"),
+        ("scope_spans", "exhibition.faults"),
+        ("scope_logs", "chassis.app"),
+    ):
+        assert (signal, module) in named
 
 
 def test_events_are_those_of_the_registry_on_the_spans_that_it_names(spans: list[Span]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
 
+from telemetry import __version__
 from telemetry.testing import Receiver, attributes_of
-from tests.house import PATIENCE_SECONDS, House
+from tests.house import PATIENCE_SECONDS, SERVICES, House
 from tests.trace.measured import NOWHERE
 from tests.trace.traces import Traces, only, trace_id_of
 
@@ -40,6 +41,25 @@ def test_an_order_is_one_record_in_its_span(house: House, traces: Traces, receiv
     assert (record.severity_number, record.severity_text) == (SeverityNumber.SEVERITY_NUMBER_INFO, "INFO")
     assert record.span_id.hex() == settled.span_id
     assert settled.start_ns <= record.time_unix_nano <= settled.end_ns
+
+
+def test_each_service_says_how_it_starts_and_when_it_ends(
+    house: House, receiver: Receiver, without: Callable[[str], None]
+) -> None:
+    def said_by(name: str, beginning: str) -> str:
+        records = wait_for(receiver, lambda service, record: service == name and logged(record).startswith(beginning))
+        return logged(records[-1][1])
+
+    for name in SERVICES:
+        if name != "acquirer":
+            started = said_by(name, f"{name} {__version__} starts with ")
+            assert "REQUEST_DEADLINE=15.0" in started
+            assert "WAYBILL_SCENARIOS=on" in started
+            assert "DATABASE" not in started
+            assert "VALKEY" not in started
+    for name in ("payment", "fulfilment"):
+        without(name)
+        assert said_by(name, f"{name} {__version__} ends")
 
 
 def test_a_failure_is_a_record_with_its_type_and_stack_and_without_its_text(
@@ -117,3 +137,7 @@ def wait_for(receiver: Receiver, wanted: Callable[[str, LogRecord], bool]) -> li
         PATIENCE_SECONDS,
         "the log record",
     )
+
+
+def logged(record: LogRecord) -> str:
+    return record.body.string_value

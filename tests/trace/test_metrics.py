@@ -136,6 +136,12 @@ def test_each_delivery_is_measured_in_seconds_with_the_error_that_ended_it(house
     assert measured.wait_for_total(name, {}, at_least=took + 1.5) < took + 100
 
 
+def test_what_the_sdk_measures_in_seconds_has_boundaries_of_seconds(receiver: Receiver, measured: Measured) -> None:
+    for name in ("otel.sdk.exporter.operation.duration", "otel.sdk.metric_reader.collection.duration"):
+        found = receiver.wait_for(lambda name=name: measured.of(name), PATIENCE_SECONDS, name)
+        assert {max(point.explicit_bounds) for point in found} == {10}, name
+
+
 def test_exemplars_hold_a_trace_and_nothing_else(house: House, receiver: Receiver, measured: Measured) -> None:
     trace_id = house.order().json()["trace_id"]
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import requests
 
 from services.fulfilment.consume import MAX_DELIVERIES
-from telemetry.testing import Span
+from telemetry.testing import Receiver, Span
 from tests.house import PATIENCE_SECONDS, House, wait_until
 from tests.trace.measured import NOWHERE
 from tests.trace.traces import Traces, assert_is, only, trace_id_of
@@ -91,7 +91,8 @@ def test_a_pending_order_is_resumed_in_a_new_trace_with_a_link_to_the_first(
 ) -> None:
     house.warm_cache()
     without("acquirer")
-    response = house.order()
+    origin = {"waybill.scenario": "poison-message", "waybill.synthetic": "true"}
+    response = house.order(headers={"baggage": ",".join(f"{key}={value}" for key, value in origin.items())})
     assert response.status_code == 503
     house.start("acquirer")
     restart("order-relay", RECOVER_AFTER="0.2")
@@ -108,11 +109,14 @@ def test_a_pending_order_is_resumed_in_a_new_trace_with_a_link_to_the_first(
     )
     spans = traces.whole(response)
     again = traces.receiver.wait_for_trace(resumed[0].trace_id, "process orders", "XACK XDEL", timeout=PATIENCE_SECONDS)
+    # It tells the scenario, whose message would be delivered five times; but none acts on what is taken up again.
     assert_is(spans + again, "resumed_order")
+    for span in again:
+        assert {key: span.attributes.get(key) for key in origin} == origin, span.name
 
 
 def test_a_failed_attempt_to_resume_is_not_in_the_way_of_the_customer(
-    house: House, without: Callable[[str], None], restart: Callable[..., None]
+    house: House, receiver: Receiver, without: Callable[[str], None], restart: Callable[..., None]
 ) -> None:
     without("acquirer")
     key = {"Idempotency-Key": str(uuid.uuid4())}
@@ -122,6 +126,14 @@ def test_a_failed_attempt_to_resume_is_not_in_the_way_of_the_customer(
     house.query("order", "UPDATE orders SET created_at = now() - interval '2 hours' WHERE id = %s", order_id(placed))
     restart("order-relay", RECOVER_AFTER="0.2")
     wait_until(lambda: house.query("order", PUT_OFF, order_id(placed)), "the relay has put the order off")
+    body = f"order {order_id(placed)} stays pending: Unavailable"
+    failed = receiver.wait_for(
+        lambda: [record.trace_id.hex() for _, record in receiver.logs if record.body.string_value == body],
+        PATIENCE_SECONDS,
+        "the log record of the failed attempt",
+    )
+    attempt = receiver.wait_for_trace(failed[0], "resume_order", timeout=PATIENCE_SECONDS)
+    assert order_id(placed) in {span.attributes.get("order.id") for span in attempt}
     house.start("acquirer")
     again = house.order(headers=key)
     assert (again.status_code, again.json()["status"]) == (200, "completed")
