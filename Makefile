@@ -76,6 +76,10 @@ doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, 
 ##   SCENARIO=slow-query  the order asks for a fault
 	$(call run,$(WAYBILL) doctor $${SCENARIO:+--scenario="$$SCENARIO"})
 
+score: $(VENV)/tool ## the Instrumentation Score of each service, from Jaeger and from its log records
+##   FILE=otlp.jsonl      a file of OTLP in JSON instead
+	$(call run,$(WAYBILL) score $${FILE:+"$$FILE"})
+
 bench: $(VENV)/dev ## what tracing costs: ours, zero-code and others against untraced, in about ten minutes
 ##   VARIANTS=untraced,ours    some of them; the first is what the others are compared with
 ##   BASE=<commit>        compare the working tree with a commit instead
@@ -151,5 +155,5 @@ $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
 .PHONY: help setup demo up down status load load-ui drill ledger trace logs dead-letters doctor doctor-table \
-	telemetry-docs bench bench-micro check test test-docker test-faults test-kubernetes \
+	telemetry-docs score bench bench-micro check test test-docker test-faults test-kubernetes \
 	kubernetes-files trees lint lint-workflows lint-devcontainer lock

@@ -43,6 +43,10 @@ class Jaeger:
 
     def find_traces(self, service: str, start: datetime, end: datetime, limit: int = 20) -> list[Trace]:
         """Traces in which a service took part between two moments (with a time zone), at most `limit`."""
+        return self._as_traces(self.find_otlp(service, start, end, limit))
+
+    def find_otlp(self, service: str, start: datetime, end: datetime, limit: int) -> list[dict[str, Any]]:
+        """Return the same as `find_traces` as it came: the `resourceSpans` of OTLP in JSON."""
         earliest, latest = (moment.astimezone(UTC).isoformat() for moment in (start, end))
         # Jaeger 2.13 knows the first spelling alone; newer ones prefer the second.
         query: dict[str, str | int] = {
@@ -56,7 +60,7 @@ class Jaeger:
             "query.searchDepth": limit,
             **RAW_IN_SEARCH,
         }
-        return self._traces("/api/v3/traces", query)
+        return self._resource_spans("/api/v3/traces", query)
 
     def services(self) -> list[str]:
         """Return the names of the services that Jaeger has spans of, sorted."""
@@ -100,12 +104,19 @@ class Jaeger:
         return f"{self.url}/trace/{trace_id}...{other_trace_id}"
 
     def _traces(self, path: str, query: Mapping[str, str | int]) -> list[Trace]:
-        answer = self._json(path, query)
-        if answer is None:
-            return []
+        return self._as_traces(self._resource_spans(path, query))
+
+    def _resource_spans(self, path: str, query: Mapping[str, str | int]) -> list[dict[str, Any]]:
+        answer = self._json(path, query) or {}
         try:
-            return traces_from_json(answer.get("result", {}).get("resourceSpans", []))
-        except (AttributeError, ValueError) as error:
+            return list(answer.get("result", {}).get("resourceSpans", []))
+        except (AttributeError, TypeError) as error:
+            raise JaegerError(f"What answers at {self.url} with traces is not Jaeger: {error!r}.") from error
+
+    def _as_traces(self, resource_spans: list[dict[str, Any]]) -> list[Trace]:
+        try:
+            return traces_from_json(resource_spans)
+        except ValueError as error:
             raise JaegerError(f"What answers at {self.url} with traces is not Jaeger: {error!r}.") from error
 
     def _json(self, path: str, query: Mapping[str, str | int] | None = None) -> dict[str, Any] | None:

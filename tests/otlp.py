@@ -1,5 +1,6 @@
 """OTLP by hand: spans of any content, sent to a real Collector, and a backend that keeps what comes out as it is."""
 
+import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,8 @@ from threading import Condition, Thread
 from typing import Any, Self
 
 import grpc  # type: ignore[import-untyped]
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -30,6 +33,22 @@ class KeepingReceiver(Receiver):
             return read(message)
 
         super()._serve(name, request, kept, keep_and_read)
+
+
+def as_json(request: Message) -> dict[str, Any]:
+    """Return an export as OTLP has it in JSON: ids in hexadecimal digits, enumerations as numbers."""
+    message: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
+    _write_ids_in_hex(message)
+    return message
+
+
+def _write_ids_in_hex(value: Any) -> None:
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        if key in ("traceId", "spanId", "parentSpanId"):
+            value[key] = base64.b64decode(inner).hex()
+        _write_ids_in_hex(inner)
+    for inner in value if isinstance(value, list) else ():
+        _write_ids_in_hex(inner)
 
 
 class OverHttp:

@@ -18,6 +18,7 @@ COMMANDS = {
     "logs": "waybill.logs:logs",
     "dead-letters": "waybill.dead_letters:dead_letters",
     "doctor": "waybill.doctor:doctor",
+    "score": "waybill.score:score",
     "live-check": "waybill.schema.command:live_check",
     "binaries": "waybill.binaries:binaries_command",
     "bench": "waybill.bench.command:bench",

@@ -8,14 +8,17 @@ import pytest
 import requests
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
+from doctor.score import scores
+from doctor.score_input import Telemetry
 from telemetry import __version__
 from telemetry.conventions import SCHEMA_URL
 from telemetry.testing import Receiver, Span, attributes_of
 from tests.documents import ROOT, TELEMETRY, blocks, first_names
 from tests.house import PATIENCE_SECONDS, House
-from tests.otlp import KeepingReceiver
+from tests.otlp import KeepingReceiver, as_json
 from tests.trace.measured import points
 from tests.trace.traces import Traces, refused_by_the_database, trace_id_of
+from waybill.registry import TRACED
 from waybill.schema.document import unit
 from waybill.schema.registry import EVERY_SPAN, SpanRow, registry
 from waybill.schema.registry import Metric as Described
@@ -167,6 +170,23 @@ def test_every_row_of_a_metric_is_seen(spans: list[Span], receiver: Receiver, ro
         return {service for service, _ in seen} >= services and attributes >= expected
 
     receiver.wait_for(complete, PATIENCE_SECONDS, f"{row}, from every service and with every attribute,")
+
+
+def test_every_service_of_ours_scores_100(spans: list[Span], receiver: KeepingReceiver) -> None:
+    telemetry = Telemetry()
+    whole = {span.trace_id for span in spans}
+    for request in receiver.requests:
+        export = as_json(request)
+        for of_resource in export.get("resourceSpans", ()):
+            for of_scope in of_resource["scopeSpans"]:
+                # Of others, spans may be on their way, or have ended with the process that a test has killed.
+                of_scope["spans"] = [span for span in of_scope["spans"] if span["traceId"] in whole]
+        telemetry.add(export)
+    found = scores(telemetry, TRACED)
+    assert {each.service for each in found} == set(TRACED)
+    for each in found:
+        assert each.points == 100, (each.service, each.failed)
+        assert {rule.id for rule in each.undecided} == {"RES-003", "SDK-001"}
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/scenarios.md"])
