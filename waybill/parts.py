@@ -22,6 +22,9 @@ DEMO_WINDOWS = {"1m": "10s", "5m": "30s", "30m": "1m", "1h": "2m", "6h": "4m"}
 """The replacements for the windows in deploy/alerts.yaml. A rate needs two of the services' reports: 30 s is the least.
 """
 
+COUNTABLE = "--feature-gates=processor.tailsamplingprocessor.usetracestate"
+"""Has the tail sampler write its share into the `tracestate` of what it keeps. It is an alpha of Collector 0.161."""
+
 
 def all_parts(settings: Settings) -> list[Part]:
     """Return every part, in the order in which they are named, started if one waits for another, and (last first)
@@ -126,7 +129,7 @@ def _jaeger(settings: Settings) -> Part:
 def _collector(settings: Settings) -> Part:
     endpoint = f"127.0.0.1:{settings.collector_port}"
     health = f"127.0.0.1:{settings.collector_health_port}"
-    overlay = ["--config", "collector-sampling.yaml"] if settings.sampling == "tail" else []
+    overlay = ["--config", "collector-sampling.yaml", COUNTABLE] if settings.sampling == "tail" else []
     return Part(
         name="collector",
         command=[binaries.find("otelcol"), "--config", "collector-config.yaml", *overlay],
@@ -250,7 +253,8 @@ def _telemetry(settings: Settings) -> dict[str, str]:
         "OTEL_SERVICE_NAME": "",
     }
     defaults = {
-        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=demo",
+        # Jaeger 2.13 and 2.14 compare clocks by `ip`, which is no name of the conventions, and newer ones by host.name.
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=demo,ip=127.0.0.1",
         # Faults on request, see GET /scenarios: for a demonstration, not for a real shop.
         "WAYBILL_SCENARIOS": "on",
     }

@@ -137,6 +137,15 @@ def test_a_trace_is_there_soon_after_the_answer(house: House, jaeger: Jaeger) ->
     print(f"The whole trace could be read {time.monotonic() - answered:.1f} s after the answer")
 
 
+def test_jaegers_page_has_no_warning_on_any_span(house: House, jaeger: Jaeger) -> None:
+    trace_id = house.order().json()["trace_id"]
+    whole_trace(jaeger, trace_id)
+    answer = requests.get(f"{house.settings.jaeger_url}/api/traces/{trace_id}", timeout=PATIENCE_SECONDS).json()
+    (trace,) = answer["data"]
+    assert {span["operationName"]: span["warnings"] for span in trace["spans"] if span.get("warnings")} == {}
+    assert not any(process.get("warnings") for process in trace["processes"].values())
+
+
 def test_sigterm_to_every_service_right_after_the_last_answer_loses_no_span(house: House, jaeger: Jaeger) -> None:
     house.warm_cache()
     example = names_of(whole_trace(jaeger, house.order().json()["trace_id"]))

@@ -95,6 +95,7 @@ def test_tail_sampling_keeps_what_matters_and_a_tenth_of_the_rest_and_nothing_in
     sent = [of for _, trace in traces for of in trace]
     late = [of for of in sent if service_of(of) == "fulfilment"]
     assert late
+    late_ids = {span_of(of).span_id for of in late}
     send_by_service(house, [of for of in sent if service_of(of) != "fulfilment"])
     decided = "otelcol_processor_tail_sampling_global_count_traces_sampled"
     wait_until(lambda: own(house, decided) == len(traces), "every trace is decided on")
@@ -110,6 +111,12 @@ def test_tail_sampling_keeps_what_matters_and_a_tenth_of_the_rest_and_nothing_in
         ids = {span_of(of).span_id for of in arrived.get(span_of(trace[0]).trace_id, [])}
         assert ids in (set(), {span_of(of).span_id for of in trace}), f"{kind}: {len(ids)} of {len(trace)} spans"
         kept[kind] += bool(ids)
+        shares = {
+            span_of(of).trace_state
+            for of in arrived.get(span_of(trace[0]).trace_id, [])
+            if span_of(of).span_id not in late_ids
+        }
+        assert shares in (set(), {"ot=th:0" if kind in KEPT else "ot=th:e6666666666666"}), kind
     print(kept)
     assert [kept[kind] for kind in KEPT] == [OF_EACH_KIND] * len(KEPT)
     # A tenth is 30 of 300; the bounds are 5 standard deviations away, and one in a million runs is beyond.

@@ -44,7 +44,7 @@ def test_an_order_is_one_record_in_its_span(house: House, traces: Traces, receiv
 
 
 def test_each_service_says_how_it_starts_and_when_it_ends(
-    house: House, receiver: Receiver, without: Callable[[str], None]
+    house: House, receiver: Receiver, way: str, without: Callable[[str], None]
 ) -> None:
     def said_by(name: str, beginning: str) -> str:
         records = wait_for(receiver, lambda service, record: service == name and logged(record).startswith(beginning))
@@ -54,7 +54,7 @@ def test_each_service_says_how_it_starts_and_when_it_ends(
         if name != "acquirer":
             started = said_by(name, f"{name} {__version__} starts with ")
             assert "REQUEST_DEADLINE=15.0" in started
-            assert "WAYBILL_SCENARIOS=on" in started
+            assert f"WAYBILL_TELEMETRY={way}" in started
             assert "DATABASE" not in started
             assert "VALKEY" not in started
     for name in ("payment", "fulfilment"):

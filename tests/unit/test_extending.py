@@ -88,7 +88,8 @@ def test_a_service_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
     linted = copy.run("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
     assert linted.returncode == 0, linted.stdout
     started = copy.run("-c", STARTED, DATABASE_URL="postgresql+psycopg://loyalty:secret@127.0.0.1:9/loyalty")
-    assert started.stdout.split() == ["healthz", "readyz", "loyalty.put_points"], started.stderr
+    # Before it, a line of the log says that the service starts.
+    assert started.stdout.splitlines()[-1].split() == ["healthz", "readyz", "loyalty.put_points"], started.stderr
 
 
 def test_a_scenario_is_added_by_the_steps_of_the_page(copy: Copy) -> None:

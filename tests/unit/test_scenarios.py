@@ -111,7 +111,7 @@ def connections(switch: str) -> Iterator[tuple[str, str, set[str]]]:
         text=True,
         timeout=240,
     )
-    lines = [line.split() for line in ended.stdout.splitlines()]
+    lines = [line.split() for line in ended.stdout.splitlines() if not line.startswith("{")]
     assert [line[0] for line in lines] == [start.partition(":")[0] for start in STARTS], ended.stderr
     for _, imported, slow, *types in lines:
         yield imported, slow, set(types)
