@@ -22,6 +22,8 @@ DEMO_WINDOWS = {"1m": "10s", "5m": "30s", "30m": "1m", "1h": "2m", "6h": "4m"}
 """The replacements for the windows in deploy/alerts.yaml. A rate needs two of the services' reports: 30 s is the least.
 """
 
+RESOURCE = {"deployment.environment.name": "demo", "ip": "127.0.0.1"}
+"""Jaeger 2.13 and 2.14 compare clocks by `ip`, which is no name of the conventions; newer ones by host.name."""
 COUNTABLE = "--feature-gates=processor.tailsamplingprocessor.usetracestate"
 """Has the tail sampler write its share into the `tracestate` of what it keeps. It is an alpha of Collector 0.161."""
 
@@ -253,8 +255,7 @@ def _telemetry(settings: Settings) -> dict[str, str]:
         "OTEL_SERVICE_NAME": "",
     }
     defaults = {
-        # Jaeger 2.13 and 2.14 compare clocks by `ip`, which is no name of the conventions, and newer ones by host.name.
-        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=demo,ip=127.0.0.1",
+        "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{name}={value}" for name, value in RESOURCE.items()),
         # Faults on request, see GET /scenarios: for a demonstration, not for a real shop.
         "WAYBILL_SCENARIOS": "on",
     }

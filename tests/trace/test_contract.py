@@ -54,6 +54,8 @@ def spans(house: House, receiver: Receiver) -> list[Span]:
         house.order(headers=key),
         *(get(house, path) for path in ("/", "/products", "/scenarios", "/openapi.json", "/nowhere?token=1")),
         get(house, f"/orders/{completed.json()['id']}"),
+        house.session.options(f"{house.url('gateway')}/orders", timeout=30),
+        house.session.head(f"{house.url('gateway')}/products", timeout=30),
         house.session.request(
             "BREW", f"{house.url('gateway')}/nowhere", headers={"User-Agent": "AlwaysOn"}, timeout=30
         ),

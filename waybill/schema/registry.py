@@ -4,6 +4,7 @@ Its format is Weaver's, https://github.com/open-telemetry/weaver/blob/main/schem
 project reads stands in the annotation `waybill`.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -68,7 +69,7 @@ class Group:
 
 @dataclass(frozen=True)
 class SpanRow:
-    """A span of a group: who makes it, and why. `{method}` in its name stands for any method."""
+    """A span of a group: who makes it, and why. `{method}` and `{route}` in its name stand for any."""
 
     services: tuple[str, ...]
     kind: str
@@ -78,8 +79,8 @@ class SpanRow:
 
     def describes(self, service: str, kind: str, name: str) -> bool:
         """Return whether it is the row of this span."""
-        named = name == self.name or (self.name == "{method}" and name.isalpha() and name.isupper())
-        return named and kind == self.kind and service in self.services
+        pattern = re.escape(self.name).replace(r"\{method\}", "[A-Z]+").replace(r"\{route\}", "/[^ ]*")
+        return bool(re.fullmatch(pattern, name)) and kind == self.kind and service in self.services
 
 
 @dataclass(frozen=True)
