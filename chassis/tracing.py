@@ -1,4 +1,4 @@
-"""How our services are traced: their libraries with the official instrumentations or without, lean; and themselves."""
+"""Tracing of our services: of their libraries, with the official instrumentations or lean, and of their own code."""
 
 import os
 from types import ModuleType
@@ -11,7 +11,7 @@ from telemetry import lean
 from telemetry.conventions import SCHEMA_URL
 
 VERSION = telemetry.__version__
-"""Of all of ours: they are released together."""
+"""The version of all that is ours: it is released together."""
 
 WAYS = {"official": telemetry, "lean": lean}
 

@@ -26,7 +26,7 @@ UNREADABLE = 2
 
 @dataclass
 class Score:
-    """What came of the rules for a service: those that it keeps, that it breaks, and that nothing could decide."""
+    """The outcome of the rules for a service: those that it keeps, that it breaks, and that nothing could decide."""
 
     service: str
     passed: list[Rule] = field(default_factory=list)

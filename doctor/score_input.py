@@ -50,7 +50,7 @@ class Record:
 
 @dataclass
 class Service:
-    """What there is of one service. `resources` are each there once, `of_metrics` those that came with metrics."""
+    """The telemetry of one service. `resources` are each there once, `of_metrics` those that came with metrics."""
 
     name: str
     resources: list[Attributes] = field(default_factory=list)

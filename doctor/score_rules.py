@@ -114,7 +114,7 @@ class Rule:
 
     @property
     def source(self) -> str:
-        """Where the specification has it."""
+        """Return its page in the specification."""
         return SOURCE.format(self.id)
 
 

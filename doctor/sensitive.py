@@ -1,4 +1,4 @@
-"""What must be in no telemetry: addresses of people, cards, credentials, and the like, by the forms that they have.
+"""Personal data and secrets, which must be in no telemetry, found by their forms.
 
 The forms are those that the rules LOG-003, MET-008, RES-010 and SPA-006 of the Instrumentation Score name:
 https://github.com/instrumentation-score/spec/tree/main/rules
@@ -24,7 +24,7 @@ KEY = re.compile(rf"(?i)(?:^|[._-])(?:{NAMES}|{HEALTH})(?:$|[._-])")
 CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w.-])")
 ACCOUNT = re.compile(r"(?<![\w.-])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![\w.-])")
 NO_VALUE = re.compile(r"(?i)[\[<(*]*(?:redacted|masked|hidden|none|null|\*+|x{3,})\W*|[?*%$:<{(\[].*")
-"""What stands in the place of a value: a mark that it was removed, or a placeholder of a statement or a template."""
+"""Words in the place of a value: a mark that it was removed, or a placeholder of a statement or a template."""
 
 OPAQUE = frozenset(("enduser.id", "enduser.pseudo.id", "gen_ai.token.type"))
 """Keys whose values the rules leave out, or that name no secret."""

@@ -26,7 +26,7 @@ RECORDED = "_recorded_on_a_span"
 SIGNAL = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 
 _signals: set[str] = {"event"}
-"""How exceptions are recorded: as an `event` of the span, as a `log` record in its trace, or both."""
+"""The ways in which exceptions are recorded: as an `event` of the span, as a `log` record in its trace, or both."""
 
 _recorded: dict[int, tuple[object, int]] = {}
 """The trace of each exception that is on a span, by the id of the exception, while that lives."""

@@ -51,7 +51,7 @@ class Order(Base):
     traceparent: Mapped[str | None]
     """The trace in which the order was accepted, W3C Trace Context; None if tracing is switched off."""
     baggage: Mapped[str | None]
-    """What it came with of the baggage that we know, W3C Baggage: that it is synthetic, and its scenario."""
+    """The baggage that we know, W3C Baggage: that it is synthetic, and its scenario."""
     leased_until: Mapped[datetime]
     """Until then somebody works on it; later, a pending order may be taken up again."""
     leased_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,4 +1,4 @@
-"""Where an order comes from: its first trace and its baggage, kept for when it is taken up again."""
+"""The origin of an order: its first trace and its baggage, kept until it may be taken up again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from exhibition.scenarios import BAGGAGE_KEYS, TAKEN_UP_AGAIN
 from services.order.models import Order
 
 LONGEST_VALUE = 64
-"""Of the baggage; what is longer is none of the values that we know."""
+"""Characters of a value of the baggage; one that is longer is none that we know."""
 
 
 def of_request() -> dict[str, object]:

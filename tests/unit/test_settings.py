@@ -1,4 +1,4 @@
-"""What a service says of its settings when it starts."""
+"""The settings that a service shows when it starts."""
 
 import pytest
 
