@@ -131,7 +131,7 @@ class Jaeger:
             return cast(dict[str, Any], response.json())
         except requests.JSONDecodeError as error:
             raise JaegerError(
-                f"What answers at {self.url} is not Jaeger 2.13 or newer. WAYBILL_JAEGER_PORT names its port."
+                f"The server at {self.url} is not Jaeger 2.13 or newer. WAYBILL_JAEGER_PORT names its port."
             ) from error
 
     def _get(self, path: str, query: Mapping[str, str | int] | None = None) -> requests.Response:

@@ -136,7 +136,7 @@ def test_what_the_services_gave_up_while_the_collector_was_away_is_lost_between_
     names = "fulfilment, gateway, inventory, order, order-relay and payment"
     assert arrived < ledger.ended
     assert the_loss(ledger) == (ledger.ended - arrived, f"between {names} and the Collector")
-    assert "The Collector was started anew" in verdict(ledger)
+    assert "The Collector was restarted" in verdict(ledger)
 
 
 def test_spans_that_the_collector_refuses_are_lost_between_the_services_and_it(house: House) -> None:
@@ -202,7 +202,7 @@ def test_what_waits_while_jaeger_is_away_is_not_lost_not_even_by_a_killed_collec
     arrived = sum(len(whole(jaeger, trace_id).spans) for trace_id in trace_ids)
     ledger = watch(house.settings, before, PATIENCE_SECONDS)
     assert arrived == ledger.ended == waiting.ended == ledger.stored
-    assert "none lost. The Collector was started anew" in verdict(ledger)
+    assert "none lost. The Collector was restarted" in verdict(ledger)
     assert good(ledger)
 
 
@@ -258,7 +258,7 @@ def test_spans_in_the_memory_of_a_jaeger_that_is_started_anew_are_lost(house: Ho
     house.start("jaeger")
     ledger = watch(house.settings, before, PATIENCE_SECONDS)
     assert the_loss(ledger) == (ledger.ended, "in Jaeger")
-    assert "it was started anew" in verdict(ledger)
+    assert "it was restarted" in verdict(ledger)
 
 
 def test_load_says_that_jaeger_has_forgotten_traces_that_it_stored(house: House) -> None:

@@ -282,7 +282,7 @@ def test_where_the_collector_was_started_anew_the_ends_are_compared() -> None:
     kept = ledger(Snapshot(page, collector(40), jaeger(100)))
     assert verdict(kept) == (
         "Ledger: 100 spans ended, 100 stored in Jaeger: none lost. "
-        "The Collector was started anew and has forgotten its numbers: the ends are compared."
+        "The Collector was restarted and has forgotten its numbers: the ends are compared."
     )
     assert good(kept)
 

@@ -46,7 +46,7 @@ def losses(ledger: Ledger) -> list[Loss]:
         Loss(
             ledger.forgotten,
             "in Jaeger",
-            "it was started anew, and what it had in memory is gone",
+            "it was restarted, and what it had in memory is gone",
         ),
         Loss(
             ledger.not_stored,
@@ -103,7 +103,7 @@ def verdict(ledger: Ledger) -> str:
     if total and ledger.on_the_way > 0:
         sentences.append(f"On their way still: {ledger.on_the_way:,}")
     if ledger.collector_restarted:
-        sentences.append("The Collector was started anew and has forgotten its numbers: the ends are compared")
+        sentences.append("The Collector was restarted and has forgotten its numbers: the ends are compared")
     return "".join(f"{sentence}. " for sentence in sentences).rstrip()
 
 
