@@ -1,4 +1,4 @@
-"""What the shop and its worker stand on is what the gallery's services stand on."""
+"""The shop and its worker stand on the same parts as the gallery's services."""
 
 from tests.gallery.conftest import databases, receiver
 

@@ -1,4 +1,4 @@
-"""What the shop leaves to a worker."""
+"""Tasks that the shop leaves to a worker."""
 
 import os
 
