@@ -35,14 +35,14 @@ class Score:
 
     @property
     def points(self) -> float:
-        """The score, from 0 to 100: the weight of the rules that are kept, of those that could be decided."""
+        """Return the score, from 0 to 100: the weight of the rules that are kept, of those that could be decided."""
         kept = sum(WEIGHTS[rule.impact] for rule in self.passed)
         all_of_them = kept + sum(WEIGHTS[rule.impact] for rule in self.failed)
         return 100 * kept / all_of_them
 
     @property
     def category(self) -> str:
-        """The specification's word for it."""
+        """Return the specification's word for it."""
         return next(word for least, word in CATEGORIES if self.points >= least)
 
 
