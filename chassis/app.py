@@ -56,7 +56,7 @@ def configure_telemetry(name: str, settings: ServiceSettings, baggage_keys: Coll
     logs.configure(name)
     pod = os.environ.get("POD_UID")
     try:
-        telemetry.configure(
+        tracing.way().configure(
             name,
             version=VERSION,
             namespace="waybill",

@@ -17,7 +17,7 @@ WAYS = {"official": telemetry, "lean": lean}
 
 
 def way() -> ModuleType:
-    """Return where `instrument_app` and the like come from; WAYBILL_TELEMETRY=lean chooses the second way."""
+    """Return where `configure` and `instrument_app` come from; WAYBILL_TELEMETRY=lean chooses the second way."""
     name = os.environ.get("WAYBILL_TELEMETRY") or "official"
     if name not in WAYS:
         refuse(f"WAYBILL_TELEMETRY: use {' or '.join(WAYS)}")

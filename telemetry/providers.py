@@ -178,13 +178,15 @@ def configure(
     span_processors: Sequence[SpanProcessor] = (),
     sampler: Sampler | None = None,
     resource_attributes: Mapping[str, str] | None = None,
+    lean: bool = False,
 ) -> Telemetry:
     """Set up tracing and metrics for this process, before the first span, and logs if asked for.
 
     `spans`, `metrics` and `logs` say where each goes: "otlp" to the Collector, None nowhere, or to an exporter of
     yours. With `logs`, a handler is added to the root logger; the handlers and the level that are there stay.
     `span_processors` come beside. The baggage under `baggage_keys` becomes attributes of every span, and no other
-    baggage does. With a `sampler`, the variables of the sampler are not read.
+    baggage does. With a `sampler`, the variables of the sampler are not read. With `lean`, spans that leave over gRPC
+    are encoded by `lean/otlp.py`.
 
     The standard OTEL_* variables apply, and win over the other arguments: OTEL_SERVICE_NAME,
     OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_TRACES_SAMPLER and
@@ -211,6 +213,7 @@ def configure(
         "span_processors": list(span_processors),
         "sampler": sampler,
         "resource_attributes": dict(resource_attributes or {}),
+        "lean": lean,
     }
     if _configured:
         before, handle = _configured
@@ -253,7 +256,7 @@ def configure(
         tracer_provider.add_span_processor(processor)
     if spans:
         address = _address() if spans == OTLP else type(spans).__name__
-        exporters.insert(0, exporter := CountingExporter(_otlp("traces") if spans == OTLP else spans, address))
+        exporters.insert(0, exporter := CountingExporter(_otlp("traces", lean) if spans == OTLP else spans, address))
         tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=spans_every))
     trace.set_tracer_provider(tracer_provider)
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
@@ -278,7 +281,7 @@ def _nothing_of_strangers(record: logging.LogRecord) -> bool:
     return record.levelno != logging.WARNING
 
 
-def _otlp(signal: Literal["traces", "metrics", "logs"]) -> Any:
+def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> Any:
     """Make the exporter of a signal for the protocol that the environment names."""
     protocol = _of_traces_or_all("PROTOCOL", signal) or "grpc"
     if protocol not in ("grpc", "http/protobuf"):
@@ -297,6 +300,10 @@ def _otlp(signal: Literal["traces", "metrics", "logs"]) -> Any:
     keep_encoded_attributes()
     if protocol != "grpc":
         return exporter()
+    if lean:
+        from .lean import otlp
+
+        exporter = otlp.LeanSpanExporter
     # gRPC has no use for a user and a password in an address, and its exporter would write them to the log.
     endpoint = _of_traces_or_all("ENDPOINT", signal)
     url = urlsplit(endpoint)

@@ -2,22 +2,24 @@
 
     from telemetry import lean
 
+    lean.configure("checkout", version="1.4.2")
     lean.instrument_app(app)
 
 Spans, attributes, metrics and boundaries are those of the default; what differs is in the README of the folder.
-Everything else, such as `configure` or `StrictAdapter`, is used as it is.
+Everything else, such as `StrictAdapter`, is used as it is.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..providers import Telemetry
     from .flask import instrument_app
     from .redis import instrument_redis
     from .requests import instrument_requests
     from .sqlalchemy import instrument_engine
 
-__all__ = ["instrument_app", "instrument_engine", "instrument_redis", "instrument_requests"]
+__all__ = ["configure", "instrument_app", "instrument_engine", "instrument_redis", "instrument_requests"]
 
 _FILES = {
     "instrument_app": "flask",
@@ -25,6 +27,13 @@ _FILES = {
     "instrument_redis": "redis",
     "instrument_requests": "requests",
 }
+
+
+def configure(service: str, **options: Any) -> "Telemetry":
+    """Set up this process as `telemetry.configure` does, with an encoder of spans that takes a quarter of the time."""
+    from .. import configure
+
+    return configure(service, lean=True, **options)
 
 
 def __getattr__(name: str) -> Any:

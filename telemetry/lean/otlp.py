@@ -1,0 +1,201 @@
+"""Spans as OTLP, written by hand: the official encoder makes an object for each attribute and each of its values.
+
+What is the same in every batch (most attributes, scopes, the resource) is kept as bytes. The official exporter sends
+it. The numbers are those of the fields:
+https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind
+
+from ..errors import type_name
+
+log = logging.getLogger(__name__)
+
+LONGEST_KEPT = 1000
+"""Characters of a value that is kept as bytes. Longer ones, such as stacks, are seldom the same twice."""
+
+KINDS = {SpanKind.INTERNAL: 1, SpanKind.SERVER: 2, SpanKind.CLIENT: 3, SpanKind.PRODUCER: 4, SpanKind.CONSUMER: 5}
+KNOWN, REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
+"""Flags: it is known whether the parent, or what is linked, is in another process; and it is."""
+
+kind_and_times = Struct("<BBBQBQ").pack
+time_of_event = Struct("<BQ").pack
+double = Struct("<d").pack
+
+
+class LeanSpanExporter(OTLPSpanExporter):
+    """The official exporter over gRPC, with the encoder of this file."""
+
+    def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+        # The exporter's stub takes messages only. To read one costs a fiftieth of making it, and checks it.
+        request: ExportTraceServiceRequest = ExportTraceServiceRequest.FromString(encode(data))
+        return request
+
+
+def encode(spans: Iterable[ReadableSpan]) -> bytes:
+    """Return the bytes of an ExportTraceServiceRequest, the same message that the official encoder makes.
+
+    Half an emoji in a name or a value is shown as an escape. The official encoder leaves out the value, or fails.
+    """
+    resources: dict[Resource, dict[InstrumentationScope | None, list[bytes]]] = {}
+    for span in spans:
+        scopes = resources.setdefault(span.resource, {})
+        scopes.setdefault(span.instrumentation_scope, []).append(_field(b"\x12", _span(span)))
+    return b"".join(
+        _field(
+            b"\x0a",
+            b"".join(
+                [
+                    _resource(resource),
+                    *(_field(b"\x12", _scope(scope) + b"".join(encoded)) for scope, encoded in scopes.items()),
+                ]
+            ),
+        )
+        for resource, scopes in resources.items()
+    )
+
+
+@lru_cache(maxsize=10)
+def _resource(resource: Resource) -> bytes:
+    attributes = _attributes(b"\x0a", resource.attributes)
+    return _field(b"\x0a", b"".join(attributes)) + _text(b"\x1a", resource.schema_url)
+
+
+@lru_cache(maxsize=200)
+def _scope(scope: InstrumentationScope | None) -> bytes:
+    if scope is None:
+        return _field(b"\x0a", b"")
+    said = [_text(b"\x0a", scope.name), _text(b"\x12", scope.version), *_attributes(b"\x1a", scope.attributes)]
+    return _field(b"\x0a", b"".join(said)) + _text(b"\x1a", scope.schema_url)
+
+
+def _span(span: ReadableSpan) -> bytes:
+    own, parent, status = span.context, span.parent, span.status
+    said = [
+        _ids(own),
+        _text(b"\x2a", span.name),
+        kind_and_times(0x30, KINDS[span.kind], 0x39, span.start_time or 0, 0x41, span.end_time or 0),
+        *_attributes(b"\x4a", span.attributes),
+    ]
+    if own.trace_state:
+        said.append(_text(b"\x1a", ",".join(f"{key}={value}" for key, value in own.trace_state.items())))
+    if parent:
+        said += b"\x22\x08", parent.span_id.to_bytes(8)
+    if dropped := span.dropped_attributes:
+        said.append(_number(b"\x50", dropped))
+    if events := span.events:
+        said += (_field(b"\x5a", _event(event)) for event in events)
+    if dropped := span.dropped_events:
+        said.append(_number(b"\x60", dropped))
+    if links := span.links:
+        said += (_field(b"\x6a", _link(link)) for link in links)
+    if dropped := span.dropped_links:
+        said.append(_number(b"\x70", dropped))
+    if status is not None:
+        code = status.status_code.value
+        said.append(
+            _field(b"\x7a", _text(b"\x12", status.description) + _number(b"\x18", code)) if code else b"\x7a\x00"
+        )
+    said += b"\x85\x01", _flags(parent)
+    return b"".join(said)
+
+
+def _event(event: Event) -> bytes:
+    said = [time_of_event(0x09, event.timestamp), _text(b"\x12", event.name), *_attributes(b"\x1a", event.attributes)]
+    return b"".join(said) + _number(b"\x20", event.dropped_attributes)
+
+
+def _link(link: Link) -> bytes:
+    said = [_ids(link.context), *_attributes(b"\x22", link.attributes), _number(b"\x28", link.dropped_attributes)]
+    return b"".join(said) + b"\x35" + _flags(link.context)
+
+
+def _ids(context: SpanContext) -> bytes:
+    return b"\x0a\x10%b\x12\x08%b" % (context.trace_id.to_bytes(16), context.span_id.to_bytes(8))
+
+
+def _flags(context: SpanContext | None) -> bytes:
+    return REMOTE if context and context.is_remote else KNOWN
+
+
+def _attributes(tag: bytes, attributes: Any) -> list[bytes]:
+    """Return the attributes, each as a field with this tag."""
+    said = []
+    # The SDK's mappings are slow to look through, and quick to copy.
+    for name, value in attributes.copy().items() if attributes else ():
+        kind = type(value)
+        try:
+            if (kind is str and len(value) <= LONGEST_KEPT) or kind is int or kind is bool:
+                said.append(_kept(tag, name, value))
+            else:
+                said.append(_key_value(tag, name, value))
+        except Exception as error:
+            log.warning("an attribute cannot be sent: %s", type_name(error))
+    return said
+
+
+def _key_value(tag: bytes, name: str, value: Any) -> bytes:
+    return _field(tag, _text(b"\x0a", name) + _field(b"\x12", _any(value)))
+
+
+# The types too: 1 and True are equal.
+_kept = lru_cache(maxsize=1000, typed=True)(_key_value)
+
+
+def _any(value: Any) -> bytes:
+    """Return a value: an empty one says that it is there, for each type but None."""
+    if value is None:
+        return b""
+    if isinstance(value, str):
+        return _text(b"\x0a", value)
+    if isinstance(value, bool):
+        return b"\x10\x01" if value else b"\x10\x00"
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise OverflowError
+        return _number(b"\x18", value % 2**64)
+    if isinstance(value, float):
+        return b"\x21" + double(value)
+    if isinstance(value, bytes):
+        return _field(b"\x3a", value)
+    if isinstance(value, Sequence):
+        return _field(b"\x2a", b"".join(_field(b"\x0a", _any(each)) for each in value))
+    if isinstance(value, Mapping):
+        return _field(b"\x32", b"".join(_key_value(b"\x0a", str(name), each) for name, each in value.items()))
+    raise TypeError
+
+
+def _text(tag: bytes, text: str | None) -> bytes:
+    return _field(tag, (text or "").encode(errors="backslashreplace"))
+
+
+def _field(tag: bytes, content: bytes) -> bytes:
+    return tag + _varint(len(content)) + content
+
+
+def _number(tag: bytes, number: int) -> bytes:
+    return tag + _varint(number)
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as seven bits to a byte, the lowest first."""
+    if number < len(SMALL):
+        return SMALL[number]
+    return SMALL[number & 127 | 128][:1] + _varint(number >> 7)
+
+
+SMALL = [bytes([number]) for number in range(128)] + [
+    bytes([number & 127 | 128, number >> 7]) for number in range(128, 2**14)
+]
+"""Those of one and of two bytes."""
