@@ -63,7 +63,7 @@ class Client:
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # No proxies and no .netrc from the environment: looking for them costs more than the call.
         self.session.trust_env = False
-        # As it is: what is packed may be small, and huge once unpacked.
+        # Uncompressed: a compressed body may be small, and huge once unpacked.
         self.session.headers["Accept-Encoding"] = "identity"
         trusted = [base_url] if internal else []
         adapter = (adapter_class or Adapter)(max_bytes, trusted=trusted, pool_maxsize=CONNECTIONS)
@@ -169,7 +169,7 @@ class Adapter(telemetry.StrictAdapter):
         ends = time.monotonic() + options["timeout"]
         response = super().send(request, *args, **options)
         try:
-            # What `response.content` is; there is no public way to set it.
+            # `response.content` reads this; there is no public way to set it.
             response._content = self._read(response, ends)
         except urllib3.exceptions.HTTPError as error:
             slow = isinstance(error, urllib3.exceptions.ReadTimeoutError)
@@ -182,7 +182,7 @@ class Adapter(telemetry.StrictAdapter):
     def _read(self, response: requests.Response, ends: float) -> bytes:
         body = bytearray()
         while (left := ends - time.monotonic()) > 0:
-            # urllib3 sets it anew for each request. There is none if all was read, or the server closes.
+            # urllib3 sets it again for each request. There is none if all was read, or the server closes.
             if sock := getattr(response.raw.connection, "sock", None):
                 sock.settimeout(left)
             chunk = response.raw.read1(CHUNK_BYTES)

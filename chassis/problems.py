@@ -172,7 +172,7 @@ def _what_to_do() -> str:
 def _read() -> bytes:
     try:
         body = request.get_data()
-        # Of chunks that are too long together, the first 64 KiB come without an error: only a read after them raises.
+        # If chunks are too long together, the first 64 KiB come without an error: only a read after them raises.
         if request.content_length is None:
             request.stream.read(1)
     except deadline.DeadlineExceeded as error:
@@ -182,7 +182,7 @@ def _read() -> bytes:
     except Exception as error:
         # The server has its own exceptions for chunks that are broken.
         raise Problem(400, detail=CUT_OFF) from error
-    # The end of the connection ends a body without an error, and what has come until then may be whole JSON.
+    # The end of the connection ends a body without an error, and the part until then may be whole JSON.
     if request.content_length is not None and len(body) < request.content_length:
         raise Problem(400, detail=CUT_OFF)
     return body

@@ -228,6 +228,6 @@ def _print_finding(mark: str, finding: Finding, **style: Any) -> None:
 
 
 def _print_line(text: str, **style: Any) -> None:
-    # What is found comes from elsewhere: no control character of it is obeyed.
+    # Findings quote text from elsewhere: none of its control characters may reach the terminal.
     shown = web.without_passwords(text)
     click.secho("".join(character if character.isprintable() else "?" for character in shown), **style)

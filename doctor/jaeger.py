@@ -48,7 +48,7 @@ class Jaeger:
     def find_otlp(self, service: str, start: datetime, end: datetime, limit: int) -> list[dict[str, Any]]:
         """Return the same as `find_traces` as it came: the `resourceSpans` of OTLP in JSON."""
         earliest, latest = (moment.astimezone(UTC).isoformat() for moment in (start, end))
-        # Jaeger 2.13 knows the first spelling alone; newer ones prefer the second.
+        # Jaeger 2.13 knows only the first spelling; newer ones prefer the second.
         query: dict[str, str | int] = {
             "query.service_name": service,
             "query.start_time_min": earliest,

@@ -249,7 +249,7 @@ def _by_http(to: Endpoint, spans: ExportTraceServiceRequest, by_proxy: bool) -> 
         raise Undelivered(str(error), "silent" if error.how == "silent" else "other") from error
     protobuf = answer.headers.get("Content-Type", "").startswith("application/x-protobuf")
     if answer.status != 200 or not protobuf:
-        # Who answers in protobuf understood the question.
+        # A server that answers in protobuf understood the question.
         guarded = answer.status in REFUSALS
         raise Undelivered(f"HTTP {answer.status}", "refused" if protobuf else "guarded" if guarded else "other")
     try:

@@ -30,6 +30,6 @@ def holder(port: int) -> str:
         }
         names = sorted(f"{psutil.Process(pid).name()} (process {pid})" for pid in pids)
     except psutil.Error:
-        # macOS shows this to root alone.
+        # macOS shows this to root only.
         names = []
     return " and ".join(names) or "a process of another user"

@@ -31,7 +31,7 @@ OF_OURS = "parentbased_traceidratio"
 """The same, for processes that telemetry.configure has set up: it reads OTEL_TRACES_SAMPLER_ARG alone too."""
 OTLP_EXPORTERS = frozenset(("otlp", "otlp_proto_grpc", "otlp_proto_http"))
 PROTOCOLS = ("grpc", "http/protobuf")
-# What `opentelemetry-instrument` puts into PYTHONPATH. The process then reads variables that no code of its own reads.
+# `opentelemetry-instrument` puts this into PYTHONPATH. The process then reads variables that no code of its own reads.
 AUTO_INSTRUMENTATION = "opentelemetry/instrumentation/auto_instrumentation"
 COMPONENTS = {
     "OTEL_TRACES_EXPORTER": "opentelemetry_traces_exporter",
@@ -153,7 +153,7 @@ class Process:
         if name.endswith("always_off"):
             return f"OTEL_TRACES_SAMPLER={written}", 0.0
         if name.endswith("traceidratio"):
-            # What is no number samples everything, says the SDK's log.
+            # The SDK treats a value that is not a number as 1.0, and logs a warning.
             with suppress(ValueError):
                 return f"OTEL_TRACES_SAMPLER_ARG={argument}", float(argument or 1)
         return "", 1.0

@@ -106,7 +106,7 @@ def check_url(url: str) -> None:
     blank = parts.netloc.split() != [parts.netloc]
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or blank:
         raise ValueError("no host in it")
-    # What a name in the DNS cannot be is refused here, and not in the middle of a connection.
+    # Refuse impossible names of the DNS here, and not in the middle of a connection.
     parts.hostname.encode("idna")
 
 
@@ -158,7 +158,7 @@ def _authorities() -> str | bool:
 
 def _body(answer: requests.Response, deadline: float) -> bytes:
     body = b""
-    # Who has sent a head has answered, though the body may break off.
+    # A server that has sent a head has answered, though the body may break off.
     with suppress(OSError, HTTPError):
         while len(body) < MOST_BYTES and time.monotonic() < deadline:
             piece = answer.raw.read1(MOST_BYTES, decode_content=True)

@@ -174,7 +174,7 @@ def _look_at(jaeger: Jaeger, trace_id: str, wait: float, expected: Mapping[str, 
     """Judge a trace that exists. Raises Broken for the first thing that is wrong with it, and JaegerError."""
 
     def settled(trace: Trace) -> bool:
-        # What is long over changes no more.
+        # An old trace does not change any more.
         old = trace.end_ns < time.time_ns() - wait * judge.SECOND
         return old or (not trace.problems() and expected.keys() <= trace.services)
 
@@ -259,7 +259,7 @@ def _find(jaeger: Jaeger, visit: Visit) -> Trace | None:
     names = [name for name in jaeger.services() if name != otlp.SERVICE][:MOST_SERVICES]
     roots = [root for name in names for root in judge.roots_of(jaeger, name, visit.moments)]
     ours = [root for root in roots if judge.path_of(root) == visit.path and visit.start <= root.start_ns <= visit.end]
-    # What the service calls may have the same path: then the request is the one around the others.
+    # Calls of the service may have the same path: then the request is the one around the others.
     outer = [root for root in ours if all(root.start_ns <= o.start_ns and o.end_ns <= root.end_ns for o in ours)]
     return jaeger.trace(outer[0].trace_id) if len(outer) == 1 else None
 

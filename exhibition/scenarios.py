@@ -159,7 +159,7 @@ SCENARIOS = {
             spans=(("inventory", "wait for connection"), ("inventory", "long_transaction")),
             cause="Somebody else has the connections to the database.",
             slow=True,
-            # Of two long transactions the second waits for the first one's connection.
+            # The second of two long transactions waits for the first one's connection.
             one_at_a_time=True,
         ),
         Scenario(

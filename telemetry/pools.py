@@ -77,7 +77,7 @@ class WaitTracingPool(QueuePool):
         super()._do_return_conn(record)
 
     def _wait(self) -> ConnectionPoolEntry:
-        # Who has no trace is nobody to look at.
+        # Holders outside any trace cannot be linked to.
         holders = [holder for holder in self._holders.copy().values() if holder.span.is_valid][:MOST_HOLDERS]
         started = time.time_ns()
         try:

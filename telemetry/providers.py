@@ -133,7 +133,7 @@ class Telemetry:
         if self._flushed.wait(seconds):
             log.info("telemetry flushed in %.2f s", time.monotonic() - started)
             return
-        # What is under way fails now, and is counted like what is still queued.
+        # Exports under way fail now, and are counted like the spans that are still queued.
         for exporter in self._exporters:
             exporter.shutdown()
         self._flushed.wait(COUNTING_SECONDS)
@@ -156,7 +156,7 @@ class Telemetry:
         self._flushed.set()
 
     def _exit(self) -> None:
-        # A command says nothing of its telemetry but what was lost. The streams of handlers may be closed by now.
+        # A command reports nothing of its telemetry but losses. The streams of handlers may be closed by now.
         logging.raiseExceptions = False
         for name in ("opentelemetry", __name__):
             logging.getLogger(name).setLevel(logging.ERROR if name == __name__ else logging.CRITICAL)

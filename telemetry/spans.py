@@ -27,7 +27,7 @@ NUMBERS = (int, float, bool)
 class LightSpan(Span):
     """The SDK's span, with lists for events and links once it has some. When it has ended, it is its own record."""
 
-    # What most spans never change.
+    # Fields that most spans never change.
     _events: Any = ()
     _links: Any = ()
     _status = UNSET

@@ -21,7 +21,7 @@ from .errors import record_exception, type_name
 from .guard import guarded
 from .threads import is_suppressed
 
-# Behind blanks, brackets and comments. Possessive: what was skipped is not tried again in another way.
+# Behind blanks, brackets and comments. Possessive: skipped text is not tried again in another way.
 FIRST_WORD = re.compile(r"(?:[\s(]|/\*.*?\*/|--[^\n]*)*+([A-Za-z]+)\b", re.DOTALL)
 
 SYSTEMS = {

@@ -202,7 +202,7 @@ class Trace:
             if siblings:
                 below.sort(key=lambda child: siblings(parent, child))
             to_visit += [(depth + 1, child) for child in reversed(below)]
-        # What is left are spans that are each other's ancestors: nonsense, but not to be hidden.
+        # The remaining spans are each other's ancestors: nonsense, but not to be hidden.
         for spans in children.values():
             yield from ((0, span) for span in spans)
 

@@ -109,7 +109,7 @@ def main(folder: Path, requirements: Path, clone: Path) -> None:
         lambda: progress.show(str(installation)),
     )
     if not failed:
-        # Built by what is installed now, so that nothing comes without its hash.
+        # Built by the packages that are installed now, so that nothing comes without its hash.
         ours = ["--no-deps", "--no-build-isolation", "--editable", str(clone)]
         failed = run([*pip, *ours], installation.lines.append, lambda: progress.show("installing the command waybill"))
     progress.clear()
@@ -123,7 +123,7 @@ def run(command: list[str], read, show) -> int:  # type: ignore[no-untyped-def]
     If we are interrupted, it is ended with all that it has started.
     """
     asked: list[int] = []
-    # It raises nothing: whoever is interrupted while a process starts does not know it, and cannot end it.
+    # It raises nothing: code that is interrupted while a process starts does not know it, and cannot end it.
     before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     try:
         process = subprocess.Popen(  # noqa: S603

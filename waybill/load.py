@@ -25,7 +25,7 @@ WEB_UI_PORT = 8089
 # A trace is complete a second or two after its order: services and Collector send spans in batches. With tail sampling
 # it is decided on after 10 s (collector-sampling.yaml).
 PATIENCE_SECONDS = 15.0
-# Under the web page the mix comes around again and again; so many are enough for whole percents.
+# Under the web page the mix comes around again and again; this number is enough for whole percents.
 ORDERS_IN_A_ROUND = 100
 
 
@@ -172,7 +172,7 @@ def start_customers(job: Job) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # Ctrl-C in the terminal is to reach this process alone, which lets the other finish what it has begun.
+        # Ctrl-C in the terminal is to reach this process only, which lets the other finish what it has begun.
         start_new_session=True,
     )
 

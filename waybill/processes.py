@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 POLL_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# How long what a part left behind has to end.
+# The time that processes left behind by a part have to end.
 ORPHAN_SECONDS = 2.0
 SUPERVISED = "WAYBILL_SUPERVISED"
 """The variable of every part that says its name and, behind a blank, its supervisor's file: a supervisor may be killed
@@ -106,7 +106,7 @@ def end(part: Running, say: Callable[[str], None]) -> bool:
         if wait_gone([leader], part.stop_within):
             say(f"{part.name} (process {part.pid}) did not stop within {part.stop_within:.0f} s: killed.")
             _signal([leader], signal.SIGKILL)
-    # Whoever is left has lost the process that would have ended it.
+    # The remaining ones have lost the process that would have ended them.
     orphans = [process for process in family | _family(part) if lives(process) and process != leader]
     _signal(orphans, signal.SIGTERM)
     for process in (stubborn := wait_gone(orphans, ORPHAN_SECONDS)):
@@ -134,7 +134,7 @@ def _unrecorded(file: Path) -> Iterator[Running]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             name, _, supervisor = process.environ().get(SUPERVISED, "").partition(" ")
-            # What a part has started has its environment as well, and goes with it.
+            # Processes that a part has started have its environment as well, and go with it.
             if supervisor == str(file) and _session(process.pid) == process.pid and lives(process):
                 yield running(name, process.pid)
 
@@ -154,7 +154,7 @@ def _family(part: Running) -> set[psutil.Process]:
     """Return a part's process, its descendants, and whoever is left of its session when it is gone itself."""
     family: set[psutil.Process] = set()
     if part.created < psutil.boot_time() - CLOCK_TOLERANCE_SECONDS:
-        # Ids that were written down before the machine started anew mean nothing.
+        # Ids that were written down before the machine restarted mean nothing.
         return family
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(part.pid)

@@ -140,7 +140,7 @@ class Supervisor:
         now = time.monotonic()
         if life.due is None and self._children[part.name].poll() is not None:
             self._plan_restart(part, life, self._how_it_ended(part), say)
-            # What it has started would keep its ports.
+            # Its children would keep its ports.
             end(next(known for known in self._state.parts if known.name == part.name), say)
         elif life.due is not None and now >= life.due:
             try:
@@ -287,9 +287,9 @@ def spawn(part: Part, log: IO[bytes]) -> subprocess.Popen[bytes]:
             user=part.user,
             group=part.group,
             extra_groups=None if part.user is None else [],
-            # What it writes is for its owner.
+            # Its files are for its owner.
             umask=0o077,
-            # Ctrl-C in the terminal is for us alone: we stop the parts in order.
+            # Ctrl-C in the terminal is only for us: we stop the parts in order.
             start_new_session=True,
         )
     except OSError as error:

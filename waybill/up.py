@@ -37,7 +37,7 @@ from waybill.supervise import (
 )
 
 POLL_SECONDS = 0.1
-# What the supervisor needs itself, beside the bounds of its parts.
+# The time that the supervisor needs itself, beside the bounds of its parts.
 SUPERVISOR_SECONDS = 30
 
 
@@ -71,7 +71,7 @@ def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callabl
     `after_start` runs beside the parts and may be cut off. Raises click.ClickException, with nothing left
     running, when a part does not start or another `run` has this folder.
     """
-    # What is written below is for its owner. PostgreSQL may run as another user, who passes through.
+    # Files below are for their owner. PostgreSQL may run as another user, who passes through.
     os.umask(0o077)
     make_private(folder, 0o711)
     with _only_one(folder):
@@ -250,6 +250,6 @@ def _print_table(parts: list[Part], folder: Path, seconds: float) -> None:
 
 
 def _say(text: str, *, newline: bool = True) -> None:
-    # Whoever read our output may be gone, and that must not keep the parts from being stopped.
+    # The reader of our output may be gone, and that must not keep the parts from being stopped.
     with suppress(OSError):
         click.echo(text, nl=newline)

@@ -139,7 +139,7 @@ class Consumer:
         self.pause = min(2 * self.pause, LONGEST_PAUSE_SECONDS)
 
     def _acknowledge(self, message_id: str) -> None:
-        # Deleted as well, so that the stream holds what is still to be done and nothing else.
+        # Deleted as well, so that the stream holds only messages that are still to be processed.
         with self.stream.pipeline() as pipeline:
             pipeline.xack(STREAM, GROUP, message_id)
             pipeline.xdel(STREAM, message_id)

@@ -226,7 +226,7 @@ def _operation(operation: Operation, function: Callable[..., object], parameters
         str(status): _answer(status, content, operation.traced) | _refs("links", operation.links)
         for status, content in operation.answers.items()
     }
-    # What is shared names the trace.
+    # The shared responses name the trace.
     refusals = {
         str(status): _ref("responses", str(status)) if operation.traced else _refusal(status, traced=False)
         for status in operation.refusals

@@ -75,7 +75,7 @@ def reserve(catalogue: Catalogue, order_id: UUID, quantities: dict[str, int]) ->
         taken = set(db.scalars(ADJUST_STOCK, _sorted(quantities)))
         if len(taken) == len(quantities):
             return wanted
-        # Written down too: a request that was overtaken by its own repeat must not take what came in meanwhile.
+        # Written down too: a request that was overtaken by its own repeat must not take stock that came in meanwhile.
         refusal = Outcome(OUT_OF_STOCK, sku=next(sku for sku in quantities if sku not in taken))
         if taken:
             db.execute(ADJUST_STOCK, _sorted({sku: -quantities[sku] for sku in taken}))

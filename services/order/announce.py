@@ -27,7 +27,7 @@ def announce_again(engine: Engine, shipped: Sequence[UUID], under_way: Sequence[
     All but the shipped ones are asked for again later.
     """
     with engine.begin() as db:
-        # What belongs to no order: its statements would be traces of their own.
+        # This belongs to no order: its statements would be traces of their own.
         with suppress_instrumentation():
             store.confirm(db, shipped)
             store.ask_later(db, under_way)

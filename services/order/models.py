@@ -68,9 +68,9 @@ class Order(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
-        # What the relay looks for, once a second.
+        # The relay looks for these, once a second.
         Index("orders_pending", "resume_at", postgresql_where=text("status = 'pending'")),
-        # What fulfilment asks for.
+        # fulfilment asks for these.
         Index("orders_unconfirmed", "ask_at", postgresql_where=text("ask_at IS NOT NULL")),
     )
 

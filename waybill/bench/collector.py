@@ -103,7 +103,7 @@ def measure(config: Path, options: Sequence[str], requests_: Sequence[tuple[byte
         )
         grpc.channel_ready_future(channel).result(PATIENCE_SECONDS)
         export = channel.unary_unary(EXPORT)
-        # The first ones pay for what is made once.
+        # The first ones pay for work that is done once.
         _send(export, requests_, spans // 10)
         _wait_until_handed_on(own)
         before = _cpu_seconds(process)

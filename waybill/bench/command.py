@@ -179,7 +179,7 @@ def _clear(folder: Path) -> None:
     file = state_file(folder / "turn")
     state = State.read(file)
     if state and state.supervisor.pid != os.getpid():
-        # That of a tree's `up` may live, and would start again what is ended.
+        # That of a tree's `up` may live, and would restart ended processes.
         end(state.supervisor, say)
         end_what_is_left(file, say)
     for path in folder.iterdir():

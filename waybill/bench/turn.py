@@ -194,7 +194,7 @@ def cpu_seconds(parts: Iterable[Running]) -> dict[str, float]:
     for part in parts:
         leader = psutil.Process(part.pid)
         times = leader.cpu_times()
-        # Of children that have ended, their parent has the sum.
+        # A parent has the sum of its ended children.
         used[part.name] = times.user + times.system + times.children_user + times.children_system
         for child in leader.children(recursive=True):
             with suppress(psutil.NoSuchProcess):

@@ -54,7 +54,7 @@ def find(name: Name, *, releases: str = GITHUB, timeout: float = 5.0) -> Path:
             return found
         tried.append(f"cache: nothing in {_cache()}")
         with _only_one(name):
-            # Whoever had the lock before may have left what we want.
+            # The process that had the lock before may have left the executable that we want.
             found = _cached(binary) or _downloaded(binary, releases, timeout, tried) or _built(binary, tried)
     except OSError as error:
         raise BinaryNotFoundError(

@@ -79,7 +79,7 @@ def _build_of_prometheus(title: str, minutes: int, package: str, go: Path, folde
         run([str(go), "mod", "download", PROMETHEUS_MODULE], folder)
         sources = _module_cache(go) / PROMETHEUS_MODULE
         flags = f"-s -w -X {PROMETHEUS_VERSION_VARIABLE}={PROMETHEUS_VERSION}"
-        # Of its ways to find targets only those by file and HTTP: the rest are the libraries of every cloud.
+        # Only its ways to find targets by file and HTTP: the rest are the libraries of every cloud.
         return _compile(run, go, sources, package, flags, folder / "executable", tags="remove_all_sd")
 
 
@@ -91,7 +91,7 @@ def _build(title: str, minutes: int) -> AbstractContextManager[Update]:
 
 def _compile(run: Run, go: Path, sources: Path, package: str, linker_flags: str, target: Path, tags: str = "") -> Path:
     options = ["-trimpath", "-mod=readonly", "-buildvcs=false", "-tags", tags]
-    # What is in Go's cache already is not compiled again, and not named by `go build -v`.
+    # Packages in Go's cache are not compiled again, and not named by `go build -v`.
     listed = run([str(go), "list", *options, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", package], sources)
     compilation = Compilation(len(_packages(listed)))
     run([str(go), "build", "-v", *options, "-ldflags", linker_flags, "-o", str(target), package], sources, compilation)

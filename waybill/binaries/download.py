@@ -45,7 +45,7 @@ def download(release: Release, folder: Path, *, base_url: str = GITHUB, timeout:
 
     `timeout` is in seconds, for the connection and then for each silence of the server. Raises DownloadError.
     """
-    # Only here: whoever has the executable already needs no library to fetch it.
+    # Imported only here: a reader who has the executable already needs no library to fetch it.
     import pooch
 
     platform = this_platform()

@@ -46,7 +46,7 @@ class Collector(pipeline.Collector):
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
         for line in reversed(lines):
             if "Exporting failed" in line:
-                # What Go says of a connection, without what each layer put around it.
+                # Go's message about a connection, without the texts that each layer puts around it.
                 error = re.sub(r".*desc = ", "", str(_fields(line).get("error", ""))).replace('"', "")
                 return f"Its log says: {error}." if error else ""
         return ""

@@ -42,7 +42,7 @@ def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Fin
     if state:
         yield otlp.check(address, "the gateway", visit.span())
     else:
-        # What has its usual port here may be anybody's.
+        # Another program may be using the default port.
         collector.check()
         yield found("collector-out-of-reach")
     services = _services(state)
