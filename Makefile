@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV = .venv
 WAYBILL = WAYBILL_TYPED=make $(VENV)/bin/python -m waybill
 CHOICES = $(if $(SAMPLING),WAYBILL_SAMPLING="$$SAMPLING") $(if $(METRICS),WAYBILL_METRICS="$$METRICS") \
-	$(if $(ALERTS),WAYBILL_ALERTS="$$ALERTS")
+	$(if $(ALERTS),WAYBILL_ALERTS="$$ALERTS") \
+	$(if $(STORAGE),WAYBILL_STORAGE="$$STORAGE") $(if $(RETENTION),WAYBILL_RETENTION="$$RETENTION")
 # make puts the variables that the reader types into the environment. Commands read them there, in quotes, so that
 # the shell takes none of it for its own.
 # Ctrl-C ends a command with a line of its own and the status 130, which make is not to call an error as well; $(2) is
@@ -18,16 +19,22 @@ setup: $(VENV)/tool ## the environment alone: .venv, from hash-locked requiremen
 ##   PYTHON=python3.13    the Python to make it with, in this and every other target
 
 demo: $(VENV)/tool ## everything, from nothing to orders with their traces; Ctrl-C ends it
-##   SAMPLING=tail        keep a choice of the traces
+##   SAMPLING=tail        keep a choice of the traces; SAMPLING=two-tier: chosen by two Collectors behind the first
 ##   METRICS=on           Prometheus beside the rest
 ##   ALERTS=demo          its alerts fire within two minutes
+##   STORAGE=badger       traces survive; else they are gone with Ctrl-C
+##   RETENTION=7          for how many days
 	$(call run,$(CHOICES) $(WAYBILL) up --demo)
 
 up: $(VENV)/tool ## start everything in the background
-##   SAMPLING=tail        keep a choice of the traces
+##   SAMPLING=tail        keep a choice of the traces; SAMPLING=two-tier: chosen by two Collectors behind the first
 ##   METRICS=on           Prometheus beside the rest
 ##   ALERTS=demo          its alerts fire within two minutes
+##   STORAGE=memory       traces are gone with `make down`; else they survive it (badger)
+##   RETENTION=7          for how many days
 	$(call run,$(CHOICES) $(WAYBILL) up --background)
+# Who keeps it running keeps its traces.
+up: export STORAGE ?= $(or $(WAYBILL_STORAGE),badger)
 
 down: $(VENV)/tool ## end what `make up` started
 	$(call run,$(WAYBILL) down)

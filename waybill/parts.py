@@ -21,6 +21,7 @@ PROBE_SECONDS = 2
 DEMO_WINDOWS = {"1m": "10s", "5m": "30s", "30m": "1m", "1h": "2m", "6h": "4m"}
 """The replacements for the windows in deploy/alerts.yaml. A rate needs two of the services' reports: 30 s is the least.
 """
+OVERLAYS = {"off": [], "tail": ["collector-sampling.yaml"], "two-tier": ["collector-agent.yaml"]}
 
 RESOURCE = {"deployment.environment.name": "demo", "ip": "127.0.0.1"}
 """Jaeger 2.13 and 2.14 compare clocks by `ip`, which is no name of the conventions; newer ones by host.name."""
@@ -40,7 +41,8 @@ def all_parts(settings: Settings) -> list[Part]:
     return [
         _postgres(settings, data, passwords),
         _valkey(settings, data, passwords),
-        _jaeger(settings),
+        _jaeger(settings, data),
+        *([sampler(settings, name) for name in registry.SAMPLERS] if settings.sampling == "two-tier" else []),
         _collector(settings),
         *([_prometheus(settings, data)] if settings.metrics == "on" else []),
         *_services(settings, passwords),
@@ -52,7 +54,7 @@ def data_folder(settings: Settings) -> Path:
     folder = state_folder(settings) / "data"
     # PostgreSQL may run as another user, who passes through.
     make_private(folder, 0o711)
-    for part in ("valkey", "collector", "prometheus"):
+    for part in ("valkey", "collector", "jaeger", "prometheus", *registry.SAMPLERS):
         if (folder / part).exists():
             make_private(folder / part)
     return folder
@@ -106,13 +108,19 @@ def _valkey(settings: Settings, data: Path, passwords: postgres.Passwords) -> Pa
     )
 
 
-def _jaeger(settings: Settings) -> Part:
+def _jaeger(settings: Settings, data: Path) -> Part:
     health = f"127.0.0.1:{settings.jaeger_health_port}"
-    overlay = ["--config", "deploy/jaeger-metrics.yaml"] if settings.metrics == "on" else []
+    files = ["deploy/jaeger.yaml"]
+    if settings.metrics == "on":
+        files.append("deploy/jaeger-metrics.yaml")
+    if settings.storage == "badger":
+        files.append("deploy/jaeger-badger.yaml")
     return Part(
         name="jaeger",
-        command=[binaries.find("jaeger"), "--config", "deploy/jaeger.yaml", *overlay],
+        command=[binaries.find("jaeger"), *(word for file in files for word in ("--config", file))],
         environment={
+            "JAEGER_BADGER_DIRECTORY": str(data / "jaeger"),
+            "JAEGER_TRACE_TTL": f"{settings.retention * 24}h",
             "PROMETHEUS_URL": settings.prometheus_url,
             "JAEGER_QUERY_ENDPOINT": f"127.0.0.1:{settings.jaeger_port}",
             "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
@@ -131,10 +139,10 @@ def _jaeger(settings: Settings) -> Part:
 def _collector(settings: Settings) -> Part:
     endpoint = f"127.0.0.1:{settings.collector_port}"
     health = f"127.0.0.1:{settings.collector_health_port}"
-    overlay = ["--config", "collector-sampling.yaml", COUNTABLE] if settings.sampling == "tail" else []
+    files = ["collector-config.yaml", *OVERLAYS[settings.sampling]]
     return Part(
         name="collector",
-        command=[binaries.find("otelcol"), "--config", "collector-config.yaml", *overlay],
+        command=_otelcol(*files),
         environment={
             "OTLP_GRPC_ENDPOINT": endpoint,
             "HEALTH_ENDPOINT": health,
@@ -143,12 +151,40 @@ def _collector(settings: Settings) -> Part:
             "SELF_METRICS_PORT": str(settings.collector_metrics_port),
             "STORAGE_DIRECTORY": str(data_folder(settings) / "collector"),
             "LOGS_FILE": str(services_log(state_folder(settings))),
+            "SAMPLERS": samplers(settings.sampler_1_port, settings.sampler_2_port),
             # Below what the memory limiter refuses at, as in docker-compose.yml.
             "GOMEMLIMIT": "100MiB",
         },
         where=f"{endpoint} (OTLP/gRPC)",
         ports=settings.ports_of("collector"),
         ready=lambda: answers(f"http://{health}/"),
+    )
+
+
+def samplers(*ports: int) -> str:
+    """Return the addresses of the second tier as collector-agent.yaml takes them."""
+    return f"[{', '.join(f'127.0.0.1:{port}' for port in ports)}]"
+
+
+def sampler(settings: Settings, name: str, ports: Mapping[str, int] | None = None) -> Part:
+    """Return a Collector of the second tier; `ports` (spans, health, metrics) are for one more than there are."""
+    ports = ports or settings.ports_of(name)
+    otlp, health, metrics = ports.values()
+    files = ("collector-sampler.yaml", "collector-sampling.yaml")
+    return Part(
+        name=name,
+        command=[binaries.find("otelcol"), *(word for file in files for word in ("--config", file))],
+        environment={
+            "OTLP_GRPC_ENDPOINT": f"127.0.0.1:{otlp}",
+            "HEALTH_ENDPOINT": f"127.0.0.1:{health}",
+            "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
+            "SELF_METRICS_PORT": str(metrics),
+            "STORAGE_DIRECTORY": str(data_folder(settings) / name),
+            "GOMEMLIMIT": "100MiB",
+        },
+        where=f"127.0.0.1:{otlp} (OTLP/gRPC)",
+        ports=ports,
+        ready=lambda: answers(f"http://127.0.0.1:{health}/"),
     )
 
 

@@ -114,9 +114,17 @@ def _way(name: str) -> Iterator[str]:
             yield from _way(service.name)
 
 
+SAMPLERS = {
+    name: Server(name, {f"{field}_port": otlp, f"{field}_health_port": health, f"{field}_metrics_port": metrics})
+    for name, field, otlp, health, metrics in (
+        ("sampler-1", "sampler_1", 14401, 13141, 18901),
+        ("sampler-2", "sampler_2", 14402, 13142, 18902),
+    )
+}
+"""Collectors of a second tier, which run if they are asked for, in front of Jaeger and behind the other."""
 NAMES = tuple(service.name for service in SERVICES)
 PARTS: dict[str, Server | Service] = {part.name: part for part in (*SERVERS, *SERVICES)}
-PORTS = {field: port for part in PARTS.values() for field, port in part.ports.items()}
+PORTS = {field: port for part in (*PARTS.values(), *SAMPLERS.values()) for field, port in part.ports.items()}
 """Every port, by the field of waybill.settings.Settings."""
 OWNERS = tuple(service.name for service in SERVICES if service.database == service.name)
 """Those with a database of their own."""

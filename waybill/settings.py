@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from waybill import typed
-from waybill.registry import PARTS, PORTS
+from waybill.registry import PARTS, PORTS, SAMPLERS
 
 PREFIX = "WAYBILL_"
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     collector_health_port: Port = PORTS["collector_health_port"]
     collector_metrics_port: Port = PORTS["collector_metrics_port"]
     metrics_port: Port = PORTS["metrics_port"]
+    sampler_1_port: Port = PORTS["sampler_1_port"]
+    sampler_1_health_port: Port = PORTS["sampler_1_health_port"]
+    sampler_1_metrics_port: Port = PORTS["sampler_1_metrics_port"]
+    sampler_2_port: Port = PORTS["sampler_2_port"]
+    sampler_2_health_port: Port = PORTS["sampler_2_health_port"]
+    sampler_2_metrics_port: Port = PORTS["sampler_2_metrics_port"]
     jaeger_port: Port = PORTS["jaeger_port"]
     jaeger_otlp_port: Port = PORTS["jaeger_otlp_port"]
     jaeger_health_port: Port = PORTS["jaeger_health_port"]
@@ -49,8 +55,13 @@ class Settings(BaseSettings):
     """True if Prometheus keeps the metrics, and Jaeger shows them: docs/metrics.md."""
     alerts: Literal["production", "demo"] = "production"
     """The windows of Prometheus' alerts: as deploy/alerts.yaml has them, or so short that one can watch them fire."""
-    sampling: Literal["off", "tail"] = "off"
-    """True if the Collector keeps every trace, or a choice of them: collector-sampling.yaml."""
+    sampling: Literal["off", "tail", "two-tier"] = "off"
+    """`tail` if the Collector keeps a choice of the traces (collector-sampling.yaml), `two-tier` if Collectors of a second
+    tier choose (collector-agent.yaml)."""
+    storage: Literal["memory", "badger"] = "memory"
+    """The place of traces: Jaeger's memory, or its disk until they are too old (deploy/jaeger-badger.yaml)."""
+    retention: Annotated[int, Field(ge=1)] = 7
+    """The days that Jaeger keeps a trace on disk."""
 
     @property
     def gateway_url(self) -> str:
@@ -59,11 +70,16 @@ class Settings(BaseSettings):
 
     def ports_of(self, part: str) -> dict[str, int]:
         """Return the ports of a part, by the variable that moves each."""
-        return {f"{PREFIX}{field.upper()}": getattr(self, field) for field in PARTS[part].ports}
+        return {f"{PREFIX}{field.upper()}": getattr(self, field) for field in {**PARTS, **SAMPLERS}[part].ports}
 
     def service_url(self, name: str) -> str:
         """Return the base URL of a service, without a slash at the end."""
         return f"http://127.0.0.1:{getattr(self, f'{name}_port')}"
+
+    @property
+    def sampler_metrics_ports(self) -> tuple[int, ...]:
+        """Return where the Collectors of the second tier show their metrics of themselves."""
+        return self.sampler_1_metrics_port, self.sampler_2_metrics_port
 
     @property
     def prometheus_url(self) -> str:

@@ -212,7 +212,7 @@ def test_a_sampling_that_does_not_exist_stops_make(target: str, tmp_path: Path) 
     environment = {**os.environ, "WAYBILL_STATE_DIR": str(tmp_path)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
-    assert "SAMPLING=head: Input should be 'off' or 'tail'" in ended.stderr
+    assert "SAMPLING=head: Input should be 'off', 'tail' or 'two-tier'" in ended.stderr
 
 
 def is_sampled(response: requests.Response) -> bool:

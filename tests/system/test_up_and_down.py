@@ -49,12 +49,16 @@ def environment() -> Iterator[dict[str, str]]:
         assert processes_with(mark) == []
 
 
-def test_an_order_outlives_a_restart(environment: dict[str, str]) -> None:
+def test_an_order_outlives_a_restart_and_so_does_its_trace_on_disk(environment: dict[str, str]) -> None:
+    # As `make up` has it.
+    environment["WAYBILL_STORAGE"] = "badger"
     up = waybill("up", environment, "--background")
     assert up.returncode == 0, up.stdout
     gateway = f"http://127.0.0.1:{environment['WAYBILL_GATEWAY_PORT']}"
     placed = requests.post(f"{gateway}/orders", json=ORDER, timeout=20)
     assert placed.status_code == 201, placed.text
+    jaeger = Jaeger(f"http://127.0.0.1:{environment['WAYBILL_JAEGER_PORT']}")
+    wait_until(lambda: whole(jaeger, placed.json()["trace_id"]), "the trace is whole")
 
     shown = waybill("status", environment, "--json")
     parts = assert_documented("status", shown.stdout)["parts"]
@@ -67,6 +71,13 @@ def test_an_order_outlives_a_restart(environment: dict[str, str]) -> None:
     assert waybill("up", environment, "--background").returncode == 0
     found = requests.get(f"{gateway}/orders/{placed.json()['id']}", timeout=20)
     assert found.json()["status"] == "completed"
+    assert whole(jaeger, placed.json()["trace_id"])
+
+
+def whole(jaeger: Jaeger, trace_id: str) -> bool:
+    """Whether all services of an order are in its trace."""
+    trace = jaeger.trace(trace_id)
+    return trace is not None and trace.services == SHIPPED
 
 
 def test_down_after_the_supervisor_was_killed_leaves_nothing(environment: dict[str, str]) -> None:

@@ -81,10 +81,10 @@ otelcol_exporter_enqueue_failed_spans{{exporter="otlp_http"}} {not_queued}
 {sampling}""")
 
 
-def jaeger(taken: int, *, stored: int | None = None, name: str = "first") -> Numbers:
+def jaeger(taken: int, *, stored: int | None = None, name: str = "first", storage: str = "") -> Numbers:
     """The page of Jaeger, whose counters end in `_total`."""
     return parse(f"""# Jaeger
-target_info{{service_instance_id="{name}"}} 1
+target_info{{service_instance_id="{name}",waybill_storage="{storage}"}} 1
 otelcol_receiver_accepted_spans_total{{receiver="otlp"}} {taken}
 otelcol_exporter_sent_spans_total{{exporter="jaeger_storage_exporter"}} {taken if stored is None else stored}
 """)
@@ -191,6 +191,52 @@ def test_what_tail_sampling_leaves_out_is_not_lost_and_what_its_queue_did_not_ta
     assert kept.left_out == 85
     assert not left_out(kept)
     assert found(kept) == [(5, "in the Collector")]
+
+
+def first_tier(accepted: int, *, rejected: int = 0) -> Numbers:
+    """The page of a Collector with others behind it."""
+    return parse(f"""# the Collector
+target_info{{service_instance_id="agent"}} 1
+otelcol_receiver_accepted_spans{{receiver="otlp"}} {accepted}
+otelcol_exporter_sent_spans{{exporter="load_balancing"}} {accepted - rejected}
+otelcol_exporter_send_failed_spans{{exporter="load_balancing"}} {rejected}
+otelcol_loadbalancer_num_backends{{resolver="static"}} 2
+""")
+
+
+def two_tiers(spans: int, *samplers: Numbers | None, rejected: int = 0, taken: int = 0) -> Snapshot:
+    """So many spans of payment went into the first tier, and Jaeger has these."""
+    page = services(process("payment", spans), accepted={"waybill/payment": spans})
+    return Snapshot(page, first_tier(spans, rejected=rejected), jaeger(taken), samplers)
+
+
+def test_what_the_second_tier_leaves_out_is_not_lost_and_what_it_refuses_for_good_is() -> None:
+    pages = (collector(60, sent=20, name="one"), collector(36, sent=10, queued=3, name="two"))
+    kept = ledger(two_tiers(100, *pages, rejected=4, taken=30))
+    assert found(kept) == [(4, "between the two tiers of Collectors")]
+    assert (kept.left_out, kept.queued, kept.between_tiers, kept.sent) == (63, 3, 0, 30)
+    assert kept.tail_sampling
+
+
+def test_what_the_second_tier_could_not_write_to_its_queues_is_lost() -> None:
+    pages = (collector(60, sent=20, not_queued=5, name="one"), collector(40, sent=10, name="two"))
+    assert found(ledger(two_tiers(100, *pages, taken=30))) == [(5, "in the Collector")]
+
+
+def test_what_the_second_tier_has_not_taken_yet_is_on_its_way() -> None:
+    kept = ledger(two_tiers(100, collector(60, name="one"), collector(10, name="two"), taken=70), settled=False)
+    assert (kept.between_tiers, kept.on_the_way, kept.left_out) == (30, 30, 0)
+    assert good(kept)
+
+
+def test_a_sampler_that_does_not_answer_or_was_started_anew_leaves_a_doubt() -> None:
+    (doubt,) = doubts(ledger(two_tiers(100, collector(60, name="one"), None, taken=60)))
+    assert "1 sampler of the second tier did not answer" in doubt
+    before = two_tiers(0, collector(0, name="one"), collector(0, name="two"))
+    kept = ledger(two_tiers(100, collector(60, name="one"), collector(10, name="new"), taken=70), before)
+    (doubt,) = doubts(kept)
+    assert doubt.startswith("A sampler was started anew")
+    assert not kept.collector_restarted
 
 
 def test_spans_on_their_way_are_not_lost() -> None:
@@ -303,6 +349,14 @@ def test_more_spans_than_the_collector_accepted_may_come_out_of_its_queue_on_dis
 def test_the_spans_in_a_jaeger_that_was_started_anew_are_lost() -> None:
     page = services(process("payment", 100), accepted={"waybill/payment": 100})
     assert found(ledger(Snapshot(page, collector(100), jaeger(0, name="second")))) == [(100, "in Jaeger")]
+
+
+def test_the_spans_on_the_disk_of_a_jaeger_that_was_started_anew_are_not_lost() -> None:
+    page = services(process("payment", 10), accepted={"waybill/payment": 10})
+    before = Snapshot(services(accepted={}), collector(0), jaeger(0, storage="badger"))
+    kept = ledger(Snapshot(page, collector(10), jaeger(4, name="second", storage="badger")), before)
+    assert good(kept)
+    assert "what it had stored is on its disk" in verdict(kept)
 
 
 def test_what_the_collector_could_not_write_to_its_queue_does_not_wait_there() -> None:

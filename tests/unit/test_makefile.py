@@ -53,10 +53,12 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("load", "USERS=0"), "make load USERS=0: 0 is not in the range"),
         (("drill", "SEED=one two"), "make drill SEED='one two': 'one two' is not a valid integer"),
         (("doctor", "SCENARIO=<one>"), "make doctor SCENARIO='<one>': "),
-        (("up", "SAMPLING=some (of them)"), "SAMPLING=some (of them): Input should be 'off' or 'tail'."),
         (("logs", "SEVERITY=loud"), "make logs SEVERITY=loud: 'loud' is not one of 'debug', 'info'"),
         (("logs", "TRACE=a b"), "make logs TRACE='a b': 'a b' is not a trace id"),
         (("up", "ALERTS=loud"), "ALERTS=loud: Input should be 'production' or 'demo'."),
+        (("up", "STORAGE=tape"), "STORAGE=tape: Input should be 'memory' or 'badger'."),
+        (("up", "RETENTION=0"), "RETENTION=0: Input should be greater than or equal to 1."),
+        (("up", "SAMPLING=some (of them)"), "SAMPLING=some (of them): Input should be 'off', 'tail' or 'two-tier'."),
     ],
 )
 def test_what_is_typed_reaches_the_tool_whole_and_the_message_names_it(typed: tuple[str, ...], message: str) -> None:
@@ -74,6 +76,12 @@ def test_dead_letters_are_sent_back_or_dropped_as_typed_and_else_listed(typed: s
     assert f"waybill dead-letters {arguments};" in make("--dry-run", "dead-letters", typed).stdout
 
 
+def test_traces_survive_where_everything_runs_in_the_background_unless_the_reader_says_otherwise() -> None:
+    assert 'WAYBILL_STORAGE="$STORAGE"' in make("--dry-run", "up").stdout
+    assert "WAYBILL_STORAGE" not in make("--dry-run", "demo").stdout
+    assert "STORAGE=tape: Input should be" in make("up", "WAYBILL_STORAGE=tape").stdout
+
+
 TEXTS = ("; touch {}", "$(touch {})", "`touch {}`", "' ; touch {} '", '" ; touch {} "', "> {}")
 
 
@@ -89,6 +97,7 @@ TEXTS = ("; touch {}", "$(touch {})", "`touch {}`", "' ; touch {} '", '" ; touch
                 "up SAMPLING",
                 "demo METRICS",
                 "up ALERTS",
+                "up STORAGE",
                 "logs SERVICE",
                 "logs SEVERITY",
             )
@@ -113,7 +122,7 @@ def test_the_tool_called_by_itself_names_its_own_options() -> None:
 
 def test_help_names_every_variable_of_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
-    text = text.replace("$(CHOICES)", "$$SAMPLING $$METRICS $$ALERTS")
+    text = text.replace("$(CHOICES)", "$$SAMPLING $$METRICS $$ALERTS $$STORAGE $$RETENTION")
     described: dict[str, set[str]] = {}
     for block in re.split(r"\n(?=[a-z-]+:.*## )", text)[1:]:
         rule = block.partition("\n\n")[0]

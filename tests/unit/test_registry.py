@@ -11,7 +11,7 @@ import yaml
 from tests.documents import ROOT
 from waybill import binaries
 from waybill.parts import all_parts
-from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PARTS, PORTS, SERVICES, SHIPPED, Service
+from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PARTS, PORTS, SAMPLERS, SERVICES, SHIPPED, Service
 from waybill.settings import Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -35,7 +35,7 @@ def test_the_tool_has_a_setting_for_each_port_of_a_part() -> None:
     fields = {name: field.default for name, field in Settings.model_fields.items() if name.endswith("_port")}
     assert fields == PORTS
     assert len(set(PORTS.values())) == len(PORTS)
-    assert {variable for name in PARTS for variable in settings.ports_of(name)} == {
+    assert {variable for name in (*PARTS, *SAMPLERS) for variable in settings.ports_of(name)} == {
         f"WAYBILL_{field.upper()}" for field in PORTS
     }
 
@@ -45,6 +45,12 @@ def test_the_tool_runs_the_parts_of_the_registry(monkeypatch: pytest.MonkeyPatch
     parts = all_parts(Settings(state_dir=tmp_path, metrics="on"))
     assert [part.name for part in parts] == list(PARTS)
     assert {name for part in parts for name in part.after} <= set(PARTS)
+
+
+def test_the_tool_runs_a_second_tier_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(binaries, "find", Path)
+    parts = all_parts(Settings(state_dir=tmp_path, metrics="on", sampling="two-tier"))
+    assert {part.name for part in parts} - set(PARTS) == set(SAMPLERS)
 
 
 def test_each_traced_service_is_on_the_way_of_an_order_once() -> None:

@@ -38,8 +38,9 @@ class Collector(pipeline.Collector):
         return f" {queued:,} spans wait in the Collector." if queued else ""
 
     def samples(self) -> bool:
-        """Return whether a tail sampler is at work."""
-        return "otelcol_processor_tail_sampling" in self._metrics()
+        """Return whether a tail sampler is at work, here or in a second tier."""
+        metrics = self._metrics()
+        return any(f"otelcol_{name}" in metrics for name in ("processor_tail_sampling", "loadbalancer"))
 
     def last_complaint(self) -> str:
         """Return the reason why it could not send, from the end of its log."""

@@ -10,6 +10,7 @@ from waybill.settings import Settings
 
 NOTHING = Numbers({})
 TO_JAEGER = "otlp_http"
+TO_SAMPLERS = "load_balancing"
 TO_STORAGE = "jaeger_storage_exporter"
 
 
@@ -121,7 +122,39 @@ class Ledger:
         if self._start.collector and self.now.collector:
             return self._start.collector.process != self.now.collector.process
         answered = not self._too_many_series and any(service.exported > service.accepted for service in self.services)
-        return self.exact and self.per_service and (answered or self.taken > self.sent)
+        forgotten = not self.two_tiers and self.taken > self.sent
+        return self.exact and self.per_service and (answered or forgotten)
+
+    @property
+    def two_tiers(self) -> bool:
+        """Return whether other Collectors stand between this one and Jaeger."""
+        return bool(self.now.samplers)
+
+    @property
+    def sampler_restarted(self) -> bool:
+        """Return whether one of the second tier has forgotten what it accepted in an earlier part of the run."""
+        pairs = zip(self._start.samplers, self.now.samplers, strict=False)
+        if any(then and now and then.process != now.process for then, now in pairs):
+            return True
+        return self.two_tiers and self.exact and self.taken > self.sent
+
+    @property
+    def samplers_away(self) -> int:
+        """How many of the second tier do not answer."""
+        return sum(sampler is None for sampler in self.now.samplers)
+
+    @property
+    def between_tiers(self) -> int:
+        """Spans that the first tier took and the second has not: in the first one's queue, or in its memory."""
+        if self.samplers_away or self.sampler_restarted:
+            return self._collector.total("otelcol_exporter_queue_size", exporter=TO_SAMPLERS)
+        arrived = self._last_tier.total("otelcol_receiver_accepted_spans")
+        return max(0, self.accepted - self.lost_between_tiers - arrived) if self.two_tiers else 0
+
+    @property
+    def lost_between_tiers(self) -> int:
+        """Spans that the first tier has given up, because a sampler rejected them for good."""
+        return self._collector.total("otelcol_exporter_send_failed_spans", exporter=TO_SAMPLERS)
 
     @property
     def sampled_out(self) -> int:
@@ -131,7 +164,7 @@ class Ledger:
     @property
     def tail_sampling(self) -> bool:
         """Return whether the Collector leaves traces out."""
-        return self._collector.has("otelcol_processor_tail_sampling")
+        return self.two_tiers or self._collector.has("otelcol_processor_tail_sampling")
 
     @property
     def left_out(self) -> int:
@@ -149,29 +182,30 @@ class Ledger:
     def undecided_traces(self) -> int:
         """Traces that tail sampling has in memory, at this moment."""
         name = "otelcol_processor_tail_sampling_sampling_traces_on_memory"
-        return (self.now.collector or NOTHING).total(name)
+        last = self.now.samplers if self.two_tiers else (self.now.collector,)
+        return sum((each or NOTHING).total(name) for each in last)
 
     @property
     def evicted_traces(self) -> int:
         """Traces that tail sampling had no room for until they were decided on."""
-        return self._collector.total("otelcol_processor_tail_sampling_sampling_trace_dropped_too_early")
+        return self._last_tier.total("otelcol_processor_tail_sampling_sampling_trace_dropped_too_early")
 
     @property
     def queued(self) -> int:
-        """Spans in the Collector's queue for Jaeger.
+        """Spans in the Collector's queue for Jaeger; with two tiers, in their queues.
 
         The Collector's gauge also counts those that it could not write to its disk, and so refused. At most so many are
         there as it took and has not sent; or more, if a Collector before it has left some.
         """
-        size = self._collector.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
+        size = self._last_tier.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
         if self.tail_sampling:
-            return size
+            return size + self.between_tiers
         return max(0, min(size, self._not_sent_yet), size - self._not_queued)
 
     @property
     def queue_unwritable(self) -> bool:
         """Return whether the Collector counts more as waiting than it took, because it could not write to its disk."""
-        size = self._collector.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
+        size = self._last_tier.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
         return bool(self._not_queued) and not self.tail_sampling and size > max(0, self._not_sent_yet)
 
     @property
@@ -182,12 +216,12 @@ class Ledger:
     @property
     def sent(self) -> int:
         """Spans that the Collector sent to Jaeger, with an answer."""
-        return self._collector.total("otelcol_exporter_sent_spans", exporter=TO_JAEGER)
+        return self._last_tier.total("otelcol_exporter_sent_spans", exporter=TO_JAEGER)
 
     @property
     def not_sent(self) -> int:
         """Spans that the Collector has given up: it repeats what may succeed later, and not what Jaeger rejects."""
-        return self._collector.total("otelcol_exporter_send_failed_spans", exporter=TO_JAEGER)
+        return self._last_tier.total("otelcol_exporter_send_failed_spans", exporter=TO_JAEGER)
 
     @property
     def taken(self) -> int:
@@ -207,12 +241,29 @@ class Ledger:
     @property
     def forgotten(self) -> int:
         """Spans that were sent to a Jaeger that has ended since; the next one starts with an empty memory."""
+        return 0 if self.on_disk else self._taken_before
+
+    @property
+    def on_disk(self) -> bool:
+        """Return whether what Jaeger stored outlives it: deploy/jaeger-badger.yaml."""
+        return any((self.now.jaeger or NOTHING).by("waybill_storage", "target_info", waybill_storage="badger"))
+
+    @property
+    def jaeger_restarted(self) -> bool:
+        """Return whether a Jaeger with its traces on disk has forgotten how many it took."""
+        return self.on_disk and self._taken_before > 0
+
+    @property
+    def _taken_before(self) -> int:
+        """Spans that another process of Jaeger than this one took."""
         return max(0, self.sent - self.taken) if self.now.jaeger and self.exact else 0
 
     @property
     def lost_somewhere(self) -> int:
         """Spans that are missing at the end, where the Collector has forgotten the steps between."""
         if not self.exact or not self.collector_restarted or self.tail_sampling or self.now.jaeger is None:
+            return 0
+        if self.jaeger_restarted:
             return 0
         known = self.dropped + sum(map(self.lost_before_collector, self.services)) + self.not_sent + self.forgotten
         return max(0, self.ended - known - self.taken)
@@ -228,6 +279,17 @@ class Ledger:
     @cached_property
     def _collector(self) -> Numbers:
         return (self.now.collector or NOTHING).since(self._start.collector)
+
+    @cached_property
+    def _last_tier(self) -> Numbers:
+        """The Collector that sends to Jaeger, or all that do."""
+        if not self.two_tiers:
+            return self._collector
+        found = NOTHING
+        for number, sampler in enumerate(self.now.samplers):
+            then = self._start.samplers[number] if self._start.samplers else None
+            found = found.with_those_of((sampler or NOTHING).since(then))
+        return found
 
     @cached_property
     def _jaeger(self) -> Numbers:
@@ -249,12 +311,12 @@ class Ledger:
 
     @property
     def _not_sent_yet(self) -> int:
-        return self.accepted - self.sent - self.not_sent
+        return self.accepted - self.lost_between_tiers - self.sent - self.not_sent
 
     @property
     def _not_queued(self) -> int:
         """Behind tail sampling nobody waits for an answer, and what the queue does not take is lost."""
-        return self._collector.total("otelcol_exporter_enqueue_failed_spans", exporter=TO_JAEGER)
+        return self._last_tier.total("otelcol_exporter_enqueue_failed_spans", exporter=TO_JAEGER)
 
     def _service(self, name: str) -> Service:
         numbers, job = self._services, f"{NAMESPACE}/{name}"

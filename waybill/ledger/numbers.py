@@ -19,6 +19,7 @@ SECONDS_TO_ANSWER = 5
 NAMESPACE = "waybill"
 REPORTS = "otel_sdk_metric_reader_collection_duration_seconds_count"
 CALLS = "http_client_request_duration_seconds_count"
+TO_TIERS = "otelcol_loadbalancer_"
 # A page has thousands of lines, most of them of histograms; these are read.
 READ = (
     "otel_sdk_span_",
@@ -28,6 +29,7 @@ READ = (
     CALLS,
     "traces_span_metrics_calls",
     "otelcol_exporter_",
+    TO_TIERS,
     "otelcol_processor_",
     "otelcol_receiver_",
     "target_info",
@@ -64,6 +66,11 @@ class Numbers:
         """Return the process of the Collector or Jaeger that has counted; another one has begun from zero."""
         return next(iter(self.by("service_instance_id", "target_info")), "")
 
+    def with_those_of(self, other: "Numbers") -> "Numbers":
+        """The sums of two pages: of Collectors that share the work."""
+        keys = self.samples.keys() | other.samples.keys()
+        return Numbers({key: self.samples.get(key, 0) + other.samples.get(key, 0) for key in keys})
+
     def since(self, earlier: "Numbers | None") -> "Numbers":
         """Return the counts since then: all of them if another process counted until then."""
         if earlier is None or earlier.process != self.process:
@@ -78,6 +85,8 @@ class Snapshot:
     services: Numbers | None
     collector: Numbers | None
     jaeger: Numbers | None
+    samplers: tuple[Numbers | None, ...] = ()
+    """Of the second tier, if there is one: the Collectors that leave traces out and send to Jaeger."""
 
     def reports(self) -> Mapping[str, int]:
         """Return the number of reports of each process of our services, by its `service.instance.id`."""
@@ -94,9 +103,12 @@ class Snapshot:
 
 
 def read(settings: Settings) -> Snapshot:
-    """Ask all three, those first whose spans come first: so none of them seems to have lost what came in between."""
-    ports = (settings.metrics_port, settings.collector_metrics_port, settings.jaeger_metrics_port)
-    return Snapshot(*(_page(port) for port in ports))
+    """Ask all, those first whose spans come first: so none of them seems to have lost what came in between."""
+    services, collector = _page(settings.metrics_port), _page(settings.collector_metrics_port)
+    # However `make ledger` was called: the first tier itself tells that there is a second one.
+    two_tiers = collector is not None and collector.has(TO_TIERS)
+    samplers = tuple(_page(port) for port in settings.sampler_metrics_ports) if two_tiers else ()
+    return Snapshot(services, collector, _page(settings.jaeger_metrics_port), samplers)
 
 
 def _page(port: int) -> Numbers | None:

@@ -34,6 +34,11 @@ def losses(ledger: Ledger) -> list[Loss]:
             _why_not_taken(ledger),
         ),
         Loss(
+            ledger.lost_between_tiers,
+            "between the two tiers of Collectors",
+            "a sampler rejected them for good: look for 'Exporting failed' in the Collector's log",
+        ),
+        Loss(
             ledger.lost_in_collector,
             "in the Collector",
             "look for errors in its log: its queue was full or could not be written, or a processor drops spans",
@@ -74,6 +79,16 @@ def doubts(ledger: Ledger) -> list[str]:
         found.append(
             "The Collector could not write to the disk of its queue, and what was in it may be lost: is the disk full?"
         )
+    if ledger.samplers_away:
+        found.append(
+            f"{_count(ledger.samplers_away, 'sampler')} of the second tier did not answer: if it was killed, what it "
+            "had not decided on is lost, and was not counted. What comes for it waits in the first tier"
+        )
+    if ledger.sampler_restarted:
+        found.append(
+            "A sampler was started anew and has forgotten its numbers: traces that were under way may be split, and if "
+            "it was killed, what it had not decided on is lost, and was not counted"
+        )
     if ledger.evicted_traces:
         traces = _count(ledger.evicted_traces, "trace")
         found.append(f"Tail sampling had no room for {traces}: see num_traces in collector-sampling.yaml")
@@ -102,6 +117,8 @@ def verdict(ledger: Ledger) -> str:
     sentences = [f"Ledger: {text}", *doubts(ledger)]
     if total and ledger.on_the_way > 0:
         sentences.append(f"On their way still: {ledger.on_the_way:,}")
+    if ledger.jaeger_restarted:
+        sentences.append("Jaeger was started anew and has forgotten its numbers: what it had stored is on its disk")
     if ledger.collector_restarted:
         sentences.append("The Collector was restarted and has forgotten its numbers: the ends are compared")
     return "".join(f"{sentence}. " for sentence in sentences).rstrip()
@@ -177,6 +194,8 @@ def _steps(ledger: Ledger) -> Iterator[tuple[str, int, bool]]:
     yield "accepted by the Collector", ledger.accepted, True
     yield "  of them of other programs", ledger.of_others, False
     yield "refused by it, repeats included", ledger.refused, True
+    yield "waiting between the two tiers", ledger.between_tiers, ledger.two_tiers
+    yield "lost between them", ledger.lost_between_tiers, False
     yield "left out by tail sampling, or not decided yet", ledger.left_out, ledger.tail_sampling
     yield "lost in the Collector", ledger.lost_in_collector, False
     yield "waiting in its queue", ledger.queued, True

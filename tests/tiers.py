@@ -1,0 +1,135 @@
+"""Two tiers of Collectors in a test, each sampler with a backend of its own, and traces that come in pieces."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Status
+
+from tests.house import House, wait_until
+from tests.otlp import Backend, one_span, send_spans, span_of
+from tests.ports import free_port
+from tests.system.test_collector import own, samples
+from waybill.parts import sampler, samplers
+from waybill.registry import SAMPLERS
+
+PIECES = 6
+"""How many spans a trace has; each comes in a request of its own, with those of other traces."""
+_ERRORS = "{name: errors, type: status_code, status_code: {status_codes: [ERROR]}}"
+ERRORS_ALONE = ("--config", f"yaml:processors::tail_sampling::policies: [{_ERRORS}]")
+"""Keep the traces with an error, and no others: so that no outcome is left to chance."""
+UNDECIDED = "otelcol_processor_tail_sampling_sampling_traces_on_memory"
+DECIDED = "otelcol_processor_tail_sampling_global_count_traces_sampled"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A trace, and the piece that has an error, if one has."""
+
+    spans: Sequence[ResourceSpans]
+    error: int | None
+
+    @property
+    def id(self) -> bytes:
+        """Its trace id."""
+        return span_of(self.spans[0]).trace_id
+
+
+@dataclass
+class Tiers:
+    """A house with one agent and samplers, and what stands behind each of these."""
+
+    house: House
+    stack: ExitStack
+    backends: dict[str, Backend] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, int] = field(default_factory=dict)
+    options: Sequence[str] = ()
+    """What is added to the command of a sampler."""
+
+    def start_sampler(self, name: str, **environment: str) -> None:
+        """Start one, with the backend that it had before if it had one."""
+        if name not in self.backends:
+            self.backends[name] = self.stack.enter_context(Backend())
+        self.house.start(name, JAEGER_OTLP_ENDPOINT=self.backends[name].address, **environment)
+
+    def start_agent(self) -> None:
+        """Start the first tier, in front of the samplers that are known."""
+        self.house.start("collector", SAMPLERS=samplers(*self.ports.values()))
+
+    def add_sampler(self, name: str) -> None:
+        """One that does not run yet, and which the agent is told of when it is started the next time."""
+        free = {kind: free_port() for kind in ("otlp", "health", "metrics")} if name not in SAMPLERS else None
+        part = sampler(self.house.settings, name, free)
+        self.house.parts[name] = replace(part, command=[*part.command, *self.options])
+        self.ports[name], _, self.metrics[name] = part.ports.values()
+
+    def send(self, traces: Sequence[Sent], pieces: Sequence[int] = range(PIECES)) -> None:
+        """Send these pieces of all traces, as services do: what one of them holds, of many traces, in one request."""
+        for piece in pieces:
+            send_spans(self.house, [trace.spans[piece] for trace in traces])
+
+    def total(self, name: str) -> int:
+        """The sum of a metric over the samplers that run."""
+        return sum(self.of(sampler, name) for sampler in self.ports if sampler in self.house.processes)
+
+    def of(self, sampler: str, name: str) -> int:
+        """A metric of one sampler."""
+        return round(sum(one.value for one in samples(self.metrics[sampler], name)))
+
+    def arrived(self) -> dict[bytes, dict[str, list[int]]]:
+        """Which pieces of each trace came to which backend; a piece is known by the name of its span."""
+        found: dict[bytes, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for name, backend in self.backends.items():
+            for of in backend.received():
+                found[span_of(of).trace_id][name].append(int(span_of(of).name))
+        return found
+
+    def settle(self) -> dict[bytes, dict[str, list[int]]]:
+        """What has arrived in the end: all is with the samplers, decided on, and sent."""
+        wait_until(lambda: own(self.house, "otelcol_exporter_queue_size") == 0, "the first tier has handed on all")
+        wait_until(
+            lambda: not self.total("otelcol_processor_tail_sampling_sampling_traces_on_memory"), "all is decided"
+        )
+        wait_until(lambda: not self.total("otelcol_exporter_queue_size"), "all is sent")
+        return self.arrived()
+
+    def outcomes(self, traces: Sequence[Sent]) -> Counter[str]:
+        """How many traces arrived whole, in which part, twice, or not at all."""
+        arrived = self.arrived()
+        return Counter(outcome([piece for each in arrived[trace.id].values() for piece in each]) for trace in traces)
+
+
+def outcome(pieces: Sequence[int]) -> str:
+    """What there is of a trace, in words."""
+    if len(set(pieces)) < len(pieces):
+        return "some spans twice"
+    return {
+        tuple(range(PIECES)): "whole",
+        (): "nothing",
+        tuple(range(PIECES // 2)): "no end",
+        tuple(range(PIECES // 2, PIECES)): "no beginning",
+    }.get(tuple(sorted(pieces)), "with holes")
+
+
+@contextmanager
+def tiers(*options: str, **environment: str) -> Iterator[Tiers]:
+    """Two samplers, and an agent in front of them, none of which runs yet. WAYBILL_SAMPLING has to say `two-tier`."""
+    with ExitStack() as stack:
+        found = Tiers(stack.enter_context(House(environment)), stack, options=options)
+        for name in SAMPLERS:
+            found.add_sampler(name)
+        yield found
+
+
+def trace(error: int | None = None) -> Sent:
+    """A trace that nobody has seen, in pieces."""
+    trace_id, spans = random.randbytes(16), []
+    for piece in range(PIECES):
+        of = one_span(str(piece))
+        span_of(of).trace_id, span_of(of).span_id = trace_id, random.randbytes(8)
+        span_of(of).status.code = Status.STATUS_CODE_ERROR if piece == error else Status.STATUS_CODE_UNSET
+        spans.append(of)
+    return Sent(spans, error)
