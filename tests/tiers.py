@@ -20,7 +20,8 @@ PIECES = 6
 _ERRORS = "{name: errors, type: status_code, status_code: {status_codes: [ERROR]}}"
 ERRORS_ALONE = ("--config", f"yaml:processors::tail_sampling::policies: [{_ERRORS}]")
 """Keep the traces with an error, and no others: so that no outcome is left to chance."""
-UNDECIDED = "otelcol_processor_tail_sampling_sampling_traces_on_memory"
+ACCEPTED = "otelcol_receiver_accepted_spans"
+NEW = "otelcol_processor_tail_sampling_new_trace_id_received"
 DECIDED = "otelcol_processor_tail_sampling_global_count_traces_sampled"
 
 

@@ -151,6 +151,7 @@ def _collector(settings: Settings) -> Part:
             "SELF_METRICS_PORT": str(settings.collector_metrics_port),
             "STORAGE_DIRECTORY": str(data_folder(settings) / "collector"),
             "LOGS_FILE": str(services_log(state_folder(settings))),
+            "METRICS_OF": "|".join(sorted(registry.SHIPPED)),
             "SAMPLERS": samplers(settings.sampler_1_port, settings.sampler_2_port),
             # Below what the memory limiter refuses at, as in docker-compose.yml.
             "GOMEMLIMIT": "100MiB",

@@ -11,13 +11,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.house import wait_until
-from tests.tiers import ERRORS_ALONE, PIECES, Sent, Tiers, own, tiers, trace
+from tests.tiers import ACCEPTED, ERRORS_ALONE, NEW, PIECES, Sent, Tiers, own, tiers, trace
 
 AWAY_SECONDS = float(os.environ.get("AWAY", "0"))
 EACH = 60
 BEGINNING, END = range(PIECES // 2), range(PIECES // 2, PIECES)
-NEW = "otelcol_processor_tail_sampling_new_trace_id_received"
-ACCEPTED = "otelcol_receiver_accepted_spans"
 VICTIM, OTHER = "sampler-2", "sampler-1"
 
 

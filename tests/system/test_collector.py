@@ -2,15 +2,26 @@
 
 import re
 import signal
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
 import grpc  # type: ignore[import-untyped]
+import psutil
 import pytest
 import requests
 import yaml
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +29,7 @@ from prometheus_client.samples import Sample
 
 from doctor.jaeger import Jaeger
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
-from tests.otlp import Backend, one_span, pair, send_spans, span_of
+from tests.otlp import Backend, one_span, pair, send, send_spans, span_of
 from waybill.registry import TRACED
 from waybill.supervise import ROOT
 
@@ -27,7 +38,8 @@ QUEUE = 600
 LARGE_TEXT = "x" * 40 * 1024
 LARGE_REQUESTS, LARGE_SPANS = 26, 50
 CONSUMERS = 4
-"""The number of batches that the Collector sends side by side: num_consumers in collector-config.yaml."""
+"""How many batches the Collector sends side by side: num_consumers in collector-config.yaml."""
+MANY_SERVICES = 20_000
 SERIES = 2000
 """The limit of all services in collector-config.yaml."""
 
@@ -191,6 +203,54 @@ def test_a_sender_with_names_without_end_makes_a_bounded_number_of_series(house:
     assert [sample.value for sample in calls(house)] == [2]
     # Each has a counter and a histogram of 12 buckets.
     assert len(page_at(house.settings.metrics_port)) < 16 * 500 * SERIES
+
+
+def test_a_sender_with_services_without_end_keeps_nobody_else_out(house: House) -> None:
+    house.start("collector")
+    process = psutil.Process(house.processes["collector"].pid)
+    for first in range(0, MANY_SERVICES, 500):
+        names = [f"service-{number}" for number in range(first, first + 500)]
+        send_spans(house, [of_service(name, instance=name) for name in names])
+        # With all the names, their metrics would take 400 MB.
+        send_metrics(house, [metrics_of(name) for name in names])
+    send_spans(house, [of_service("order")])
+    send_metrics(house, [metrics_of("order")])
+    assert own(house, "otelcol_receiver_refused_spans") == own(house, "otelcol_receiver_refused_metric_points") == 0
+    assert own(house, "otelcol_receiver_accepted_spans") == MANY_SERVICES + 1
+    # What the memory limiter allows.
+    assert process.memory_info().rss < 160 * 2**20
+    jobs = {sample.labels["job"] for sample in samples(house.settings.metrics_port, "target_info")}
+    assert jobs == {"waybill/order"}
+
+
+def test_without_a_list_the_metrics_of_every_service_are_taken_also_of_one_without_a_name(house: House) -> None:
+    part = house.parts["collector"]
+    known = {name: value for name, value in part.environment.items() if name != "METRICS_OF"}
+    house.parts["collector"] = replace(part, environment=known)
+    house.start("collector")
+    nameless = metrics_of("")
+    del nameless.resource.attributes[:]
+    send_metrics(house, [metrics_of("of somebody\nelse"), nameless])
+    names = [sample.labels.get("job") for sample in samples(house.settings.metrics_port, "metric_1")]
+    assert names == ["waybill/of somebody\nelse", None] or names == [None, "waybill/of somebody\nelse"]
+
+
+def send_metrics(house: House, metrics: Sequence[ResourceMetrics]) -> None:
+    send(house, "metrics.v1.MetricsService", ExportMetricsServiceRequest(resource_metrics=metrics))
+
+
+def metrics_of(service: str) -> ResourceMetrics:
+    """Ten counters, as a service that has just begun has them."""
+    of = of_service(service, instance=f"{service}-1")
+    now = time.time_ns()
+    point = NumberDataPoint(start_time_unix_nano=now - 1, time_unix_nano=now, as_int=1)
+    cumulative = Sum(
+        aggregation_temporality=AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE,
+        is_monotonic=True,
+        data_points=[point],
+    )
+    metrics = [Metric(name=f"metric.{number}", sum=cumulative) for number in range(10)]
+    return ResourceMetrics(resource=of.resource, scope_metrics=[ScopeMetrics(metrics=metrics)])
 
 
 def send_until_it_fails(house: House) -> set[bytes]:

@@ -44,9 +44,17 @@ def jaeger(house: House) -> Jaeger:
     return Jaeger(house.settings.jaeger_url)
 
 
-@pytest.mark.parametrize("overlays", [[], ["collector-sampling.yaml"]], ids=["alone", "with tail sampling"])
-def test_the_collector_accepts_its_configuration(overlays: list[str]) -> None:
-    files = ["collector-config.yaml", *overlays]
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["collector-config.yaml"],
+        ["collector-config.yaml", "collector-sampling.yaml"],
+        ["collector-config.yaml", "collector-agent.yaml"],
+        ["collector-sampler.yaml", "collector-sampling.yaml"],
+    ],
+    ids=["alone", "with tail sampling", "first tier", "second tier"],
+)
+def test_the_collector_accepts_its_configuration(files: list[str]) -> None:
     validate = [binaries.find("otelcol"), "validate", *(f"--config={ROOT / file}" for file in files)]
     checked = subprocess.run(validate, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr

@@ -70,6 +70,10 @@ def test_compose_hands_a_service_the_addresses_that_the_tool_hands_it(service: S
     assert {"postgres", "valkey"} & set(COMPOSE[service.name].get("depends_on", {})) <= set(service.after)
 
 
+def test_the_collector_in_docker_takes_the_metrics_of_the_services_that_have_some() -> None:
+    assert COMPOSE["otel-collector"]["environment"]["METRICS_OF"] == "|".join(sorted(SHIPPED))
+
+
 def test_docker_makes_the_databases_and_passwords_of_the_services() -> None:
     assert set(PREPARE["OWNERS"]) == set(OWNERS)
     assert set(PREPARE["USERS_OF_VALKEY"]) == {service.name for service in SERVICES if service.valkey}
