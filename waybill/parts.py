@@ -113,13 +113,14 @@ def _jaeger(settings: Settings, data: Path) -> Part:
     files = ["deploy/jaeger.yaml"]
     if settings.metrics == "on":
         files.append("deploy/jaeger-metrics.yaml")
-    if settings.storage == "badger":
-        files.append("deploy/jaeger-badger.yaml")
+    if settings.storage != "memory":
+        files.append(f"deploy/jaeger-{settings.storage}.yaml")
     return Part(
         name="jaeger",
         command=[binaries.find("jaeger"), *(word for file in files for word in ("--config", file))],
         environment={
             "JAEGER_BADGER_DIRECTORY": str(data / "jaeger"),
+            "OPENSEARCH_URL": settings.opensearch_url,
             "JAEGER_TRACE_TTL": f"{settings.retention * 24}h",
             "PROMETHEUS_URL": settings.prometheus_url,
             "JAEGER_QUERY_ENDPOINT": f"127.0.0.1:{settings.jaeger_port}",

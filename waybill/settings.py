@@ -56,12 +56,14 @@ class Settings(BaseSettings):
     alerts: Literal["production", "demo"] = "production"
     """The windows of Prometheus' alerts: as deploy/alerts.yaml has them, or so short that one can watch them fire."""
     sampling: Literal["off", "tail", "two-tier"] = "off"
-    """`tail` if the Collector keeps a choice of the traces (collector-sampling.yaml), `two-tier` if Collectors of a second
-    tier choose (collector-agent.yaml)."""
-    storage: Literal["memory", "badger"] = "memory"
-    """The place of traces: Jaeger's memory, or its disk until they are too old (deploy/jaeger-badger.yaml)."""
+    """Which Collectors leave traces out: none, the only one (collector-sampling.yaml), those of a second tier
+    (collector-agent.yaml)."""
+    storage: Literal["memory", "badger", "opensearch"] = "memory"
+    """The place of traces: Jaeger's memory, its disk (deploy/jaeger-badger.yaml), or an OpenSearch of yours
+    (deploy/jaeger-opensearch.yaml)."""
     retention: Annotated[int, Field(ge=1)] = 7
-    """The days that Jaeger keeps a trace on disk."""
+    """The days that Jaeger keeps a trace on disk, or looks for it in OpenSearch."""
+    opensearch_url: str = "http://127.0.0.1:9200"
 
     @property
     def gateway_url(self) -> str:

@@ -356,7 +356,7 @@ def test_the_spans_on_the_disk_of_a_jaeger_that_was_started_anew_are_not_lost() 
     before = Snapshot(services(accepted={}), collector(0), jaeger(0, storage="badger"))
     kept = ledger(Snapshot(page, collector(10), jaeger(4, name="second", storage="badger")), before)
     assert good(kept)
-    assert "what it had stored is on its disk" in verdict(kept)
+    assert "what it had stored is there still" in verdict(kept)
 
 
 def test_what_the_collector_could_not_write_to_its_queue_does_not_wait_there() -> None:

@@ -56,7 +56,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("logs", "SEVERITY=loud"), "make logs SEVERITY=loud: 'loud' is not one of 'debug', 'info'"),
         (("logs", "TRACE=a b"), "make logs TRACE='a b': 'a b' is not a trace id"),
         (("up", "ALERTS=loud"), "ALERTS=loud: Input should be 'production' or 'demo'."),
-        (("up", "STORAGE=tape"), "STORAGE=tape: Input should be 'memory' or 'badger'."),
+        (("up", "STORAGE=tape"), "STORAGE=tape: Input should be 'memory', 'badger' or 'opensearch'."),
         (("up", "RETENTION=0"), "RETENTION=0: Input should be greater than or equal to 1."),
         (("up", "SAMPLING=some (of them)"), "SAMPLING=some (of them): Input should be 'off', 'tail' or 'two-tier'."),
     ],

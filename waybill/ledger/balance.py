@@ -245,8 +245,8 @@ class Ledger:
 
     @property
     def on_disk(self) -> bool:
-        """Return whether what Jaeger stored outlives it: deploy/jaeger-badger.yaml."""
-        return any((self.now.jaeger or NOTHING).by("waybill_storage", "target_info", waybill_storage="badger"))
+        """Whether what Jaeger stored outlives it, as deploy/jaeger-badger.yaml and others have it say."""
+        return any((self.now.jaeger or NOTHING).by("waybill_storage", "target_info"))
 
     @property
     def jaeger_restarted(self) -> bool:

@@ -118,7 +118,7 @@ def verdict(ledger: Ledger) -> str:
     if total and ledger.on_the_way > 0:
         sentences.append(f"On their way still: {ledger.on_the_way:,}")
     if ledger.jaeger_restarted:
-        sentences.append("Jaeger was started anew and has forgotten its numbers: what it had stored is on its disk")
+        sentences.append("Jaeger was started anew and has forgotten its numbers: what it had stored is there still")
     if ledger.collector_restarted:
         sentences.append("The Collector was restarted and has forgotten its numbers: the ends are compared")
     return "".join(f"{sentence}. " for sentence in sentences).rstrip()
