@@ -38,7 +38,7 @@ QUEUE = 600
 LARGE_TEXT = "x" * 40 * 1024
 LARGE_REQUESTS, LARGE_SPANS = 26, 50
 CONSUMERS = 4
-"""How many batches the Collector sends side by side: num_consumers in collector-config.yaml."""
+"""The number of batches that the Collector sends side by side: num_consumers in collector-config.yaml."""
 MANY_SERVICES = 20_000
 SERIES = 2000
 """The limit of all services in collector-config.yaml."""

@@ -245,7 +245,7 @@ class Ledger:
 
     @property
     def on_disk(self) -> bool:
-        """Whether what Jaeger stored outlives it, as deploy/jaeger-badger.yaml and others have it say."""
+        """Return whether what Jaeger stored outlives it, as deploy/jaeger-badger.yaml and others have it say."""
         return any((self.now.jaeger or NOTHING).by("waybill_storage", "target_info"))
 
     @property
