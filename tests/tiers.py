@@ -16,7 +16,7 @@ from waybill.parts import sampler, samplers
 from waybill.registry import SAMPLERS
 
 PIECES = 6
-"""How many spans a trace has; each comes in a request of its own, with those of other traces."""
+"""The number of spans of a trace; each comes in a request of its own, with those of other traces."""
 _ERRORS = "{name: errors, type: status_code, status_code: {status_codes: [ERROR]}}"
 ERRORS_ALONE = ("--config", f"yaml:processors::tail_sampling::policies: [{_ERRORS}]")
 """Keep the traces with an error, and no others: so that no outcome is left to chance."""
@@ -48,7 +48,7 @@ class Tiers:
     ports: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, int] = field(default_factory=dict)
     options: Sequence[str] = ()
-    """What is added to the command of a sampler."""
+    """Words that are added to the command of a sampler."""
 
     def start_sampler(self, name: str, **environment: str) -> None:
         """Start one, with the backend that it had before if it had one."""
@@ -81,7 +81,7 @@ class Tiers:
         return round(sum(one.value for one in samples(self.metrics[sampler], name)))
 
     def arrived(self) -> dict[bytes, dict[str, list[int]]]:
-        """Which pieces of each trace came to which backend; a piece is known by the name of its span."""
+        """Return the pieces of each trace that came to each backend; a piece is known by the name of its span."""
         found: dict[bytes, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for name, backend in self.backends.items():
             for of in backend.received():
@@ -89,7 +89,7 @@ class Tiers:
         return found
 
     def settle(self) -> dict[bytes, dict[str, list[int]]]:
-        """What has arrived in the end: all is with the samplers, decided on, and sent."""
+        """Return what has arrived in the end: all is with the samplers, decided on, and sent."""
         wait_until(lambda: own(self.house, "otelcol_exporter_queue_size") == 0, "the first tier has handed on all")
         wait_until(
             lambda: not self.total("otelcol_processor_tail_sampling_sampling_traces_on_memory"), "all is decided"
@@ -98,13 +98,13 @@ class Tiers:
         return self.arrived()
 
     def outcomes(self, traces: Sequence[Sent]) -> Counter[str]:
-        """How many traces arrived whole, in which part, twice, or not at all."""
+        """Count the traces that arrived whole, in part, twice, or not at all."""
         arrived = self.arrived()
         return Counter(outcome([piece for each in arrived[trace.id].values() for piece in each]) for trace in traces)
 
 
 def outcome(pieces: Sequence[int]) -> str:
-    """What there is of a trace, in words."""
+    """Say in words what there is of a trace."""
     if len(set(pieces)) < len(pieces):
         return "some spans twice"
     return {

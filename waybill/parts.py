@@ -140,10 +140,9 @@ def _jaeger(settings: Settings, data: Path) -> Part:
 def _collector(settings: Settings) -> Part:
     endpoint = f"127.0.0.1:{settings.collector_port}"
     health = f"127.0.0.1:{settings.collector_health_port}"
-    files = ["collector-config.yaml", *OVERLAYS[settings.sampling]]
     return Part(
         name="collector",
-        command=_otelcol(*files),
+        command=_otelcol("collector-config.yaml", *OVERLAYS[settings.sampling]),
         environment={
             "OTLP_GRPC_ENDPOINT": endpoint,
             "HEALTH_ENDPOINT": health,
@@ -163,6 +162,12 @@ def _collector(settings: Settings) -> Part:
     )
 
 
+def _otelcol(*files: str) -> list[str | Path]:
+    """Return the command of a Collector with these configurations, each laid over the one before."""
+    gates = [COUNTABLE] if "collector-sampling.yaml" in files else []
+    return [binaries.find("otelcol"), *(word for file in files for word in ("--config", file)), *gates]
+
+
 def samplers(*ports: int) -> str:
     """Return the addresses of the second tier as collector-agent.yaml takes them."""
     return f"[{', '.join(f'127.0.0.1:{port}' for port in ports)}]"
@@ -172,10 +177,9 @@ def sampler(settings: Settings, name: str, ports: Mapping[str, int] | None = Non
     """Return a Collector of the second tier; `ports` (spans, health, metrics) are for one more than there are."""
     ports = ports or settings.ports_of(name)
     otlp, health, metrics = ports.values()
-    files = ("collector-sampler.yaml", "collector-sampling.yaml")
     return Part(
         name=name,
-        command=[binaries.find("otelcol"), *(word for file in files for word in ("--config", file))],
+        command=_otelcol("collector-sampler.yaml", "collector-sampling.yaml"),
         environment={
             "OTLP_GRPC_ENDPOINT": f"127.0.0.1:{otlp}",
             "HEALTH_ENDPOINT": f"127.0.0.1:{health}",

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     alerts: Literal["production", "demo"] = "production"
     """The windows of Prometheus' alerts: as deploy/alerts.yaml has them, or so short that one can watch them fire."""
     sampling: Literal["off", "tail", "two-tier"] = "off"
-    """Which Collectors leave traces out: none, the only one (collector-sampling.yaml), those of a second tier
+    """The Collectors that leave traces out: none, the only one (collector-sampling.yaml), those of a second tier
     (collector-agent.yaml)."""
     storage: Literal["memory", "badger", "opensearch"] = "memory"
     """The place of traces: Jaeger's memory, its disk (deploy/jaeger-badger.yaml), or an OpenSearch of yours

@@ -134,7 +134,7 @@ def begin(running: Tiers, traces: Sequence[Sent]) -> None:
 
 
 def whole_at_the_other(running: Tiers) -> bool:
-    """Whether the sampler that is not away has all of the traces that are its own."""
+    """Return whether the sampler that is not away has all of the traces that are its own."""
     return running.of(OTHER, ACCEPTED) == running.of(OTHER, NEW) * PIECES > 0
 
 

@@ -75,7 +75,7 @@ def test_an_order_outlives_a_restart_and_so_does_its_trace_on_disk(environment: 
 
 
 def whole(jaeger: Jaeger, trace_id: str) -> bool:
-    """Whether all services of an order are in its trace."""
+    """Return whether all services of an order are in its trace."""
     trace = jaeger.trace(trace_id)
     return trace is not None and trace.services == SHIPPED
 

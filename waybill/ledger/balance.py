@@ -140,7 +140,7 @@ class Ledger:
 
     @property
     def samplers_away(self) -> int:
-        """How many of the second tier do not answer."""
+        """Count those of the second tier that do not answer."""
         return sum(sampler is None for sampler in self.now.samplers)
 
     @property

@@ -86,7 +86,7 @@ class Snapshot:
     collector: Numbers | None
     jaeger: Numbers | None
     samplers: tuple[Numbers | None, ...] = ()
-    """Of the second tier, if there is one: the Collectors that leave traces out and send to Jaeger."""
+    """The Collectors that leave traces out and send to Jaeger, if there is a second tier."""
 
     def reports(self) -> Mapping[str, int]:
         """Return the number of reports of each process of our services, by its `service.instance.id`."""
