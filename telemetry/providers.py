@@ -32,8 +32,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from . import logs as logging_out
 from . import metrics as metrics_out
 from .conventions import SCHEMA_URL, opt_in_to_stable_names
+from .encoder import encode_in_fewer_steps
 from .errors import QuietErrors, choose_signal
-from .sdk import CountingProvider, KeptResource, keep_encoded_attributes
+from .sdk import CountingProvider, KeptResource
 
 log = logging.getLogger(__name__)
 
@@ -297,7 +298,7 @@ def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> A
     except ModuleNotFoundError as error:
         distribution = package.replace(".", "-")
         raise ModuleNotFoundError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} needs the package {distribution}") from error
-    keep_encoded_attributes()
+    encode_in_fewer_steps()
     if protocol != "grpc":
         return exporter()
     if lean:

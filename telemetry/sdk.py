@@ -6,8 +6,7 @@ out: spans and metrics are the same without them, and cost more.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import cached_property, lru_cache, partial, wraps
-from importlib import import_module
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any
 
@@ -19,9 +18,6 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext
 
 from .spans import LightTracer
-
-KEPT = (str, int, bool)
-"""The types of values whose encoding is kept."""
 
 RESULTS = {
     Decision.DROP: "DROP",
@@ -42,26 +38,6 @@ class KeptResource(Resource):
 
     def __eq__(self, other: object) -> bool:
         return self is other or super().__eq__(other)
-
-
-def keep_encoded_attributes() -> None:
-    """Have the encoder of OTLP make the message of an attribute once: nearly all come again with the next request."""
-    try:
-        encoder = import_module("opentelemetry.exporter.otlp.proto.common._internal")
-        encode = encoder._encode_key_value
-    except (ImportError, AttributeError):
-        return
-    if hasattr(encode, "cache_info"):
-        return
-    kept = lru_cache(maxsize=2000, typed=True)(encode)
-
-    @wraps(encode)
-    def encode_key_value(key: str, value: Any) -> Any:
-        # Others are rare, or no keys of a dictionary; 0.0 and -0.0 would be one key.
-        return kept(key, value) if type(value) in KEPT else encode(key, value)
-
-    encode_key_value.cache_info = kept.cache_info  # type: ignore[attr-defined]
-    encoder._encode_key_value = encode_key_value  # type: ignore[attr-defined]
 
 
 class Tally:

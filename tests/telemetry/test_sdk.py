@@ -2,13 +2,11 @@
 
 import threading
 
-import pytest
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.common import _internal as encoder
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry.sdk import KeptResource, SpanCounts, keep_encoded_attributes
+from telemetry.sdk import KeptResource, SpanCounts
 from tests.telemetry.conftest import Recorded
 
 STARTED, LIVE = "otel.sdk.span.started", "otel.sdk.span.live"
@@ -27,19 +25,6 @@ def test_a_kept_resource_is_the_same_resource() -> None:
 def test_the_resource_of_a_span_is_kept(recorded: Recorded) -> None:
     trace.get_tracer("test").start_span("one").end()
     assert isinstance(recorded.spans[0].resource, KeptResource)
-
-
-def test_an_attribute_whose_message_is_kept_is_encoded_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = getattr(encoder._encode_key_value, "__wrapped__", encoder._encode_key_value)
-    monkeypatch.setattr(encoder, "_encode_key_value", plain)
-    keep_encoded_attributes()
-    kept = encoder._encode_key_value
-    keep_encoded_attributes()
-    assert encoder._encode_key_value is kept
-    values = [1, True, 1.0, "1", "", 0.0, -0.0, False, 0, b"1", "à", None, ["a", 1], (1, True), {"a": 1}, 2**62]
-    for value in values * 2:
-        assert kept("key", value).SerializeToString() == plain("key", value).SerializeToString()
-    assert kept("key", "1") is kept("key", "1") is not kept("other", "1")
 
 
 def test_each_span_is_counted_once_by_origin_and_while_it_lives(recorded: Recorded) -> None:

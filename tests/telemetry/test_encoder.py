@@ -1,0 +1,152 @@
+"""The encoder in fewer steps says what the official one says."""
+
+import importlib
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from opentelemetry.exporter.otlp.proto.common import _internal as attributes
+from opentelemetry.exporter.otlp.proto.common._internal import trace_encoder as official
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+
+from telemetry import encoder, providers
+from telemetry.sdk import CountingProvider
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain() -> Iterator[tuple[Any, Any]]:
+    """Have both as they are delivered, also if another test has corrected them."""
+    before = attributes._encode_key_value, official._encode_resource_spans
+    attributes._encode_key_value, official._encode_resource_spans = found = tuple(
+        getattr(each, "__wrapped__", each) for each in before
+    )
+    yield found
+    attributes._encode_key_value, official._encode_resource_spans = before
+
+
+texts = some.text(max_size=9)
+keys = some.sampled_from(["db.system.name", "http.route", "größe", "a", "b", "c"])
+atoms = some.one_of(
+    texts, some.booleans(), some.integers(-(2**63), 2**63 - 1), some.floats(allow_nan=False), some.binary(max_size=3)
+)
+values = some.one_of(atoms, some.lists(texts, max_size=2), some.lists(some.integers(0, 1), max_size=2))
+mappings = some.dictionaries(keys, values, max_size=6)
+contexts = some.builds(
+    SpanContext,
+    trace_id=some.integers(1, 2**128 - 1),
+    span_id=some.integers(1, 2**64 - 1),
+    is_remote=some.booleans(),
+    trace_flags=some.just(TraceFlags(1)),
+    trace_state=some.sampled_from([TraceState(), TraceState([("shop", "tea"), ("other", "1")])]),
+)
+statuses = some.sampled_from([Status(StatusCode.UNSET), Status(StatusCode.OK), Status(StatusCode.ERROR, "größer")])
+
+
+class Numbers(IdGenerator):
+    """Ids that are the same in each run."""
+
+    def __init__(self) -> None:
+        self.numbers = count(1)
+
+    def generate_span_id(self) -> int:
+        return next(self.numbers)
+
+    def generate_trace_id(self) -> int:
+        return next(self.numbers)
+
+
+class Keep(SpanProcessor):
+    def __init__(self, spans: list[ReadableSpan]) -> None:
+        self.spans = spans
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+@some.composite
+def batches(draw: some.DrawFn) -> list[ReadableSpan]:
+    """Draw spans of several scopes and resources, with limits that some of them exceed."""
+    spans: list[ReadableSpan] = []
+    for kind in (TracerProvider, CountingProvider):
+        limits = SpanLimits(**{f"max_{what}": draw(some.sampled_from([0, 1, 9])) for what in ("events", "links")})
+        limits.max_span_attributes = draw(some.sampled_from([0, 2, 9]))
+        resource = Resource({"service.name": draw(texts)}, draw(texts))
+        provider = kind(resource=resource, span_limits=limits, id_generator=Numbers())
+        provider.add_span_processor(Keep(spans))
+        for _ in range(draw(some.integers(0, 3))):
+            parent = draw(some.one_of(some.none(), contexts))
+            links = draw(some.lists(some.tuples(contexts, mappings), max_size=2))
+            span = provider.get_tracer(draw(texts), "1", draw(texts), draw(mappings)).start_span(
+                draw(texts),
+                set_span_in_context(NonRecordingSpan(parent)) if parent else None,
+                draw(some.sampled_from(SpanKind)),
+                draw(mappings),
+            )
+            for context, said in links:
+                span.add_link(context, said)
+            for name, said in draw(some.lists(some.tuples(texts, mappings), max_size=2)):
+                span.add_event(name, said)
+            span.set_status(draw(statuses))
+            span.end()
+    return spans
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches())
+def test_any_batch_is_the_same_message_as_from_the_official_encoder(batch: list[ReadableSpan]) -> None:
+    expected = [message.SerializeToString(deterministic=True) for message in official._encode_resource_spans(batch)]
+    quick = encoder.in_place(official)
+    attributes._encode_key_value = encoder.kept(plain_key_value := attributes._encode_key_value)
+    try:
+        for _ in range(2):
+            assert [message.SerializeToString(deterministic=True) for message in quick(batch)] == expected
+    finally:
+        attributes._encode_key_value = plain_key_value
+
+
+def test_spans_that_were_made_in_another_way_are_encoded_as_always() -> None:
+    span = ReadableSpan("bare", SpanContext(1, 2, is_remote=False))
+    assert encoder.in_place(official)([span]) == official._encode_resource_spans([span])
+    with pytest.raises(AttributeError):
+        encoder.in_place(official)([object()])  # type: ignore[list-item]
+
+
+def test_an_attribute_has_one_message_for_each_value_and_type() -> None:
+    kept = encoder.kept(plain := attributes._encode_key_value)
+    for value in [1, True, 1.0, "1", "", 0.0, -0.0, False, 0, b"1", None, ["a", 1], (1, True), {"a": 1}] * 2:
+        assert kept("key", value).SerializeToString() == plain("key", value).SerializeToString()
+    assert kept("key", "1") is kept("key", "1") is not kept("other", "1")
+
+
+def test_the_encoder_of_this_version_is_corrected_once(plain: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # If this fails with a newer SDK, run the other tests with its version in VERSIONS.
+    monkeypatch.setattr(attributes, "_encode_key_value", plain[0])
+    monkeypatch.setattr(official, "_encode_resource_spans", plain[1])
+    providers._otlp("traces").shutdown()
+    corrected = official._encode_resource_spans
+    assert (attributes._encode_key_value, corrected) != plain
+    providers._otlp("traces").shutdown()
+    assert official._encode_resource_spans is corrected
+
+
+def test_the_encoder_of_another_version_is_left_as_it_is(
+    plain: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.import_module("opentelemetry.exporter.otlp.proto.common.version")
+    monkeypatch.setattr(version, "__version__", "9.9.9")
+    encoder.encode_in_fewer_steps()
+    assert (attributes._encode_key_value, official._encode_resource_spans) == plain
