@@ -16,8 +16,8 @@ from opentelemetry.trace import StatusCode
 VERSIONS = ("1.45.1",)
 """Those of opentelemetry-exporter-otlp-proto-common whose messages are the same with and without."""
 
-KEPT = (str, int, bool)
-"""The types of values whose messages are kept."""
+LONGEST_KEPT = 1000
+"""Characters of a text whose message is kept. Longer ones, such as stacks, are seldom the same twice."""
 
 HERE, ELSEWHERE = 0x100, 0x300
 """The flags of OTLP: it is known where the parent is, and that is here, or elsewhere."""
@@ -42,7 +42,9 @@ def kept(encode: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     @wraps(encode)
     def encode_key_value(key: str, value: Any) -> Any:
         # Others are rare, or no keys of a dictionary; 0.0 and -0.0 would be one key.
-        return messages(key, value) if type(value) in KEPT else encode(key, value)
+        if (type(value) is str and len(value) <= LONGEST_KEPT) or type(value) in (int, bool):
+            return messages(key, value)
+        return encode(key, value)
 
     return encode_key_value
 

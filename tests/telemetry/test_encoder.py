@@ -130,6 +130,9 @@ def test_an_attribute_has_one_message_for_each_value_and_type() -> None:
     for value in [1, True, 1.0, "1", "", 0.0, -0.0, False, 0, b"1", None, ["a", 1], (1, True), {"a": 1}] * 2:
         assert kept("key", value).SerializeToString() == plain("key", value).SerializeToString()
     assert kept("key", "1") is kept("key", "1") is not kept("other", "1")
+    # A stack would take the place of many others.
+    stack = "frame " * 1000
+    assert kept("key", stack) is not kept("key", stack)
 
 
 def test_the_encoder_of_this_version_is_corrected_once(plain: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
