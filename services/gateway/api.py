@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from chassis.capacity import LOOKUPS, ORDERS
 from chassis.limits import Places
 from chassis.problems import Problem, TraceId, document, invalid, read_body
+from chassis.shapes import SKU, VISIBLE_ASCII
 from exhibition import selection
 from exhibition.scenarios import SCENARIOS
 from services.gateway.cards import refuse_card_number
@@ -27,7 +28,7 @@ from services.gateway.clients import (
 )
 from telemetry import ContextThreadPool
 
-IDEMPOTENCY_KEY = re.compile(r"^[!-~]{1,255}$")
+IDEMPOTENCY_KEY = re.compile(VISIBLE_ASCII)
 IntegralNumber = Annotated[int, BeforeValidator(lambda value: int(value) if _is_integral(value) else value)]
 """2.0 is an integer too: https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3."""
 EXAMPLE: dict[str, Any] = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
@@ -38,7 +39,7 @@ class Item(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sku: str = Field(pattern="^[A-Z0-9-]{1,64}$", description="Of `GET /products`, and in one item only.")
+    sku: str = Field(pattern=SKU, description="Of `GET /products`, and in one item only.")
     quantity: IntegralNumber = Field(ge=1, le=1000)
 
 
@@ -49,7 +50,7 @@ class OrderRequest(BaseModel):
 
     items: list[Item] = Field(min_length=1, max_length=50)
     payment_token: Annotated[str, AfterValidator(refuse_card_number)] = Field(
-        pattern="^[!-~]{1,255}$",
+        pattern=VISIBLE_ASCII,
         description="It stands for a card, which we never see: what passes for a card's number is refused. "
         "`tok_declined` is declined.",
     )

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from chassis.capacity import ORDERS
 from chassis.limits import Places
 from chassis.problems import read_body
+from chassis.shapes import Sku
 from services.inventory.catalogue import Catalogue
 from services.inventory.reserve import release, reserve
-
-Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
 
 
 class ReservationRequest(BaseModel):

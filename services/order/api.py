@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from chassis.capacity import ORDERS
 from chassis.limits import Places
 from chassis.problems import Problem, read_body
+from chassis.shapes import VISIBLE_ASCII, PaymentToken, Sku
 from services.order import store
 from services.order.announce import announce_again
 from services.order.models import Order
@@ -22,8 +23,7 @@ UNTRACED = ("announcements",)
 """fulfilment asks every few seconds, which belongs to no order."""
 MAX_ANNOUNCEMENTS = 500
 
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-Sku = Annotated[str, Field(pattern="^[A-Z0-9-]{1,64}$")]
+IDEMPOTENCY_KEY = re.compile(VISIBLE_ASCII)
 
 
 class OrderRequest(BaseModel):
@@ -32,7 +32,7 @@ class OrderRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     quantities: dict[Sku, Annotated[int, Field(ge=1, le=1000)]] = Field(min_length=1, max_length=50)
-    payment_token: str = Field(pattern="^[!-~]{1,255}$")
+    payment_token: PaymentToken
 
 
 class Announced(BaseModel):

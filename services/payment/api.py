@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from chassis.capacity import ORDERS
 from chassis.limits import Places
 from chassis.problems import read_body
+from chassis.shapes import PaymentToken
 from services.payment.charge import Cashier, Money
 
 
@@ -19,7 +20,7 @@ class PaymentRequest(BaseModel):
 
     amount: int = Field(gt=0, lt=2**63)
     currency: str = Field(pattern="^[A-Z]{3}$")
-    payment_token: str = Field(pattern="^[!-~]{1,255}$")
+    payment_token: PaymentToken
 
 
 def create_blueprint(cashier: Cashier) -> Blueprint:
