@@ -282,7 +282,7 @@ class Ledger:
 
     @cached_property
     def _last_tier(self) -> Numbers:
-        """The Collector that sends to Jaeger, or all that do."""
+        """Return the Collector that sends to Jaeger, or all that do."""
         if not self.two_tiers:
             return self._collector
         found = NOTHING

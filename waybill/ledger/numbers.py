@@ -67,7 +67,7 @@ class Numbers:
         return next(iter(self.by("service_instance_id", "target_info")), "")
 
     def with_those_of(self, other: "Numbers") -> "Numbers":
-        """The sums of two pages: of Collectors that share the work."""
+        """Return the sums of two pages: of Collectors that share the work."""
         keys = self.samples.keys() | other.samples.keys()
         return Numbers({key: self.samples.get(key, 0) + other.samples.get(key, 0) for key in keys})
 
