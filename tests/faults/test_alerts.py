@@ -1,0 +1,217 @@
+"""Each fault in the real system fires its alert, which leads to a trace; ordinary orders fire none.
+
+The windows are those of `make up METRICS=on ALERTS=demo`.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+import requests
+
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+
+pytestmark = pytest.mark.timeout(600)
+
+EXPORTER = "exporters::otlp_http::sending_queue"
+FEW_SPANS = 1_000
+"""What the Collector's queue takes here: about 45 orders."""
+NO_MEMORY = "{limit_mib: 20, spike_limit_mib: 10}"
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WAYBILL_METRICS", "on")
+        patch.setenv("WAYBILL_ALERTS", "demo")
+        # An order that failed is not tried again here.
+        house = House({"REDELIVER_AFTER": "1", "RECOVER_AFTER": "600"})
+    with house:
+        house.start(*DATABASES, "jaeger", "prometheus")
+        start_collector(house, f"yaml:{EXPORTER}::queue_size: {FEW_SPANS}")
+        house.start(*SERVICES)
+        yield house
+
+
+def test_ordinary_orders_fire_nothing(house: House) -> None:
+    # The first of them find empty caches.
+    for _ in range(5):
+        house.order()
+    with orders(house, "completed", "declined", "out-of-stock") as seconds:
+        for outcome in ("completed", "declined", "out_of_stock"):
+            seen = f'rate(waybill_orders_total{{order_outcome="{outcome}"}}[30s]) > 0'
+            wait_for(lambda seen=seen: query(house, seen), f"orders that end {outcome}")  # type: ignore[misc]
+        # Longer than the shortest of the windows, and what an alert waits for.
+        wait_for(lambda: query(house, "count_over_time(waybill:orders:rate30s[1m]) >= 7"), "35 s")
+    # A machine that is as busy as that makes orders slow indeed.
+    slow = sum(each > 0.4 for each in seconds) / len(seconds) > 0.03
+    assert fired(house) <= ({"OrdersSlow"} if slow else set())
+
+
+def test_orders_that_are_slow_retried_poisoned_or_wait_fire_their_alerts_and_no_other(house: House) -> None:
+    assert house.order(headers=scenario("poison-message")).status_code == 201
+    expected = {"OrdersSlow", "PoolAtItsLimit", "AcquirerRetried", "DeadLetters"}
+    with (
+        orders(house, "slow-acquirer"),
+        orders(house, "pool-exhaustion"),
+        orders(house, "acquirer-errors-then-recovers"),
+    ):
+        wait_for_alerts(house, expected)
+    assert fired(house) == expected
+
+
+def test_orders_that_fail_and_messages_that_are_not_sent_fire_their_alerts(house: House) -> None:
+    house.stop("order-relay")
+    # Before the acquirer is busy with those that it does not answer.
+    assert house.order().status_code == 201
+    with orders(house, *["acquirer-times-out"] * 8):
+        wait_for_alerts(house, {"OrdersFail", "OutboxLag"})
+    house.start("order-relay")
+
+
+def test_messages_that_are_not_received_and_spans_that_are_lost_fire_their_alerts(house: House) -> None:
+    house.stop_together("fulfilment", "payment")
+    nobody = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "1"}
+    house.start("payment", **nobody)
+    with orders(house, "completed"):
+        wait_for_alerts(house, {"ConsumerLag", "SpansLost"})
+    assert {a["labels"]["service"] for a in alerts(house) if a["labels"]["alertname"] == "SpansLost"} == {"payment"}
+    house.stop("payment")
+    house.start("payment", "fulfilment")
+
+
+def test_a_jaeger_that_is_away_fires_its_alert_and_so_does_the_queue_that_fills(house: House) -> None:
+    house.stop("jaeger")
+    with orders(house, "completed"):
+        found = wait_to_fire(house, {"JaegerAway", "CollectorQueueFills"})
+    house.start("jaeger")
+    follow(house, found)
+
+
+def test_a_collector_that_refuses_fires_its_alert_and_so_does_one_that_is_away(house: House) -> None:
+    house.stop("collector")
+    wait_for_alerts(house, {"CollectorAway"})
+    start_collector(house, f"yaml:processors::memory_limiter: {NO_MEMORY}")
+    with orders(house, "completed"):
+        wait_for_alerts(house, {"CollectorRefuses"})
+
+
+def start_collector(house: House, settings: str) -> None:
+    """Start the Collector with one setting that is not that of collector-config.yaml."""
+    part = house.parts["collector"]
+    house.parts["collector"] = replace(part, command=[*part.command, "--config", settings])
+    house.start("collector")
+    house.parts["collector"] = part
+
+
+def scenario(name: str) -> dict[str, str]:
+    return {"baggage": f"waybill.scenario={name}"} if name != "completed" else {}
+
+
+@contextmanager
+def orders(house: House, *scenarios: str) -> Iterator[list[float]]:
+    """Have a customer for each of the scenarios order in it, on and on; the list grows by how long each order took."""
+    seconds: list[float] = []
+    enough = threading.Event()
+    body = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 1}], "payment_token": "tok_visa"}
+
+    def order_on(headers: dict[str, str]) -> None:
+        with requests.Session() as session:
+            session.trust_env = False
+            while not enough.wait(0.3):
+                answer = session.post(f"{house.url('gateway')}/orders", json=body, headers=headers, timeout=30)
+                seconds.append(answer.elapsed.total_seconds())
+
+    with ThreadPoolExecutor() as pool:
+        customers = [pool.submit(order_on, scenario(name)) for name in scenarios]
+        try:
+            yield seconds
+        finally:
+            enough.set()
+    for customer in customers:
+        customer.result()
+
+
+def wait_for_alerts(house: House, names: set[str]) -> None:
+    """Wait until all of these fire, and what each carries has led to a trace that Jaeger has."""
+    follow(house, wait_to_fire(house, names))
+
+
+def wait_to_fire(house: House, names: set[str]) -> list[dict[str, Any]]:
+    """Return these alerts, each as it was when it fired."""
+    found: dict[str, dict[str, Any]] = {}
+    started = time.monotonic()
+
+    def all_fire() -> bool:
+        for alert in alerts(house):
+            if (name := alert["labels"]["alertname"]) in names and name not in found:
+                found[name] = alert
+                print(f"{name}: {time.monotonic() - started:.0f} s")
+        return found.keys() == names
+
+    wait_for(all_fire, f"{names} fire")
+    return list(found.values())
+
+
+def follow(house: House, found: list[dict[str, Any]]) -> None:
+    """Wait until what each alert carries leads to traces."""
+    for alert in found:
+        name, annotations = alert["labels"]["alertname"], alert["annotations"]
+        wait_for(lambda annotations=annotations: leads_to_traces(house, annotations), f"traces of {name}")  # type: ignore[misc]
+
+
+def fired(house: House) -> set[str]:
+    """The alerts that have fired so far."""
+    found = query(house, 'count by (alertname) (count_over_time(ALERTS{alertstate="firing"}[1h]))')
+    return {each["metric"]["alertname"] for each in found}
+
+
+def leads_to_traces(house: House, annotations: dict[str, str]) -> bool:
+    """Whether Jaeger has traces for the search of an alert, and for its exemplars if it has some."""
+    if "exemplars" in annotations:
+        now = time.time()
+        options = {"query": annotations["exemplars"], "start": now - 300, "end": now}
+        exemplars = [one for each in ask(house, "query_exemplars", options) for one in each["exemplars"]]
+        if not any(has_trace(house, one["labels"]["trace_id"]) for one in exemplars):
+            return False
+    # The page asks the API with what is in its own address.
+    search = annotations["jaeger"].replace("/search?", f"{house.settings.jaeger_url}/api/traces?")
+    return bool(house.session.get(search, timeout=30).json()["data"])
+
+
+def has_trace(house: House, trace_id: str) -> bool:
+    return house.session.get(f"{house.settings.jaeger_url}/api/v3/traces/{trace_id}", timeout=30).status_code == 200
+
+
+def alerts(house: House) -> list[dict[str, Any]]:
+    """The alerts that fire."""
+    found: list[dict[str, Any]] = ask(house, "alerts", {})["alerts"]
+    return [alert for alert in found if alert["state"] == "firing"]
+
+
+def query(house: House, expression: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask(house, "query", {"query": expression})["result"]
+    return found
+
+
+def ask(house: House, what: str, options: dict[str, Any]) -> Any:
+    """What Prometheus' API answers."""
+    answer = house.session.get(f"{house.settings.prometheus_url}/api/v1/{what}", params=options, timeout=30).json()
+    assert answer["status"] == "success", answer
+    return answer["data"]
+
+
+def wait_for(answer: Callable[[], T], what: str) -> T:
+    """The first answer that is true."""
+    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
+    while not (found := answer()):
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.5)
+    return found
