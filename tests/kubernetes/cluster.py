@@ -99,10 +99,10 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE
 
 
 @contextmanager
-def forwarded(part: str, port: int, local: int | None = None) -> Iterator[int]:
-    """A port of a Service, on loopback, as `kubectl port-forward` gives it."""
-    local = local or free_port()
-    command = ["kubectl", "--namespace", NAMESPACE, "port-forward", f"service/{part}", f"{local}:{port}"]
+def forwarded(part: str, port: int, kind: str = "service") -> Iterator[int]:
+    """Give a port of a Service, or of a pod, on loopback, as `kubectl port-forward` does."""
+    local = free_port()
+    command = ["kubectl", "--namespace", NAMESPACE, "port-forward", f"{kind}/{part}", f"{local}:{port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout
@@ -112,6 +112,11 @@ def forwarded(part: str, port: int, local: int | None = None) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def page(port: int) -> str:
+    """Return the page of metrics at a forwarded port."""
+    return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
 
 
 @contextmanager
@@ -157,10 +162,8 @@ class Customers:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert self._process.stdout
         # Orders are under way before the test goes on.
-        for _ in range(CUSTOMERS):
-            self._take(self._process.stdout.readline())
+        self.wait_for(CUSTOMERS)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,6 +172,13 @@ class Customers:
         for line in out.splitlines():
             self._take(line)
         assert self._process.returncode == 0, err
+
+    def wait_for(self, number: int) -> None:
+        """Wait until so many orders were answered."""
+        assert self._process
+        assert self._process.stdout
+        while len(self.answers) < number:
+            self._take(self._process.stdout.readline())
 
     def _take(self, line: str) -> None:
         assert line, "the customers have ended"
@@ -251,12 +261,12 @@ def books_balance() -> None:
 
 
 @contextmanager
-def demo() -> Iterator[None]:
-    """The overlay, ready, with customers beside it; deleted in the end with its data."""
+def applied(overlay: str) -> Iterator[None]:
+    """Apply an overlay, wait until it is ready, with customers beside it; delete it in the end with its data."""
     remove_leftovers()
     with ExitStack() as stack:
         stack.callback(remove_leftovers)
-        kubectl("apply", "--kustomize", "deploy/kubernetes/overlays/demo")
+        kubectl("apply", "--kustomize", f"deploy/kubernetes/overlays/{overlay}")
         kubectl("label", "namespace", NAMESPACE, f"{OF_A_TEST}=true")
         edge = {
             "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""The demo is brought up once for all tests, and taken down whatever comes of them."""
+"""The demo is brought up once for all of its tests, and taken down whatever comes of them."""
 
 import shutil
 import signal
@@ -11,14 +11,14 @@ import pytest
 from tests.kubernetes import cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo() -> Iterator[float]:
     """The demo, ready; how many seconds that took."""
     require_cluster()
     # Without this, SIGTERM would end the process before the lines behind `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
-    with cluster.demo():
+    with cluster.applied("demo"):
         yield time.monotonic() - started
 
 
