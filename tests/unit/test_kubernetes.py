@@ -3,8 +3,11 @@
 It reads the files as they are. What kubectl makes of them is for tests/kubernetes.
 """
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -221,6 +224,20 @@ def test_spans_say_which_pod_they_are_from() -> None:
     there = {each["name"]: each for each in container(common("telemetry"))["env"]}
     assert set(re.findall(r"\$\((\w+)\)", attributes)) <= set(there)
     assert there["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
+
+
+def test_each_process_of_a_pod_is_an_instance_of_its_own() -> None:
+    code = (
+        "from opentelemetry import trace; from chassis import app, settings;"
+        "app.configure_telemetry('some', settings.ServiceSettings());"
+        "print(trace.get_tracer_provider().resource.attributes['service.instance.id'])"
+    )
+    environment = os.environ | {"POD_UID": "a-pod", "OTEL_SDK_DISABLED": "true"}
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True) for _ in range(2)]
+    ids = {process.stdout.decode().splitlines()[-1] for process in processes}
+    assert len(ids) == 2
+    assert all(re.fullmatch(r"a-pod\.[0-9a-f]{8}", each) for each in ids), ids
 
 
 def test_an_image_is_the_one_of_compose() -> None:
