@@ -121,7 +121,9 @@ test-kubernetes: $(VENV)/dev ## overlays/demo on the cluster that kubectl knows:
 kubernetes-files: ## copy what deploy/kubernetes shares with the other ways to where kubectl reads it
 	cp collector-config.yaml deploy/kubernetes/overlays/demo/collector-config.yaml
 	cp deploy/jaeger.yaml deploy/kubernetes/overlays/demo/jaeger-config.yaml
-	cp collector-config.yaml collector-sampling.yaml deploy/kubernetes/overlays/scale
+	cp collector-config.yaml collector-agent.yaml collector-sampler.yaml collector-sampling.yaml \
+		deploy/jaeger-opensearch.yaml deploy/kubernetes/overlays/scale
+	cp deploy/jaeger.yaml deploy/kubernetes/overlays/scale/jaeger-config.yaml
 
 trees: $(VENV)/dev ## write every tree that the documents and the tests have anew, from real runs: review them like code
 	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/celery_shop tests/unit/test_blocks.py \

@@ -6,7 +6,7 @@ import pytest
 
 from telemetry.traces import Trace
 from tests.kubernetes import cluster
-from tests.kubernetes.cluster import Customers, jaeger, kubectl, objects, pods, wait_ready, wait_until
+from tests.kubernetes.cluster import Customers, is_ready, jaeger, kubectl, objects, pods, wait_ready, wait_until
 from tests.kubernetes.conftest import require_cluster
 from waybill.registry import SHIPPED
 
@@ -22,6 +22,8 @@ def scale() -> Iterator[None]:
     """Bring the overlay up, with customers beside it, and delete it with its data in the end."""
     require_cluster()
     with cluster.applied("scale"):
+        # The autoscaler says how many there are.
+        wait_until(lambda: len(list(filter(is_ready, pods("tail-sampler")))) == 2, "there are two tail samplers")
         yield
 
 
@@ -35,7 +37,6 @@ def placed(scale: None) -> list[str]:
 
 
 def test_there_are_two_tiers_and_each_tail_sampler_has_a_part_of_the_traces(placed: list[str]) -> None:
-    assert len(pods("tail-sampler")) == 2
     for pod in pods("tail-sampler"):
         name = pod["metadata"]["name"]
         wait_until(lambda: accepted(name) > 0, f"spans come to {name}", DECIDED_SECONDS)  # noqa: B023

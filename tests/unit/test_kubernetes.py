@@ -43,7 +43,11 @@ COPIES = (
     ("collector-config.yaml", "overlays/demo/collector-config.yaml"),
     ("deploy/jaeger.yaml", "overlays/demo/jaeger-config.yaml"),
     ("collector-config.yaml", "overlays/scale/collector-config.yaml"),
+    ("collector-agent.yaml", "overlays/scale/collector-agent.yaml"),
+    ("collector-sampler.yaml", "overlays/scale/collector-sampler.yaml"),
     ("collector-sampling.yaml", "overlays/scale/collector-sampling.yaml"),
+    ("deploy/jaeger.yaml", "overlays/scale/jaeger-config.yaml"),
+    ("deploy/jaeger-opensearch.yaml", "overlays/scale/jaeger-opensearch.yaml"),
 )
 
 
@@ -215,6 +219,20 @@ def test_each_service_of_two_has_a_budget() -> None:
     for name, budget in budgets.items():
         assert budget["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
         assert budget["maxUnavailable"] == 1
+
+
+def test_the_collector_and_jaeger_are_told_what_they_are_told_under_docker() -> None:
+    (collector,) = of_kind("overlays/demo/collector.yaml", "StatefulSet")
+    (agent,) = of_kind("overlays/scale/agent.yaml", "DaemonSet")
+    (jaeger,) = of_kind("overlays/demo/jaeger.yaml", "Deployment")
+    told = {"otel-collector": variables(collector), "jaeger": variables(jaeger)}
+    for name, here in told.items():
+        docker = {variable: str(value) for variable, value in COMPOSE[name]["environment"].items()}
+        # The limit is the container's own, and there is no Prometheus.
+        ours = {variable: value for variable, value in here.items() if variable not in ("LIMIT_MIB", "GOMEMLIMIT")}
+        assert ours == {variable: docker[variable] for variable in docker.keys() - {"GOMEMLIMIT", "PROMETHEUS_URL"}}
+        assert here["GOMEMLIMIT"] == "$(LIMIT_MIB)000000"
+    assert variables(agent) == {name: value for name, value in told["otel-collector"].items() if "JAEGER" not in name}
 
 
 def test_spans_say_which_pod_they_are_from() -> None:
