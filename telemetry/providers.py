@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -24,10 +24,17 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
 # The underscore says that it may change: the SDK's version is pinned.
-from opentelemetry.sdk.trace._sampling_experimental import composable_traceid_ratio_based, composite_sampler
+from opentelemetry.sdk.trace._sampling_experimental import (
+    ComposableSampler,
+    SamplingIntent,
+    composable_traceid_ratio_based,
+    composite_sampler,
+)
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
 
 from . import logs as logging_out
 from . import metrics as metrics_out
@@ -376,4 +383,28 @@ def _countable(share: float) -> Sampler:
     Whatever follows the caller's decision hands it on. Without a share of yours there is nothing to adjust, and no
     tracestate on the way. https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
     """
-    return composite_sampler(composable_traceid_ratio_based(share))
+    return composite_sampler(_KeepsAttributes(composable_traceid_ratio_based(share)))
+
+
+class _KeepsAttributes:
+    """A composable sampler whose spans keep the attributes that they start with: the SDK's takes them away."""
+
+    def __init__(self, sampler: ComposableSampler) -> None:
+        self._sampler = sampler
+
+    def sampling_intent(
+        self,
+        parent_ctx: Context | None,
+        name: str,
+        span_kind: SpanKind | None,
+        attributes: Attributes,
+        links: Sequence[Link] | None,
+        trace_state: TraceState | None,
+    ) -> SamplingIntent:
+        """Return what the sampler intends, with the attributes."""
+        intent = self._sampler.sampling_intent(parent_ctx, name, span_kind, attributes, links, trace_state)
+        return replace(intent, attributes=attributes)
+
+    def get_description(self) -> str:
+        """Return the sampler's description of itself."""
+        return self._sampler.get_description()

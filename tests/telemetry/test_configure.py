@@ -145,6 +145,16 @@ print(*states, 40 < kept < 160 or kept == 400)
     assert prints(code, OTEL_TRACES_SAMPLER_ARG=argument) == f"{said} True"
 
 
+def test_a_span_keeps_its_attributes_where_a_share_is_sampled() -> None:
+    code = f"""
+{QUIET}
+from opentelemetry import trace
+spans = [trace.get_tracer("t").start_span("one", attributes={{"order.id": "7"}}) for _ in range(100)]
+print({{str(dict(span.attributes)) for span in spans if span.is_recording()}})
+"""
+    assert prints(code, OTEL_TRACES_SAMPLER_ARG="0.5") == """{"{'order.id': '7'}"}"""
+
+
 @pytest.mark.parametrize(
     ("asked", "logs", "recorded"),
     [
