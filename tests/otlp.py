@@ -21,14 +21,22 @@ from tests.house import PATIENCE_SECONDS, House
 
 
 class KeepingReceiver(Receiver):
-    """A receiver that also keeps each request whole, with resources and scopes, in order of arrival."""
+    """A receiver that also keeps each request whole, with resources and scopes, in order of arrival.
+
+    What it is told to refuse it does not take, and no sender tries again.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.refuses: tuple[type, ...] = ()
+        self.refused = 0
         super().__init__()
 
     def _serve(self, name: str, request: Any, kept: list[Any], read: Callable[[Any], Any]) -> None:
         def keep_and_read(message: Any) -> Any:
+            if isinstance(message, self.refuses):
+                self.refused += 1
+                raise ConnectionRefusedError
             self.requests.append(message)
             return read(message)
 
