@@ -55,8 +55,23 @@ load-ui: $(VENV)/tool ## Locust's web page instead
 
 drill: $(VENV)/tool ## a fault among 30 orders, to be found in Jaeger or with `make trace` in a second terminal
 ##   SEED=7               repeat a drill
+##   LIST=yes             tell some seeds of each fault instead
 # Its status 3 is a wrong answer, which is no error of make.
-	$(call run,$(WAYBILL) drill $${SEED:+--seed="$$SEED"},3)
+	$(call run,$(WAYBILL) drill $${SEED:+--seed="$$SEED"} $${LIST:+--list},3)
+
+incident: $(VENV)/tool ## record a fault among 30 orders as files, with a sealed answer key
+##   SEED=7               which one, as of a drill
+##   OUT=incident         the folder to write
+	$(call run,$(WAYBILL) incident $${SEED:+--seed="$$SEED"} $${OUT:+--out="$$OUT"})
+
+incidents: $(VENV)/tool ## record twelve, and pack them
+##   OUT=incidents        the folder to write
+	$(call run,$(WAYBILL) incident --all $${OUT:+--out="$$OUT"})
+
+grade: $(VENV)/tool ## score an answer to an incident
+##   INCIDENT=incident    its folder
+##   ANSWER=answer.json   the answer: docs/incidents.md
+	$(call run,$(WAYBILL) grade $${INCIDENT:+--incident="$$INCIDENT"} -- $${ANSWER:+"$$ANSWER"},3)
 
 ledger: $(VENV)/tool ## what became of every span, and where any were lost
 	$(call run,$(WAYBILL) ledger)
@@ -163,6 +178,6 @@ lock: $(VENV)/dev ## compile requirements/*.txt from pyproject.toml
 $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
-.PHONY: help setup demo up down status load load-ui drill ledger trace logs dead-letters doctor doctor-table \
+.PHONY: help setup demo up down status load load-ui drill incident incidents grade ledger trace logs dead-letters doctor doctor-table \
 	telemetry-docs score bench bench-micro check test test-docker test-faults test-kubernetes \
 	kubernetes-files trees lint lint-workflows lint-devcontainer lock

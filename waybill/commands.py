@@ -13,6 +13,8 @@ COMMANDS = {
     "status": "waybill.status:status",
     "load": "waybill.load:load",
     "drill": "waybill.drill:drill",
+    "incident": "waybill.incident:incident",
+    "grade": "waybill.incident:grade",
     "ledger": "waybill.ledger:ledger",
     "trace": "waybill.trace:trace",
     "logs": "waybill.logs:logs",

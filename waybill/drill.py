@@ -6,7 +6,7 @@ The load asks for the fault with the baggage `waybill.drill`, which is on no spa
 import random
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 import requests
@@ -18,6 +18,7 @@ from doctor.jaeger import Jaeger, JaegerError
 from exhibition.scenarios import SCENARIOS
 from telemetry.traces import duration
 from waybill import waterfall
+from waybill.grading import Answer, Grade, grade_answer, plain
 from waybill.load import run, skus_in_stock, wait_for_traces
 from waybill.orders import Job, Order
 from waybill.settings import settings
@@ -61,23 +62,23 @@ class Plan:
         return {"completed": ORDERS - sum(others.values()), **others}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answers of somebody who looked."""
-
-    service: str
-    span: str
-    cause: str
-
-
 @click.command()
 @click.option("--seed", type=click.IntRange(min=0), metavar="NUMBER", help="Repeat a drill; by default a new one.")
-def drill(seed: int | None) -> None:
+@click.option("--service", metavar="NAME", help="Answer without being asked: the service,")
+@click.option("--span", metavar="NAME", help="the name of the span,")
+@click.option("--cause", metavar="TEXT", help="and the cause, or its number.")
+@click.option("--list", "listed", is_flag=True, help="Tell a trainer some seeds of each fault, and end.")
+def drill(seed: int | None, service: str | None, span: str | None, cause: str | None, listed: bool) -> None:
     """Place orders of which some have a fault, ask which span tells it and why, and grade the answer.
 
-    At each question, `hint` gets the next of three hints, each narrower. The exit status is 0 where all of the answer
-    is right, and 3 where not.
+    At each question, `hint` gets the next of three hints, each narrower. With --service, --span and --cause, which go
+    with a --seed, nothing is asked. The exit status is 0 if all of the answer is right, and 3 if not.
     """
+    if listed:
+        Console(highlight=False).print(seeds_of_faults())
+        return
+    if any((service, span, cause)) and not all((service, span, cause, seed is not None)):
+        raise click.UsageError("--service, --span and --cause go together, and with the --seed that they answer.")
     plan = plan_of(random.randrange(SEEDS) if seed is None else seed)  # noqa: S311
     jaeger = Jaeger(settings().jaeger_url)
     console = Console(highlight=False)
@@ -86,10 +87,12 @@ def drill(seed: int | None) -> None:
         orders = place(plan)
         example = find_example(jaeger, plan, orders)
         console.print(f"\nDrill {plan.seed}. `make drill SEED={plan.seed}` repeats it.", style="bold")
-        show_where_to_look(console, jaeger, orders)
+        if not service:
+            show_where_to_look(console, jaeger, orders)
     except JaegerError as error:
         raise click.ClickException(str(error)) from error
-    right = grade(console, plan.finding, ask(console, plan))
+    given = Answer(service, span, cause_of(plan, cause)) if service and span and cause else None
+    right = grade(console, plan.finding, given or ask(console, plan))
     console.print()
     console.print(Markdown(lesson(plan.scenario)))
     console.print()
@@ -107,8 +110,11 @@ def plan_of(seed: int) -> Plan:
     return Plan(seed, scenario, dice.choice(FAULTY), tuple(causes))
 
 
-def place(plan: Plan) -> list[Order]:
-    """Place the orders of a drill. Raises click.ClickException if nothing runs, or without faults."""
+def place(plan: Plan, *, one_by_one: bool = False) -> list[Order]:
+    """Place the orders of a drill; `one_by_one` they come in an order that depends on the seed only.
+
+    Raises click.ClickException if nothing runs, or without faults.
+    """
     url = settings().gateway_url
     skus = skus_in_stock(url)
     with requests.Session() as session:
@@ -116,7 +122,8 @@ def place(plan: Plan) -> list[Order]:
         session.trust_env = False
         if not session.get(f"{url}/scenarios", timeout=(2, 10)).json()["enabled"]:
             raise click.ClickException("The services run without WAYBILL_SCENARIOS=on: nothing can be broken in them.")
-    orders, interrupted = run(Job(url=url, mix=plan.mix, skus=skus, orders=ORDERS, users=USERS, blind=True))
+    job = Job(url=url, mix=plan.mix, skus=skus, orders=ORDERS, users=USERS, blind=True)
+    orders, interrupted = run(replace(job, users=1, seed=plan.seed) if one_by_one else job)
     if interrupted:
         raise click.Abort
     return orders
@@ -187,35 +194,43 @@ def hints_of(plan: Plan) -> Iterator[str]:
 
 
 def grade(console: Console, right: Finding, answer: Answer) -> bool:
-    """Print which parts of an answer are right; returns whether all are. The span is to be one of the service named."""
-    of_service = [span for service, span in right.spans if service == _plain(answer.service)]
-    verdicts = [
-        _verdict("service", answer.service, right.services),
-        _verdict("span", answer.span, of_service or [span for _, span in right.spans]),
-        _verdict("cause", answer.cause, [right.cause]),
-    ]
+    """Print which parts of an answer are right; return whether all are."""
+    grades = grade_answer(right, answer)
     console.print()
-    for good, text in verdicts:
-        console.print(text, style="green" if good else "red", soft_wrap=True, markup=False)
-    return all(good for good, _ in verdicts)
+    for each in grades:
+        show_grade(console, each)
+    return all(each.score == 1 for each in grades)
 
 
-def _verdict(part: str, said: str, right: Collection[str]) -> tuple[bool, str]:
-    good = _plain(said) in map(_plain, right)
-    correction = "" if good else f" (right: {' or '.join(right)})"
-    return good, f"{'✓' if good else '✗'} {part}: {waterfall.printable(said)}{correction}"
+def show_grade(console: Console, grade: Grade) -> None:
+    """Print one part of an answer, and what is right if it is wrong."""
+    good = grade.score == 1
+    correction = "" if good or not grade.right else f" (right: {' or '.join(grade.right)})"
+    text = f"{'✓' if good else '✗'} {grade.part}: {waterfall.printable(grade.said)}{correction}"
+    console.print(text, style="green" if good else "red", soft_wrap=True, markup=False)
+
+
+def cause_of(plan: Plan, said: str) -> str:
+    """Return the cause of this number in the drill's list, or what was said if it is no number of it."""
+    number = int(said) if said.isdecimal() else 0
+    return plan.causes[number - 1] if 0 < number <= len(plan.causes) else said
+
+
+def seeds_of_faults() -> Table:
+    """Return the first seeds of each fault that is looked for."""
+    table = Table("fault", "seeds", "span", box=None, pad_edge=False, header_style="dim")
+    for name in sorted(FINDINGS.keys() - NEVER_LOOKED_FOR):
+        seeds = [str(seed) for seed in range(100) if plan_of(seed).scenario == name]
+        table.add_row(name, " ".join(seeds[:5]), " ".join(FINDINGS[name].spans[0]))
+    return table
 
 
 def _ask(question: str, hints: Iterator[str], choices: Collection[str] = ()) -> str:
     while True:
         answer: str = click.prompt(question).strip()
-        if _plain(answer) == "hint":
+        if plain(answer) == "hint":
             click.echo(next(hints, "There is no further hint."))
-        elif choices and _plain(answer) not in choices:
+        elif choices and plain(answer) not in choices:
             click.echo(f"Please answer with one of these: {', '.join(choices)}, hint.")
         else:
             return answer
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())

@@ -8,6 +8,7 @@ output, and stops when its standard input closes: then the command that started 
 import functools
 import itertools
 import json
+import random
 import sys
 import time
 import uuid
@@ -102,6 +103,8 @@ def stop_when_all_have_left(runner: LocalRunner) -> None:
 def main() -> None:
     """Run the job given as the first argument."""
     job = Job(**json.loads(sys.argv.pop()))
+    if job.seed is not None:
+        random.seed(job.seed)
     Customer.skus, Customer.turns, Customer.blind = job.skus, turns(job), job.blind
     environment = Environment(user_classes=[Customer], host=job.url)
     runner = environment.create_local_runner()

@@ -102,6 +102,8 @@ class Job:
     """The port of Locust's web page, which then decides on users; None for no page."""
     blind: bool = False
     """True if the spans keep the scenarios secret."""
+    seed: int | None = None
+    """With one user, the kinds and products of the orders come in the same order for the same seed."""
 
 
 @dataclass(frozen=True)

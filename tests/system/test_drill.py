@@ -1,6 +1,7 @@
 """The drill on all real parts: its load, what its spans give away, its questions and its grades."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -8,15 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from doctor.jaeger import Jaeger
 from exhibition.scenarios import SCENARIOS
-from telemetry.traces import Span
+from telemetry.traces import Span, traces_from_json
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
 from waybill.drill import ORDERS, Plan, plan_of
 from waybill.environment import INTERRUPTED
+from waybill.incident import unsealed
 from waybill.supervise import ROOT
 
 NANOSECONDS = 1_000_000_000
@@ -151,3 +154,90 @@ def spans_since(house: House, began: datetime) -> list[Span]:
     traces = Jaeger(house.settings.jaeger_url).find_traces("gateway", began, until, limit=1000)
     placed = [trace for trace in traces if any(span.name == "POST /orders" for span in trace.spans)]
     return [span for trace in placed for span in trace.spans]
+
+
+def test_an_answer_given_as_arguments_is_graded_without_a_question(house: House) -> None:
+    plan = drill_with("slow-query")
+    service, span, number = right(plan)
+    given = ["--service", service, "--span", span, "--cause"]
+    assert tool(house, "drill", "--seed", str(plan.seed), *given, number)[0] == 0
+    status, output = tool(house, "drill", "--seed", str(plan.seed), *given, "It rained.")
+    assert (status, output.count("✓")) == (3, 2)
+    assert "Which span" not in output
+
+
+@pytest.mark.parametrize("scenario", ["slow-query", "lost-context"])
+def test_an_incident_is_told_by_its_traces_and_its_key_is_right(scenario: str, house: House, tmp_path: Path) -> None:
+    plan = drill_with(scenario)
+    status, output = tool(house, "incident", "--seed", str(plan.seed), "--out", str(tmp_path / "one"))
+    assert status == 0, output
+    check_incident(tmp_path / "one")
+    answer = tmp_path / "answer.json"
+    key = unsealed(tmp_path / "one")
+    said = {"trace_ids": key.trace_ids, "service": key.spans[0][0], "span": key.spans[0][1], "cause": key.cause}
+    answer.write_text(json.dumps(said))
+    assert tool(house, "grade", "--incident", str(tmp_path / "one"), str(answer))[0] == 0
+    answer.write_text(json.dumps(said | {"cause": "It rained."}))
+    assert tool(house, "grade", "--incident", str(tmp_path / "one"), str(answer))[0] == 3
+
+
+def test_the_same_seed_places_the_same_orders_in_the_same_order(house: House, tmp_path: Path) -> None:
+    plan = drill_with("n-plus-one")
+    for name in ("one", "two"):
+        status, output = tool(house, "incident", "--seed", str(plan.seed), "--out", str(tmp_path / name))
+        assert status == 0, output
+    one, two = (story(tmp_path / name) for name in ("one", "two"))
+    assert one == two
+    assert len(one) == ORDERS
+
+
+def check_incident(folder: Path) -> None:
+    """Assert that the key of an incident is right, and that nothing but the traces tells it."""
+    key = unsealed(folder)
+    traces = [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
+    spans = {
+        span.span_id: span for trace in traces for one in traces_from_json(trace["resourceSpans"]) for span in one.spans
+    }
+    assert len([1 for span in spans.values() if (span.service, span.name) == ("gateway", "POST /orders")]) == ORDERS
+    assert plan_of(key.seed).faulty == len(key.trace_ids)
+    assert key.span_ids
+    for span_id in key.span_ids:
+        span = spans[span_id]
+        assert (span.service, span.name) in key.spans
+        assert span.trace_id in {*key.trace_ids, *key.beside}
+    assert (folder / "logs.jsonl").read_text()
+    assert "traces_span_metrics_calls_total" in (folder / "metrics-after.prom").read_text()
+    for file in sorted(folder.iterdir()):
+        given_away = [name for name in NAMES if name in file.read_text()]
+        assert given_away == [], file.name
+    about = json.loads((folder / "incident.json").read_text())
+    assert key.cause in about["causes"]
+    assert str(key.seed) not in repr({**about, "began": "", "ended": "", "orders": ""})
+
+
+def story(folder: Path) -> list[object]:
+    """The status of each order's answer, in the order in which they came."""
+    traces = [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
+    found = [one for trace in traces for one in traces_from_json(trace["resourceSpans"])]
+    of_orders = [
+        (span.start_ns, span.attributes["http.response.status_code"])
+        for trace in found
+        for span in trace.spans
+        if (span.service, span.name) == ("gateway", "POST /orders")
+    ]
+    return [status for _, status in sorted(of_orders)]
+
+
+def tool(house: House, *arguments: str) -> tuple[int, str]:
+    """The exit status of `python -m waybill` with these arguments, and what it prints."""
+    ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
+    done = subprocess.run(
+        [sys.executable, "-m", "waybill", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **ports, "COLUMNS": "160", "WAYBILL_STATE_DIR": str(house.folder)},
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_SECONDS,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr

@@ -1,0 +1,55 @@
+"""Grade what somebody says of a fault: the orders that it hit, the span that tells it, and the cause."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from waybill.walkthroughs import Finding
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of somebody who looked at the traces."""
+
+    service: str
+    span: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One part of an answer: what was said, what is right, and a score from 0.0 to 1.0."""
+
+    part: str
+    said: str
+    right: tuple[str, ...]
+    score: float
+
+
+def grade_answer(right: Finding, answer: Answer) -> list[Grade]:
+    """Return the grades of service, span and cause. The span is to be one of the service that was named."""
+    of_service = [span for service, span in right.spans if service == plain(answer.service)]
+    return [
+        _grade("service", answer.service, right.services),
+        _grade("span", answer.span, of_service or [span for _, span in right.spans]),
+        _grade("cause", answer.cause, [right.cause]),
+    ]
+
+
+def grade_traces(affected: Collection[str], beside: Collection[str], said: Collection[str]) -> Grade:
+    """Return the grade of a list of trace ids: its F1 score, the harmonic mean of precision and recall.
+
+    Those `beside` are traces that the fault cut off from an affected one: to name them is neither right nor wrong.
+    """
+    right, named = set(affected), {plain(trace_id) for trace_id in said} - set(beside)
+    found = len(right & named)
+    score = 2 * found / (len(right) + len(named)) if found else 0.0
+    return Grade("traces", f"{found} of {len(right)}, and {len(named) - found} without the fault", (), score)
+
+
+def plain(text: str) -> str:
+    """Return a text as it is compared: without capitals, and with single spaces."""
+    return " ".join(text.lower().split())
+
+
+def _grade(part: str, said: str, right: Collection[str]) -> Grade:
+    return Grade(part, said, tuple(right), float(plain(said) in map(plain, right)))
