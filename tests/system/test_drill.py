@@ -228,7 +228,7 @@ def story(folder: Path) -> list[object]:
     return [status for _, status in sorted(of_orders)]
 
 
-def tool(house: House, *arguments: str) -> tuple[int, str]:
+def tool(house: House, *arguments: str, timeout: float = 4 * PATIENCE_SECONDS) -> tuple[int, str]:
     """The exit status of `python -m waybill` with these arguments, and what it prints."""
     ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
     done = subprocess.run(
@@ -237,7 +237,7 @@ def tool(house: House, *arguments: str) -> tuple[int, str]:
         env={**os.environ, **ports, "COLUMNS": "160", "WAYBILL_STATE_DIR": str(house.folder)},
         capture_output=True,
         text=True,
-        timeout=4 * PATIENCE_SECONDS,
+        timeout=timeout,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr

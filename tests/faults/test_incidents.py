@@ -1,0 +1,37 @@
+"""A release of incidents: twelve folders, each with a key that is right and that only its traces tell."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.house import DATABASES, SERVICES, House
+from tests.system.test_drill import check_incident, tool
+from waybill.drill import NEVER_LOOKED_FOR
+from waybill.incident import RECORDED, unsealed
+from waybill.walkthroughs import FINDINGS
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    """Every part."""
+    with House() as house:
+        house.start(*DATABASES, "jaeger", "collector")
+        house.start(*SERVICES)
+        yield house
+
+
+@pytest.mark.timeout(1200)
+def test_twelve_incidents_are_recorded_with_right_keys_and_packed(house: House, tmp_path: Path) -> None:
+    out = tmp_path / "incidents"
+    status, output = tool(house, "incident", "--all", "--out", str(out), timeout=1100)
+    assert status == 0, output
+    folders = sorted(out.glob("incident-*"))
+    assert len(folders) == RECORDED
+    for folder in folders:
+        check_incident(folder)
+    assert {unsealed(folder).kind for folder in folders} == FINDINGS.keys() - NEVER_LOOKED_FOR
+    with tarfile.open(out / "incidents.tar.gz") as archive:
+        assert {name.partition("/")[0] for name in archive.getnames()} == {folder.name for folder in folders}
+    assert (out / "incidents.tar.gz").stat().st_size < 5 * 2**20
