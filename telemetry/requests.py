@@ -3,8 +3,10 @@
 Whoever gets ours learns our identifiers, and reads our baggage.
 """
 
+import re
 from collections.abc import Collection
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +19,9 @@ from .urls import DEFAULT_PORTS, redact_old_names, without_query
 
 resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
 """The number of earlier attempts at the current call; set by code that sends again."""
+
+HOST = re.compile(r"[^/?#]*//[^/?#]*")
+"""The beginning of a URL, with its host; what follows has no say in where it leads."""
 
 
 def instrument_requests() -> None:
@@ -61,6 +66,12 @@ class StrictAdapter(HTTPAdapter):
 
 def _host_and_port(url: str) -> tuple[str | None, int | None]:
     """Return both, None in the place of what the URL does not have."""
+    found = HOST.match(url)
+    return _split(found[0] if found else url)
+
+
+@lru_cache(maxsize=500)
+def _split(url: str) -> tuple[str | None, int | None]:
     try:
         parts = urlsplit(url)
         known = parts.scheme in DEFAULT_PORTS
