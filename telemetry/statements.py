@@ -17,6 +17,7 @@ from sqlalchemy.sql.expression import Alias, CompoundSelect, Select, TableClause
 
 from . import __version__
 from .conventions import SCHEMA_URL
+from .durations import Durations
 from .errors import record_exception, type_name
 from .guard import guarded
 from .threads import is_suppressed
@@ -44,11 +45,13 @@ STATEMENT = "_traced_statement"
 """The attribute for the current statement, on SQLAlchemy's context of its execution."""
 
 meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
-statement_duration = meter.create_histogram(
-    "db.client.operation.duration",
-    unit="s",
-    description="Duration of statements.",
-    explicit_bucket_boundaries_advisory=[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10],
+statement_duration = Durations(
+    meter.create_histogram(
+        "db.client.operation.duration",
+        unit="s",
+        description="Duration of statements.",
+        explicit_bucket_boundaries_advisory=[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10],
+    )
 )
 
 

@@ -14,15 +14,18 @@ from opentelemetry.trace import Link, Span, SpanKind
 
 from . import __version__
 from .conventions import SCHEMA_URL
+from .durations import Durations
 from .errors import type_name
 from .threads import suppress_instrumentation
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
-process_duration = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
-    "messaging.process.duration",
-    unit="s",
-    description="Duration of processing operation.",
-    explicit_bucket_boundaries_advisory=[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10],
+process_duration = Durations(
+    metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
+        "messaging.process.duration",
+        unit="s",
+        description="Duration of processing operation.",
+        explicit_bucket_boundaries_advisory=[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10],
+    )
 )
 
 SYSTEM = "redis"

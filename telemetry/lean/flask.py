@@ -20,7 +20,7 @@ from ..errors import record_exception, type_name
 from ..guard import guarded, report
 from ..sdk import Tally
 from ..wsgi import Stream, claim, excluded_by, sent_by_the_server, server
-from .http import SECONDS, method_attributes, user_agent_attributes
+from .http import durations, method_attributes, user_agent_attributes
 
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced."""
@@ -33,12 +33,7 @@ active = Tally("http.request.method", "url.scheme")
 meter.create_observable_up_down_counter(
     "http.server.active_requests", [active.tell], "{request}", "Number of active HTTP server requests."
 )
-duration = meter.create_histogram(
-    "http.server.request.duration",
-    "s",
-    "Duration of HTTP server requests.",
-    explicit_bucket_boundaries_advisory=SECONDS,
-)
+duration = durations(meter, "server")
 
 
 def instrument_app(

@@ -5,11 +5,20 @@ from types import TracebackType
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, StatusCode
+
+from ..durations import Durations
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 """The boundaries that the conventions advise for durations of requests."""
+
+
+def durations(meter: Meter, side: str) -> Durations:
+    """Return the histogram of calls that come in, for the side `server`, or that go out, for `client`."""
+    name, text = f"http.{side}.request.duration", f"Duration of HTTP {side} requests."
+    return Durations(meter.create_histogram(name, "s", text, explicit_bucket_boundaries_advisory=SECONDS))
 
 
 @lru_cache(maxsize=100)

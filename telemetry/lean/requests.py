@@ -16,15 +16,10 @@ from ..guard import guarded, report
 from ..requests import resend_count
 from ..threads import is_suppressed
 from ..urls import without_password, without_query
-from .http import SECONDS, Current, method_attributes, user_agent_attributes
+from .http import Current, durations, method_attributes, user_agent_attributes
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
-duration = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
-    "http.client.request.duration",
-    "s",
-    "Duration of HTTP client requests.",
-    explicit_bucket_boundaries_advisory=SECONDS,
-)
+duration = durations(metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL), "client")
 
 
 def instrument_requests() -> None:

@@ -1,0 +1,101 @@
+"""Durations, added to the SDK's own sums: it takes as long to find them by their attributes as to make a span.
+
+docs/upstream.md says what should change. If a newer SDK keeps them in another way, or a view does, it measures.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from threading import Lock
+from time import time_ns
+from typing import Any
+
+from opentelemetry import context
+from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram
+
+
+class Durations:
+    """A histogram whose attributes have few values. What it sends is the same; an exemplar is the first of its bucket.
+
+    The SDK shows the last one of the time between two reports.
+    """
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._instrument: Any = None
+        self._readers: object = None
+        self._series: dict[tuple[tuple[str, Any], ...], list[_Series] | None] = {}
+
+    def record(self, seconds: float, attributes: Mapping[str, Any], within: Context | None = None) -> None:
+        """Measure once, within a context, or the current one."""
+        readers = getattr(getattr(self._instrument, "_measurement_consumer", None), "_reader_storages", None)
+        if readers is not self._readers:
+            self._readers, self._series = readers, {}
+        key = tuple(attributes.items())
+        if series := self._series.get(key):
+            for each in series:
+                each.add(seconds, attributes, within)
+            return
+        self._histogram.record(seconds, attributes, within)
+        if key not in self._series:
+            # Before there is a provider, it is one that stands for it.
+            self._instrument = getattr(self._histogram, "_real_instrument", None) or self._histogram
+            if readers is not None:
+                self._series[key] = _find(self._instrument, attributes)
+
+
+class _Series:
+    """The sums of one series, for one reader."""
+
+    def __init__(self, sums: Any, exemplar_filter: Any) -> None:
+        self._sums, self._filter = sums, exemplar_filter
+        self._counts: list[int] = []
+        self._shown: set[int] = set()
+        # It fails here if anything is named otherwise.
+        self._lock: Lock = sums._lock
+        self._boundaries = sums._boundaries
+        self._with_extremes = sums._record_min_max
+        sums._sum, sums._min, sums._max, sums._value, sums._reservoir.offer  # noqa: B018
+
+    def add(self, seconds: float, attributes: Mapping[str, Any], within: Context | None) -> None:
+        sums = self._sums
+        bucket = bisect_left(self._boundaries, seconds)
+        with self._lock:
+            counts = sums._value
+            if counts is None:
+                counts = sums._value = sums._get_empty_bucket_counts()
+            if counts is not self._counts:
+                # They were reported.
+                self._counts = counts
+                self._shown.clear()
+            counts[bucket] += 1
+            sums._sum += seconds
+            if self._with_extremes:
+                sums._min = min(sums._min, seconds)
+                sums._max = max(sums._max, seconds)
+            if bucket in self._shown:
+                return
+        now, around = time_ns(), within or context.get_current()
+        if self._filter.should_sample(seconds, now, attributes, around):
+            self._shown.add(bucket)
+            sums._reservoir.offer(seconds, now, attributes, around)
+
+
+def _find(instrument: Any, attributes: Mapping[str, Any]) -> list[_Series] | None:
+    """Return where the SDK keeps the series, for each reader; None if not all of it is as expected."""
+    try:
+        # A module of the SDK that may move.
+        from opentelemetry.sdk.metrics._internal._view_instrument_match import _hash_attributes
+        from opentelemetry.sdk.metrics._internal.aggregation import _ExplicitBucketHistogramAggregation
+
+        consumer = instrument._measurement_consumer
+        found = []
+        for storage in consumer._reader_storages.values():
+            for match in storage._get_or_init_view_instrument_match(instrument):
+                sums = match._attributes_aggregation[_hash_attributes(dict(attributes))]
+                if type(sums) is not _ExplicitBucketHistogramAggregation:
+                    return None
+                found.append(_Series(sums, consumer._sdk_config.exemplar_filter))
+        return found
+    except (ImportError, AttributeError, KeyError):
+        return None
