@@ -14,7 +14,7 @@ from . import web
 from .faults import Broken, Finding
 
 if TYPE_CHECKING:
-    from .yours import Addresses
+    from .any_service import Addresses
 
 A_TRACE = re.compile("[0-9a-f]{16}|[0-9a-f]{32}")
 A_PAGE_OF_A_TRACE = re.compile("(https?://.+)/trace/([0-9a-f]+)")
@@ -118,7 +118,7 @@ def addresses_of(
     """Return what the options ask to look at, or None if they name nothing. Raises click.UsageError."""
     # For a handshake that fails, gRPC has words of its own; it reads this as it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from . import pipeline, visit, yours
+    from . import any_service, pipeline, probe
 
     expected = _expected(expect)
     page, trace_id = trace
@@ -133,8 +133,8 @@ def addresses_of(
         raise click.UsageError("--method, --data and --header need --service-url.")
     if not (service_url or otlp or jaeger):
         return None
-    request = visit.Request(service_url, *_how(method, data, header), data) if service_url else None
-    return yours.Addresses(request, otlp, pipeline.base_of(jaeger), protocol or "", trace_id, expected)
+    request = probe.Request(service_url, *_how(method, data, header), data) if service_url else None
+    return any_service.Addresses(request, otlp, pipeline.base_of(jaeger), protocol or "", trace_id, expected)
 
 
 def report(findings: Iterable[str | Finding], as_json: bool = False) -> None:
@@ -176,9 +176,9 @@ def main(wait: float, as_json: bool, **given: Any) -> None:
     addresses = addresses_of(**given)
     if addresses is None:
         raise click.UsageError("say what to look at: --service-url, --otlp, --jaeger.")
-    from . import yours
+    from . import any_service
 
-    report(yours.follow(addresses, wait), as_json)
+    report(any_service.follow(addresses, wait), as_json)
 
 
 def _how(method: str | None, data: bytes | None, headers: dict[str, str]) -> tuple[str, dict[str, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from doctor import judge, pipeline, processes, web, yours
+from doctor import checks, pipeline, processes, web
 from doctor.cli import _how as how_to_ask
 from doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found, with_tables
 from doctor.otlp import endpoint
@@ -64,7 +64,7 @@ def test_what_is_found_elsewhere_is_printed_without_its_control_characters(monke
         error.finding = finding
         raise error
 
-    monkeypatch.setattr(yours, "follow", lambda *_: (broken() for _ in [0]))
+    monkeypatch.setattr(any_service, "follow", lambda *_: (broken() for _ in [0]))
     result = CliRunner().invoke(doctor, ["--jaeger", "http://127.0.0.1:1"])
     assert result.exit_code == 1
     assert "✗ It says ?[31mred[bold].\n    cause  A cause.\n    fix    A fix.\n" in result.output
@@ -244,7 +244,7 @@ def span(name: str, kind: str, start: int, end: int, parent: str | None = None, 
 
 
 def judged(*spans: Span) -> list[object]:
-    return list(judge.check(Trace("t", spans), (0, 1000 * MILLISECOND)))
+    return list(checks.check(Trace("t", spans), (0, 1000 * MILLISECOND)))
 
 
 def test_what_a_busy_machine_does_to_times_is_no_fault() -> None:
@@ -286,9 +286,9 @@ def test_a_request_now_is_within_the_moments_of_the_search() -> None:
             asked.append((start, end))
             return []
 
-    now = int(datetime.now(UTC).timestamp() * judge.SECOND)
-    assert judge.roots_of(NoJaeger(), "checkout", (now, now)) == []  # type: ignore[arg-type]
-    assert asked[0][0] < datetime.fromtimestamp(now / judge.SECOND, UTC) < asked[0][1]
+    now = int(datetime.now(UTC).timestamp() * checks.SECOND)
+    assert checks.roots_of(NoJaeger(), "checkout", (now, now)) == []  # type: ignore[arg-type]
+    assert asked[0][0] < datetime.fromtimestamp(now / checks.SECOND, UTC) < asked[0][1]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def doctor(scenario: str, wait: float, as_json: bool, **given: Any) -> None:
         given["jaeger"] = settings().jaeger_url
     addresses = addresses_of(**given)
     # After that: gRPC reads the environment as it is imported.
-    from doctor import yours
-    from waybill.doctor import ours
+    from doctor import any_service
+    from waybill.doctor import own_system
 
-    report(yours.follow(addresses, wait) if addresses else ours.follow(settings(), scenario, wait), as_json)
+    report(any_service.follow(addresses, wait) if addresses else own_system.follow(settings(), scenario, wait), as_json)

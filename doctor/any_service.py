@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from . import judge, otlp, pipeline, processes
+from . import checks, otlp, pipeline, processes
+from .checks import Moments
 from .faults import Broken, Finding, found
 from .jaeger import Jaeger
-from .judge import Moments
 from .otlp import Endpoint
 from .pipeline import Collector
+from .probe import TRIES, Request, Visit, ask, times
 from .processes import Process
 from .traces import Span, Trace
-from .visit import TRIES, Request, Visit, ask, times
 from .web import Answer
 
 WHO = "the service"
@@ -158,16 +158,16 @@ def _follow_request(
     known = {service: of_service[0]} if of_service else {}
     yield from _judge(jaeger, trace, expected, visit.moments, wait, known)
     unseen = {system for process in of_service for system in processes.databases(process)}
-    unseen -= {judge.first(span, judge.DATABASE) for span in trace.spans if span.service == service}
+    unseen -= {checks.first(span, checks.DATABASE) for span in trace.spans if span.service == service}
     versions = [version for process in of_service if (version := processes.ignored_sqlalchemy(process))]
-    if versions and of_service[0].automatic and unseen and not judge.has_database_spans(trace, service):
+    if versions and of_service[0].automatic and unseen and not checks.has_database_spans(trace, service):
         raise Broken("sqlalchemy-ignored", who=WHO, version=versions[0])
     if unseen:
         detail = f" It runs SQLAlchemy {versions[0]}, which `SQLAlchemyInstrumentor` ignores." if versions else ""
         systems = " and ".join(sorted(unseen))
         facts = {"service": service, "systems": systems, "system": min(unseen)}
         yield found("database-unseen", trace_id=trace.trace_id, detail=detail, **facts)
-    yield from judge.notice_health_checks(jaeger, service)
+    yield from checks.notice_health_checks(jaeger, service)
 
 
 def _look_at(jaeger: Jaeger, trace_id: str, wait: float, expected: Mapping[str, Set[str]]) -> Iterator[str | Finding]:
@@ -175,13 +175,13 @@ def _look_at(jaeger: Jaeger, trace_id: str, wait: float, expected: Mapping[str, 
 
     def settled(trace: Trace) -> bool:
         # An old trace does not change any more.
-        old = trace.end_ns < time.time_ns() - wait * judge.SECOND
+        old = trace.end_ns < time.time_ns() - wait * checks.SECOND
         return old or (not trace.problems() and expected.keys() <= trace.services)
 
     trace = jaeger.wait_for_trace(trace_id, settled, timeout=wait)
     if trace is None:
         raise Broken("trace-unknown", where=jaeger.url, trace_id=trace_id)
-    yield f"Jaeger has the trace, from {datetime.fromtimestamp(trace.start_ns / judge.SECOND):%d %B, %H:%M:%S}"
+    yield f"Jaeger has the trace, from {datetime.fromtimestamp(trace.start_ns / checks.SECOND):%d %B, %H:%M:%S}"
     yield from _judge(jaeger, trace, expected, None, wait, {})
 
 
@@ -193,21 +193,21 @@ def _judge(
     wait: float,
     known: Mapping[str, Process],
 ) -> Iterator[str | Finding]:
-    judge.check_contexts(jaeger, trace, known)
-    yield from judge.check_apart(jaeger, trace)
-    calls = judge.unanswered_calls(trace)
+    checks.check_contexts(jaeger, trace, known)
+    yield from checks.check_apart(jaeger, trace)
+    calls = checks.unanswered_calls(trace)
     for missing in sorted(expected.keys() - trace.services):
         raise _why_missing(missing, trace, calls, wait)
-    yield from judge.check(trace, moments)
+    yield from checks.check(trace, moments)
     if any(expected.values()):
-        yield from judge.check_databases(trace, expected)
+        yield from checks.check_databases(trace, expected)
     if calls:
-        yield found("calls-end", urls=", ".join(sorted({judge.address_of(call) for call in calls})[:MOST_CALLS]))
+        yield found("calls-end", urls=", ".join(sorted({checks.address_of(call) for call in calls})[:MOST_CALLS]))
 
 
 def _why_missing(service: str, trace: Trace, calls: Sequence[Span], wait: float) -> Broken:
     for call in calls:
-        url = judge.first(call, judge.URL)
+        url = checks.first(call, checks.URL)
         who = f"what listens at {urlsplit(url).netloc.rpartition('@')[2]}"
         for process in processes.behind(url, who):
             try:
@@ -216,7 +216,7 @@ def _why_missing(service: str, trace: Trace, calls: Sequence[Span], wait: float)
             except Broken as broken:
                 return broken
     if calls:
-        urls = " and ".join(sorted({judge.address_of(call) for call in calls})[:MOST_CALLS])
+        urls = " and ".join(sorted({checks.address_of(call) for call in calls})[:MOST_CALLS])
         return Broken("callee-untraced", service=service, caller=calls[0].service, url=urls)
     return Broken("service-missing", service=service, trace_id=trace.trace_id, wait=f"{wait:g}", detail="")
 
@@ -257,8 +257,8 @@ def _find(jaeger: Jaeger, visit: Visit) -> Trace | None:
     if visit.answered_in or (trace and _of_service(trace, visit)):
         return trace
     names = [name for name in jaeger.services() if name != otlp.SERVICE][:MOST_SERVICES]
-    roots = [root for name in names for root in judge.roots_of(jaeger, name, visit.moments)]
-    ours = [root for root in roots if judge.path_of(root) == visit.path and visit.start <= root.start_ns <= visit.end]
+    roots = [root for name in names for root in checks.roots_of(jaeger, name, visit.moments)]
+    ours = [root for root in roots if checks.path_of(root) == visit.path and visit.start <= root.start_ns <= visit.end]
     # Calls of the service may have the same path: then the request is the one around the others.
     outer = [root for root in ours if all(root.start_ns <= o.start_ns and o.end_ns <= root.end_ns for o in ours)]
     return jaeger.trace(outer[0].trace_id) if len(outer) == 1 else None

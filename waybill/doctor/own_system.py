@@ -7,12 +7,12 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from doctor import judge, otlp, pipeline, processes, web
+from doctor import checks, otlp, pipeline, processes, web
 from doctor.faults import Broken, Finding, found
 from doctor.jaeger import Jaeger
 from doctor.otlp import Endpoint
+from doctor.probe import TRIES, Request, Visit, ask, times
 from doctor.processes import OF_OURS, Process
-from doctor.visit import TRIES, Request, Visit, ask, times
 from doctor.web import Unanswered
 from telemetry.traces import Trace
 from waybill.doctor.collector import Collector, notice_sampling
@@ -101,20 +101,20 @@ def _services(state: State | None) -> list[Process]:
 
 def _follow_order(jaeger: Jaeger, order: Visit, wait: float, logs: Path) -> Iterator[str | Finding]:
     def complete(trace: Trace) -> bool:
-        return not trace.problems() and (trace.services >= SHIPPED or bool(judge.lost_contexts(jaeger, trace)))
+        return not trace.problems() and (trace.services >= SHIPPED or bool(checks.lost_contexts(jaeger, trace)))
 
     trace = jaeger.wait_for_trace(order.answered_in or "", complete, timeout=wait)
     if trace is None:
         raise Broken("trace-missing", who="the gateway", wait=f"{wait:g}", detail=_losses(logs, ["gateway"], order))
-    judge.check_contexts(jaeger, trace)
-    yield from judge.check_apart(jaeger, trace)
+    checks.check_contexts(jaeger, trace)
+    yield from checks.check_apart(jaeger, trace)
     for service in ON_THE_WAY:
         if service not in trace.services:
             raise _why_missing(jaeger, trace, service, order, wait, logs)
     yield f"each of {', '.join(ON_THE_WAY)} has its spans in the trace"
-    yield from judge.check(trace, order.moments)
-    yield from judge.check_databases(trace, SHOWS)
-    yield from judge.notice_health_checks(jaeger, "gateway")
+    yield from checks.check(trace, order.moments)
+    yield from checks.check_databases(trace, SHOWS)
+    yield from checks.notice_health_checks(jaeger, "gateway")
 
 
 def _order_until_sampled(settings: Settings, scenario: str, state: State | None, logs: Path) -> Visit:
@@ -146,9 +146,9 @@ def _order(url: str, sku: Sequence[str], scenario: str, logs: str) -> Visit:
 
 def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait: float, logs: Path) -> Broken:
     caller = CALLERS.get(service, "")
-    calls = [span for span in trace.spans if span.service == caller and judge.first(span, judge.METHOD)]
+    calls = [span for span in trace.spans if span.service == caller and checks.first(span, checks.METHOD)]
     silent = caller in trace.services and not any(span.kind == "CLIENT" for span in calls)
-    if silent and (roots := judge.roots_of(jaeger, service, order.moments)):
+    if silent and (roots := checks.roots_of(jaeger, service, order.moments)):
         return Broken("calls-not-traced", service=service, other_trace_id=roots[0].trace_id, caller=caller)
     detail = _losses(logs, [service], order)
     return Broken("service-missing", trace_id=trace.trace_id, service=service, wait=f"{wait:g}", detail=detail)
