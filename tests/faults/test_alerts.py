@@ -174,7 +174,7 @@ def fired(house: House) -> set[str]:
 
 
 def leads_to_traces(house: House, annotations: dict[str, str]) -> bool:
-    """Whether Jaeger has traces for the search of an alert, and for its exemplars if it has some."""
+    """Return whether Jaeger has traces for the search of an alert, and for its exemplars if it has some."""
     if "exemplars" in annotations:
         now = time.time()
         options = {"query": annotations["exemplars"], "start": now - 300, "end": now}
@@ -202,7 +202,7 @@ def query(house: House, expression: str) -> list[dict[str, Any]]:
 
 
 def ask(house: House, what: str, options: dict[str, Any]) -> Any:
-    """What Prometheus' API answers."""
+    """Return what Prometheus' API answers."""
     answer = house.session.get(f"{house.settings.prometheus_url}/api/v1/{what}", params=options, timeout=30).json()
     assert answer["status"] == "success", answer
     return answer["data"]
