@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 
 EXPORTER = "exporters::otlp_http::sending_queue"
 FEW_SPANS = 1_000
-"""What the Collector's queue takes here: about 45 orders."""
+"""The capacity of the Collector's queue here: about 45 orders."""
 NO_MEMORY = "{limit_mib: 20, spike_limit_mib: 10}"
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from doctor import checks, pipeline, processes, web
+from doctor import any_service, checks, pipeline, processes, web
 from doctor.cli import _how as how_to_ask
 from doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found, with_tables
 from doctor.otlp import endpoint
