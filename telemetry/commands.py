@@ -3,10 +3,51 @@
 https://opentelemetry.io/docs/specs/semconv/database/redis/
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from time import perf_counter
 from typing import Any
 
+from opentelemetry import metrics
 from opentelemetry.util.types import AttributeValue
+
+from . import __version__
+from .conventions import SCHEMA_URL
+from .durations import Durations
+from .errors import type_name
+from .guard import guarded
+
+MEASURED = ("db.system.name", "db.namespace", "db.operation.name", "db.query.summary", "server.address", "server.port")
+
+command_duration = Durations(
+    metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
+        "db.client.operation.duration",
+        unit="s",
+        description="Duration of statements and commands.",
+        explicit_bucket_boundaries_advisory=[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10],
+    )
+)
+
+
+@guarded
+def measure(started: float, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
+    """Record how long a command took that began at this `perf_counter`, with those of its span's attributes."""
+    if "db.operation.name" not in attributes:
+        return  # An empty pipeline asks nothing.
+    measured = {name: attributes[name] for name in MEASURED if name in attributes}
+    failure = {"error.type": type_name(error)} if error else {}
+    command_duration.record(perf_counter() - started, measured | failure)
+
+
+def queued(pipeline: Any) -> list[Any]:
+    """Return the arguments of each command that a pipeline holds."""
+    strategy = getattr(pipeline, "_execution_strategy", None)
+    stack = getattr(strategy, "command_queue", None) or pipeline.command_stack
+    return [getattr(each, "args", None) or each[0] for each in stack]
+
+
+def text(command: Any) -> str:
+    """Return the name of a command."""
+    return command.decode() if isinstance(command, bytes) else str(command)
 
 
 def pipeline_attributes(pipeline: Any, commands: Collection[str], size: int) -> tuple[str, dict[str, AttributeValue]]:
@@ -21,6 +62,16 @@ def pipeline_attributes(pipeline: Any, commands: Collection[str], size: int) -> 
         **({"db.operation.batch.size": size} if size > 1 else {}),
     }
     return " ".join(names), attributes
+
+
+def server(client: Any) -> dict[str, str | int]:
+    """Return where that is; nothing if the client is that of a cluster."""
+    options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
+    if options is None:
+        return {}
+    if "path" in options:
+        return {"server.address": options["path"]}
+    return {"server.address": options.get("host", "localhost"), "server.port": options.get("port", 6379)}
 
 
 def database(client: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any
 from weakref import WeakSet
@@ -14,12 +15,13 @@ from weakref import WeakSet
 from opentelemetry import context, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Link, SpanContext
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from . import __version__
 from .boundary import ROUTE
 from .conventions import SCHEMA_URL
+from .durations import Durations
 from .guard import guarded
 from .threads import is_suppressed
 
@@ -29,6 +31,18 @@ SHORTEST_WAIT_NS = 1_000_000
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
 
+SECONDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
+wait_time, create_time = (
+    Durations(meter.create_histogram(name, "s", says, explicit_bucket_boundaries_advisory=SECONDS))
+    for name, says in (
+        ("db.client.connection.wait_time", "The time that it took to get a connection from the pool."),
+        ("db.client.connection.create_time", "The time that it took to make a connection."),
+    )
+)
+BEGUN = "telemetry.begun"
+"""The key, in what a pool keeps of a connection, of when it began to be made."""
+
+_timeouts: Counter[str] = Counter()
 _engines: WeakSet[Engine] = WeakSet()
 _lock = Lock()
 
@@ -39,7 +53,22 @@ def count_connections(engine: Engine) -> bool:
         if engine in _engines:
             return False
         _engines.add(engine)
-        return True
+    name = engine.pool.logging_name or "default"
+    event.listen(engine, "do_connect", _begin_connection)
+    event.listen(engine, "connect", partial(_measure_connection, name))
+    return True
+
+
+@guarded
+def _begin_connection(_dialect: object, record: ConnectionPoolEntry | None, *_: object) -> None:
+    if record is not None:
+        record.info[BEGUN] = time.perf_counter()
+
+
+@guarded
+def _measure_connection(name: str, _connection: object, record: ConnectionPoolEntry) -> None:
+    if begun := record.info.pop(BEGUN, None):
+        create_time.record(time.perf_counter() - begun, _named(name))
 
 
 @dataclass(frozen=True)
@@ -64,8 +93,10 @@ class WaitTracingPool(QueuePool):
     def _do_get(self) -> ConnectionPoolEntry:
         # -1 is no limit, so that there is nothing to wait for.
         free = self._max_overflow < 0 or self.checkedout() < self.size() + self._max_overflow
+        started = time.perf_counter()
         connection = super()._do_get() if free else self._wait()
         self._note_holder(connection)
+        _measure_wait(self, started)
         return connection
 
     @guarded
@@ -83,6 +114,9 @@ class WaitTracingPool(QueuePool):
         try:
             connection = super()._do_get()
         except Exception as error:
+            if isinstance(error, exc.TimeoutError):
+                with _lock:
+                    _timeouts[_name(self)] += 1
             _show_wait(self, started, holders, error)
             raise
         # A connection that came back just now made nobody wait.
@@ -120,6 +154,13 @@ def _show_wait(pool: QueuePool, started: int, holders: list[Holder], error: Exce
     span.end()
 
 
+@guarded
+def _measure_wait(pool: QueuePool, started: float) -> None:
+    # A poll belongs to nobody who waits.
+    if not is_suppressed():
+        wait_time.record(time.perf_counter() - started, _named(_name(pool)))
+
+
 def _route() -> str:
     return str(context.get_value(ROUTE) or getattr(trace.get_current_span(), "name", "untraced"))
 
@@ -149,10 +190,24 @@ def _most(_options: CallbackOptions) -> Iterable[Observation]:
     return [Observation(n, _named(name)) for name, n in most.items()]
 
 
+def _count_timeouts(_options: CallbackOptions) -> Iterable[Observation]:
+    """Report how often the wait for a connection was given up, from 0 on: so the first one is seen as an increase."""
+    with _lock:
+        counts = Counter(_timeouts)
+    names = {_name(pool) for pool in _pools() if isinstance(pool, WaitTracingPool)}
+    return [Observation(counts[name], _named(name)) for name in sorted(names | counts.keys())]
+
+
 # Here, and not once for each engine: the SDK drops the second instrument of a name, and its callback with it.
 meter.create_observable_up_down_counter(
     "db.client.connection.count", [_count], "{connection}", "Connections of a pool, by their state."
 )
 meter.create_observable_up_down_counter(
     "db.client.connection.max", [_most], "{connection}", "How many connections a pool may have."
+)
+meter.create_observable_counter(
+    "db.client.connection.timeouts",
+    [_count_timeouts],
+    "{timeout}",
+    "How often the wait for a connection was given up.",
 )

@@ -1,15 +1,19 @@
 """Redis and Valkey: every command of every client is traced."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.trace import Span
+from redis import WatchError
 from wrapt import wrap_function_wrapper
 
-from .commands import database, pipeline_attributes
-from .guard import guarded
+from .commands import database, measure, pipeline_attributes, queued, server, text
+from .guard import guarded, report
+from .threads import is_suppressed
 
 
 def instrument_redis() -> None:
@@ -17,9 +21,12 @@ def instrument_redis() -> None:
     instrumentor = RedisInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         return
-    # Inside the instrumentation, which calls no hook before a pipeline, and none after one that fails.
-    wrap_function_wrapper("redis.client", "Pipeline.execute", _name_pipeline)
-    wrap_function_wrapper("redis.cluster", "ClusterPipeline.execute", _name_pipeline)
+    # Inside the instrumentation, which calls no hook before a pipeline, none after one that fails, and measures none.
+    wrap_function_wrapper("redis.client", "Pipeline.execute", _execute_pipeline)
+    wrap_function_wrapper("redis.cluster", "ClusterPipeline.execute", _execute_pipeline)
+    wrap_function_wrapper("redis.client", "Redis.execute_command", _execute_command)
+    wrap_function_wrapper("redis.client", "Pipeline.immediate_execute_command", _execute_command)
+    wrap_function_wrapper("redis.cluster", "RedisCluster.execute_command", _execute_command)
     instrumentor.instrument(request_hook=_name_span)
 
 
@@ -33,9 +40,48 @@ def _name_span(span: Span, client: Any, args: Sequence[Any], _options: object) -
         span.set_attributes({"db.operation.name": command, **database(client)})
 
 
-def _name_pipeline(execute: Callable[..., Any], pipeline: Any, args: Any, options: Any) -> Any:
+def _execute_command(execute: Callable[..., Any], client: Any, args: Any, options: Any) -> Any:
+    return _measured(partial(execute, *args, **options), partial(_of_command, client, args))
+
+
+def _execute_pipeline(execute: Callable[..., Any], pipeline: Any, args: Any, options: Any) -> Any:
     _describe_pipeline(pipeline)
-    return execute(*args, **options)
+    try:
+        # It holds none any more when it is done.
+        described = _of_pipeline(pipeline)
+    except Exception as error:
+        report("the attributes of a pipeline", error)
+        described = {}
+    return _measured(partial(execute, *args, **options), lambda: described)
+
+
+def _of_command(client: Any, args: Any) -> Mapping[str, Any]:
+    return {"db.operation.name": text(args[0]), **database(client), **server(client)} if args else {}
+
+
+def _of_pipeline(pipeline: Any) -> Mapping[str, Any]:
+    names = [text(command[0]) for command in queued(pipeline)]
+    _, described = pipeline_attributes(pipeline, names, len(names)) if names else ("", {})
+    return {**described, **database(pipeline), **server(pipeline)}
+
+
+def _measured(execute: Callable[[], Any], describe: Callable[[], Mapping[str, Any]]) -> Any:
+    if is_suppressed():
+        return execute()
+    started = perf_counter()
+    try:
+        answer = execute()
+    except BaseException as error:
+        # Somebody else was faster: an answer, and no fault.
+        _measure(started, describe, None if isinstance(error, WatchError) else error)
+        raise
+    _measure(started, describe)
+    return answer
+
+
+@guarded
+def _measure(started: float, describe: Callable[[], Mapping[str, Any]], error: BaseException | None = None) -> None:
+    measure(started, describe(), error)
 
 
 @guarded

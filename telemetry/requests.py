@@ -6,14 +6,19 @@ Whoever gets ours learns our identifiers, and reads our baggage.
 import re
 from collections.abc import Collection
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 from urllib.parse import urlsplit
 
-from requests import PreparedRequest, Response
+from opentelemetry import metrics
+from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram, Meter, NoOpMeterProvider
+from opentelemetry.util.types import Attributes
+from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 
 from .boundary import CONTEXT_HEADERS
+from .errors import type_name
 from .guard import guarded
 from .urls import DEFAULT_PORTS, redact_old_names, without_query
 
@@ -24,13 +29,17 @@ HOST = re.compile(r"[^/?#]*//[^/?#]*")
 """The beginning of a URL, with its host; what follows has no say in where it leads."""
 
 
+_failure: ContextVar[str] = ContextVar("failure", default="")
+
+
 def instrument_requests() -> None:
     """Trace every call of every session in this process; called again, do nothing."""
     # Here, so that the adapter can be used without it.
     from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
     if not (instrumentor := RequestsInstrumentor()).is_instrumented_by_opentelemetry:
-        instrumentor.instrument(request_hook=_correct_client_span)
+        _note_failures()
+        instrumentor.instrument(request_hook=_correct_client_span, meter_provider=_Meters())
 
 
 class StrictAdapter(HTTPAdapter):
@@ -62,6 +71,48 @@ class StrictAdapter(HTTPAdapter):
             for header in CONTEXT_HEADERS:
                 request.headers.pop(header, None)
         return super().send(request, *args, **options)
+
+
+class _Meters(NoOpMeterProvider):
+    """The meters of this process, whose durations of calls that failed name the error as the spans do.
+
+    The instrumentation leaves the module out, so that the errors of a span and of its metric would be two.
+    """
+
+    def get_meter(self, *args: Any, **options: Any) -> Meter:
+        """Return a meter whose histograms do that."""
+        meter = metrics.get_meter_provider().get_meter(*args, **options)
+        create = meter.create_histogram
+
+        def create_histogram(*args: Any, **options: Any) -> Histogram:
+            histogram = create(*args, **options)
+            record = histogram.record
+
+            def name_and_record(amount: float, attributes: Attributes = None, context: Context | None = None) -> None:
+                failure = {"error.type": _failure.get()} if _failure.get() else {}
+                record(amount, {**(attributes or {}), **failure}, context)
+
+            histogram.record = name_and_record  # type: ignore[method-assign]
+            return histogram
+
+        meter.create_histogram = create_histogram  # type: ignore[method-assign]
+        return meter
+
+
+def _note_failures() -> None:
+    """Have the type of the error that ends a call noted, inside of the instrumentation."""
+    send = Session.send
+
+    @wraps(send)
+    def noting(*args: Any, **options: Any) -> Response:
+        _failure.set("")
+        try:
+            return send(*args, **options)
+        except Exception as error:
+            _failure.set(type_name(error))
+            raise
+
+    Session.send = noting  # type: ignore[method-assign]
 
 
 def _host_and_port(url: str) -> tuple[str | None, int | None]:

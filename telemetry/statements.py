@@ -61,7 +61,6 @@ class Description:
 
     name: str
     attributes: dict[str, str | int]
-    measured: dict[str, str]
 
     def of(self, statement: str) -> dict[str, str | int]:
         """Return the attributes of the span of this statement, which has placeholders and no values."""
@@ -80,8 +79,8 @@ class Statement:
 
     def end(self, failure: dict[str, str] | None = None) -> None:
         """End the span and measure the statement, sampled or not."""
-        measured = self.description.measured
-        statement_duration.record(time.perf_counter() - self.started, measured | failure if failure else measured)
+        measured = self.description.attributes
+        statement_duration.record(time.perf_counter() - self.started, {**measured, **failure} if failure else measured)
         if failure:
             self.span.set_attributes(failure)
             self.span.set_status(StatusCode.ERROR)
@@ -106,19 +105,16 @@ def describe(connection: Connection, statement: str, context: Any) -> Descriptio
 @lru_cache(maxsize=500)
 def _description(operation: str, table: str, system: str, url: URL) -> Description:
     summary = f"{operation} {table}".strip()
-    measured = {
+    measured: dict[str, str | int] = {
         "db.system.name": system,
         "db.namespace": url.database or "",
         "db.operation.name": operation,
         "db.query.summary": summary,
         **({"db.collection.name": table} if table else {}),
-    }
-    attributes: dict[str, str | int] = {
-        **measured,
         **({"server.address": url.host} if url.host else {}),
         **({"server.port": url.port} if url.port else {}),
     }
-    return Description(summary or system, attributes, measured)
+    return Description(summary or system, measured)
 
 
 @guarded

@@ -10,6 +10,7 @@ from typing import Any
 
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import Counter
 from opentelemetry.trace import Link, Span, SpanKind
 
 from . import __version__
@@ -19,13 +20,34 @@ from .errors import type_name
 from .threads import suppress_instrumentation
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
+meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
+SECONDS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 process_duration = Durations(
-    metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
+    meter.create_histogram(
         "messaging.process.duration",
         unit="s",
         description="Duration of processing operation.",
-        explicit_bucket_boundaries_advisory=[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10],
+        explicit_bucket_boundaries_advisory=SECONDS,
     )
+)
+
+send_duration = Durations(
+    meter.create_histogram(
+        "messaging.client.operation.duration",
+        unit="s",
+        description="Duration of messaging operation initiated by a producer or consumer client.",
+        explicit_bucket_boundaries_advisory=SECONDS,
+    )
+)
+sent_messages = meter.create_counter(
+    "messaging.client.sent.messages",
+    unit="{message}",
+    description="Number of messages producer attempted to send to the broker.",
+)
+consumed_messages = meter.create_counter(
+    "messaging.client.consumed.messages",
+    unit="{message}",
+    description="Number of messages that were delivered to the application.",
 )
 
 SYSTEM = "redis"
@@ -40,13 +62,15 @@ def sending(destination: str, origin: Context, server: tuple[str, int]) -> Itera
     `origin` is the context of whoever caused the message: it may have been written down long ago. `server` is host
     and port of the queue. The command itself is not traced again. Set `messaging.message.id` once it is known.
     """
+    attributes = _attributes("send", destination, server)
     with (
         _within(origin),
         tracer.start_as_current_span(
             f"send {destination}",
             kind=SpanKind.PRODUCER,
-            attributes={**_attributes("send", destination, server), "messaging.operation.type": "send"},
+            attributes={**attributes, "messaging.operation.type": "send"},
         ) as span,
+        _measured(send_duration, sent_messages, attributes | {"messaging.operation.type": "send"}),
         suppress_instrumentation(),
     ):
         fields: dict[str, str] = {}
@@ -80,7 +104,7 @@ def processing(
             attributes={**attributes, "messaging.operation.type": "process", "messaging.message.id": _text(message_id)},
             links=[Link(sent_in)] if sent_in.is_valid else [],
         ) as span,
-        _measured(attributes),
+        _measured(process_duration, consumed_messages, attributes),
     ):
         yield span
 
@@ -96,7 +120,8 @@ def _text(value: str | bytes) -> str:
 
 
 @contextmanager
-def _measured(attributes: dict[str, str | int]) -> Iterator[None]:
+def _measured(duration: Durations, messages: Counter, attributes: dict[str, str | int]) -> Iterator[None]:
+    """Record how long it takes, and that it is one message; with the error that ends it."""
     started = time.monotonic()
     failure: dict[str, str | int] = {}
     try:
@@ -105,7 +130,8 @@ def _measured(attributes: dict[str, str | int]) -> Iterator[None]:
         failure = {"error.type": type_name(error)}
         raise
     finally:
-        process_duration.record(time.monotonic() - started, attributes | failure)
+        duration.record(time.monotonic() - started, attributes | failure)
+        messages.add(1, attributes | failure)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from time import perf_counter
 from typing import Any
 
 from opentelemetry import trace
@@ -11,7 +12,7 @@ from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
 from .. import __version__
-from ..commands import database, pipeline_attributes
+from ..commands import database, measure, pipeline_attributes, queued, server, text
 from ..conventions import SCHEMA_URL
 from ..guard import report
 from ..threads import is_suppressed
@@ -48,20 +49,27 @@ def _traced(execute: Callable[..., Any], describe: Callable[..., tuple[str, dict
             report(describe.__qualname__, error)
             return execute(client, *args, **options)
         changed = None
+        started = perf_counter()
         with Current(span):
             try:
-                return execute(client, *args, **options)
+                answer = execute(client, *args, **options)
             except WatchError as error:
                 # Somebody else was faster: an answer, and no fault.
                 changed = error
-        raise changed
+            except BaseException as error:
+                measure(started, attributes, error)
+                raise
+            measure(started, attributes)
+        if changed:
+            raise changed
+        return answer
 
     traced.traced = True  # type: ignore[attr-defined]
     return traced
 
 
 def _describe_command(client: Any, args: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
-    command = _text(args[0]) if args else "redis"
+    command = text(args[0]) if args else "redis"
     return command, {
         "db.query.text": _query(command, len(args)),
         "db.redis.args_length": len(args),
@@ -71,13 +79,11 @@ def _describe_command(client: Any, args: tuple[Any, ...]) -> tuple[str, dict[str
 
 
 def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any]]:
-    strategy = getattr(pipeline, "_execution_strategy", None)
-    stack = getattr(strategy, "command_queue", None) or pipeline.command_stack
-    queued = [getattr(each, "args", None) or each[0] for each in stack]
-    commands = [_text(args[0]) for args in queued]
+    held = queued(pipeline)
+    commands = [text(args[0]) for args in held]
     attributes = {
-        "db.query.text": "\n".join(_query(_text(args[0]), len(args)) for args in queued),
-        "db.redis.pipeline_length": len(queued),
+        "db.query.text": "\n".join(_query(command, len(args)) for command, args in zip(commands, held, strict=True)),
+        "db.redis.pipeline_length": len(held),
         **_place(pipeline),
     }
     if not commands:
@@ -86,25 +92,14 @@ def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any
     return name, attributes | described
 
 
-def _text(command: Any) -> str:
-    return command.decode() if isinstance(command, bytes) else str(command)
-
-
 @lru_cache(maxsize=500)
 def _query(command: str, length: int) -> str:
-    text = " ".join([command] + ["?"] * (length - 1))
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    query = " ".join([command] + ["?"] * (length - 1))
+    return query if len(query) <= LONGEST else f"{query[: LONGEST - 3]}..."
 
 
 def _place(client: Any) -> dict[str, Any]:
-    options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
-    if options is None:
-        return database(client)
-    if "path" in options:
-        return {**database(client), "server.address": options["path"], "network.transport": "unix"}
-    return {
-        **database(client),
-        "server.address": options.get("host", "localhost"),
-        "server.port": options.get("port", 6379),
-        "network.transport": "tcp",
-    }
+    place = server(client)
+    if not place:
+        return dict(database(client))
+    return {**database(client), **place, "network.transport": "tcp" if "server.port" in place else "unix"}

@@ -12,6 +12,7 @@ from requests.adapters import BaseAdapter
 
 from .. import __version__
 from ..conventions import SCHEMA_URL
+from ..errors import type_name
 from ..guard import guarded, report
 from ..requests import resend_count
 from ..threads import is_suppressed
@@ -62,7 +63,7 @@ class _Traced:
             try:
                 response = self._adapter.send(request, *args, **options)
             except Exception as error:
-                call.answer(getattr(error, "response", None), type(error).__qualname__)
+                call.answer(getattr(error, "response", None), type_name(error))
                 raise
             call.answer(response)
         return response

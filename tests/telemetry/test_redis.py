@@ -142,8 +142,39 @@ def test_a_hook_that_fails_costs_no_command(
         assert client.get("a") == b"1"
         assert client.pipeline().get("a").execute() == [b"1"]
     assert recorded.names == (["SET", "GET", "GET"] if way is official else [])
-    # Each of the two hooks once.
-    assert len(caplog.records) == 2
+    # Each hook once.
+    assert len(caplog.records) == (4 if way is official else 2)
+
+
+def test_commands_and_pipelines_are_measured_with_the_error_that_ended_them(recorded: Recorded, valkey: int) -> None:
+    with redis.Redis(port=valkey, db=4) as client:
+        client.set("a", 1)
+        client.pipeline().set("b", 2).set("c", 3).execute()
+        client.pipeline().execute()
+        with pytest.raises(redis.ResponseError):
+            client.lpush("a", 1)
+        with client.pipeline() as pipeline:
+            pipeline.watch("a")
+            client.set("a", 2)
+            pipeline.multi()
+            pipeline.get("a")
+            with pytest.raises(redis.WatchError):
+                pipeline.execute()
+        with suppress_instrumentation():
+            client.get("a")
+    place = {"db.system.name": "redis", "db.namespace": "4", "server.address": "localhost", "server.port": valkey}
+    measured = {
+        dict(series).get("db.operation.name"): (dict(series), count)
+        for series, count in recorded.points("db.client.operation.duration").items()
+        if dict(series).get("db.namespace") == "4"
+    }
+    assert measured == {
+        "SET": (place | {"db.operation.name": "SET"}, 2),
+        "MULTI SET": (place | {"db.operation.name": "MULTI SET", "db.query.summary": "SET"}, 1),
+        "LPUSH": (place | {"db.operation.name": "LPUSH", "error.type": "redis.exceptions.ResponseError"}, 1),
+        "WATCH": (place | {"db.operation.name": "WATCH"}, 1),
+        "GET": (place | {"db.operation.name": "GET", "db.query.summary": "GET"}, 1),
+    }
 
 
 # A queue on a stream
@@ -173,6 +204,31 @@ def test_a_message_joins_the_trace_of_its_sender_whichever_way_the_client_reads(
         assert named.span_id == sending.get_span_context().span_id
     identity = message_id if isinstance(message_id, str) else message_id.decode()
     assert (processed.attributes or {})["messaging.message.id"] == identity
+
+
+def test_messages_are_counted_and_their_sending_is_measured_with_the_error_that_ended_it(recorded: Recorded) -> None:
+    server = ("127.0.0.1", 6379)
+    with streams.sending("parcels", context.get_current(), server):
+        pass
+    with pytest.raises(ConnectionError), streams.sending("parcels", context.get_current(), server):
+        raise ConnectionError("sesame")
+    with pytest.raises(ValueError, match="sesame"), streams.processing("parcels", "1-0", {}, "shipping", server):
+        raise ValueError("sesame")
+    place = {
+        "messaging.system": "redis",
+        "messaging.destination.name": "parcels",
+        "server.address": "127.0.0.1",
+        "server.port": 6379,
+    }
+    sent = place | {"messaging.operation.name": "send", "messaging.operation.type": "send"}
+    processed = place | {"messaging.operation.name": "process", "messaging.consumer.group.name": "shipping"}
+    for name, expected in (
+        ("messaging.client.operation.duration", [sent, sent | {"error.type": "ConnectionError"}]),
+        ("messaging.client.sent.messages", [sent, sent | {"error.type": "ConnectionError"}]),
+        ("messaging.client.consumed.messages", [processed | {"error.type": "ValueError"}]),
+    ):
+        points = {series: n for series, n in recorded.points(name).items() if "parcels" in dict(series).values()}
+        assert points == {frozenset(series.items()): 1 for series in expected}, name
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gc
 import logging
 import sys
 import types
+import uuid
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -259,7 +260,8 @@ def test_a_statement_that_fails_says_so_once_and_never_its_text(recorded: Record
     assert span.status.status_code is StatusCode.ERROR
     assert span.status.description is None
     assert (span.attributes or {})["error.type"] == "sqlite3.OperationalError"
-    assert not span.events
+    (event,) = span.events
+    assert dict(event.attributes or {}).keys() == {"exception.type", "exception.stacktrace"}
     failed = [
         dict(series) for series in recorded.points("db.client.operation.duration") if "error.type" in dict(series)
     ]
@@ -344,6 +346,23 @@ def test_each_pool_is_counted_under_its_name(recorded: Recorded) -> None:
     assert {"writer", "reader"} <= most
     for connection in held:
         connection.close()
+
+
+def test_a_pool_that_has_nothing_to_give_shows_in_its_metrics(recorded: Recorded) -> None:
+    name = f"scarce {uuid.uuid4()}"
+    options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.05}
+    engine = create_engine("sqlite://", poolclass=WaitTracingPool, pool_logging_name=name, **options)
+    instrument_engine(engine)
+    series = frozenset({("db.client.connection.pool.name", name)})
+    assert recorded.points("db.client.connection.timeouts")[series] == 0
+    with engine.connect(), pytest.raises(exc.TimeoutError):
+        engine.connect()
+    with suppress_instrumentation(), engine.connect():
+        pass
+    assert recorded.points("db.client.connection.timeouts")[series] == 1
+    assert recorded.points("db.client.connection.wait_time")[series] == 1
+    assert recorded.points("db.client.connection.create_time")[series] == 1
+    engine.dispose()
 
 
 def test_pools_of_one_name_count_together(recorded: Recorded) -> None:

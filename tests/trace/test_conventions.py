@@ -100,12 +100,13 @@ def test_a_statement_is_named_by_its_first_word_and_by_nothing_else(
     assert span.attributes["db.namespace"] == "waybill_payment"
 
 
-def test_a_statement_is_measured_from_its_beginning_to_its_end(odd: str, measured: Measured) -> None:
+def test_a_statement_is_measured_from_its_beginning_to_its_end(odd: str, house: House, measured: Measured) -> None:
     about = {"db.operation.name": "WITH", "db.query.summary": "WITH", "db.system.name": "postgresql"}
     slept = ask(f"{odd}/statement", "WITH slept AS (SELECT pg_sleep(0.2)) SELECT * FROM slept")
     assert measured.wait_for_total(OPERATION, about, 0.2) <= slept.elapsed.total_seconds()
     (point, *_) = measured.of(OPERATION, about)
-    assert attributes_of(point.attributes) == about | {"db.namespace": "waybill_payment"}
+    place = {"server.address": "127.0.0.1", "server.port": house.settings.postgres_port}
+    assert attributes_of(point.attributes) == about | place | {"db.namespace": "waybill_payment"}
     assert list(point.explicit_bounds) == [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
 
 
