@@ -49,7 +49,7 @@ statement_duration = Durations(
     meter.create_histogram(
         "db.client.operation.duration",
         unit="s",
-        description="Duration of statements.",
+        description="Duration of statements and commands.",
         explicit_bucket_boundaries_advisory=[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10],
     )
 )
