@@ -68,8 +68,8 @@ def objects(kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[d
 
 
 def pods(part: str = "") -> list[dict[str, Any]]:
-    """The pods of a part, or all, but for those that are ending."""
-    selector = f"app.kubernetes.io/name={part}" if part else "app.kubernetes.io/name"
+    """Return the pods of a part, or all but that of the Job, without those that are ending."""
+    selector = f"app.kubernetes.io/name={part}" if part else "app.kubernetes.io/name,app.kubernetes.io/name!=passwords"
     return [pod for pod in objects("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
 
 

@@ -184,7 +184,7 @@ def test_a_stranger_in_the_cluster_reaches_nobody_and_the_edge_the_gateway_alone
     ("what", "context"),
     [
         ("runAsNonRoot", {"runAsNonRoot": False, "runAsUser": 0}),
-        ("privileged", {"privileged": True}),
+        ("privileged", {"privileged": True, "allowPrivilegeEscalation": True}),
         ("allowPrivilegeEscalation", {"allowPrivilegeEscalation": True}),
         ("capabilities", {"capabilities": {"add": ["NET_ADMIN"]}}),
     ],
