@@ -12,7 +12,8 @@ from tests.documents import ROOT
 from tests.kubernetes.conftest import require_kubectl
 
 FOLDER = ROOT / "deploy/kubernetes"
-ROOTS = ["base", *(f"overlays/{path.name}" for path in sorted((FOLDER / "overlays").iterdir()))]
+OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
+"""The base is in each of them."""
 UV = str(ROOT / ".venv/bin/uv")
 VALIDATE = [UV, "tool", "run", "--quiet", "--from", "kubernetes-validate==1.37.0", "kubernetes-validate", "--strict"]
 VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
@@ -45,12 +46,12 @@ NOT_FOR = {
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture(scope="module", params=ROOTS)
+@pytest.fixture(scope="module", params=OVERLAYS)
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the manifests that would be applied."""
     require_kubectl()
     file = tmp_path_factory.mktemp("manifests") / "all.yaml"
-    command = ["kubectl", "kustomize", str(FOLDER / request.param)]
+    command = ["kubectl", "kustomize", str(FOLDER / "overlays" / request.param)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     file.write_text(done.stdout)
