@@ -147,6 +147,10 @@ trees: $(VENV)/dev ## write every tree that the documents and the tests have ane
 doctor-table: $(VENV)/dev ## write the tables of docs/doctor.md from the doctor's code
 	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_doctor_faults.py -k document
 
+live-check: $(VENV)/dev ## drive the services to all that they can do, and hold what they send against telemetry-schema/
+##   FORWARD=http://127.0.0.1:4317    hand it on, to Weaver's live-check for one
+	LIVE_CHECK_FOLDER=.waybill/live-check LIVE_CHECK_FORWARD="$$FORWARD" $(VENV)/bin/pytest tests/system/test_live_check.py
+
 telemetry-docs: $(VENV)/dev ## write the tables of docs/telemetry.md and chassis/names.py from telemetry-schema/
 	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_telemetry_schema.py -k written
 
@@ -179,5 +183,5 @@ $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
 .PHONY: help setup demo up down status load load-ui drill incident incidents grade ledger trace logs dead-letters doctor doctor-table \
-	telemetry-docs score bench bench-micro check test test-docker test-faults test-kubernetes \
+	live-check telemetry-docs score bench bench-micro check test test-docker test-faults test-kubernetes \
 	kubernetes-files trees lint lint-workflows lint-devcontainer lock

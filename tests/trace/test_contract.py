@@ -169,7 +169,7 @@ def test_every_row_of_a_metric_is_seen(spans: list[Span], receiver: Receiver, ro
         services = set() if of_the_sdk else set(row.services) - {"order-relay"}
         # Nothing is lost here, of what the SDK counts, and the stream takes every message.
         fails = not of_the_sdk and row.services != ("order-relay",)
-        expected = row.group.carries.keys() - (set() if fails else {"error.type"})
+        expected = row.group.carries.keys() - (set() if fails else {"error.type", "rpc.response.status_code"})
         return {service for service, _ in seen} >= services and attributes >= expected
 
     receiver.wait_for(complete, PATIENCE_SECONDS, f"{row}, from every service and with every attribute,")

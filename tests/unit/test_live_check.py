@@ -223,12 +223,29 @@ def test_a_metric_of_two_scopes_is_there_twice() -> None:
     assert ("violation", "sent_twice", "") in found(twice)
 
 
-def test_a_metric_and_its_spans_name_the_same_errors() -> None:
-    differs = {("violation", "error_type_differs", "error.type")}
-    of_span = traces(failed("requests.exceptions.ReadTimeout"))
-    assert found(of_span, metrics(duration(MEASURED | {"error.type": "ReadTimeout"}))) == differs
-    assert found(of_span, metrics(duration(MEASURED))) == differs
-    assert found(traces(span()), metrics(duration(MEASURED | {"error.type": "503"}))) == differs
+def test_two_scopes_may_each_have_series_of_a_metric() -> None:
+    each = metrics(duration(MEASURED))
+    of_gets = metrics(
+        duration(MEASURED | {"http.request.method": "GET"}), scope=InstrumentationScope(name="b", version="1")
+    )
+    each.resource_metrics[0].scope_metrics.extend(of_gets.resource_metrics[0].scope_metrics)
+    assert found(each) == set()
+
+
+@pytest.mark.parametrize(
+    ("on_span", "in_metric", "differs"),
+    [
+        ("requests.exceptions.ReadTimeout", "requests.exceptions.ReadTimeout", False),
+        ("requests.exceptions.ReadTimeout", "ReadTimeout", True),
+        ("requests.exceptions.ReadTimeout", "", True),
+        ("", "503", True),
+    ],
+)
+def test_a_metric_and_its_spans_name_the_same_errors(on_span: str, in_metric: str, differs: bool) -> None:
+    check = LiveCheck()
+    check.take(traces(failed(on_span) if on_span else span()))
+    check.take(metrics(duration(MEASURED | ({"error.type": in_metric} if in_metric else {}))))
+    assert ("error_type_differs" in {finding.id for finding in check.finish()}) == differs
 
 
 def test_a_word_of_a_stranger_is_found_in_metrics_and_not_in_spans() -> None:

@@ -131,11 +131,12 @@ class LiveCheck:
                     self._span(span, service, instance)
         for of_resource in getattr(request, "resource_metrics", ()):
             service, instance = self._resource(of_resource.resource, of_resource.schema_url)
-            scopes: dict[str, str] = {}
+            scopes: dict[tuple[str, bytes], str] = {}
             for of_scope in of_resource.scope_metrics:
                 self._scope("metric", of_scope.scope, of_scope.schema_url, service)
                 for metric in of_scope.metrics:
-                    if scopes.setdefault(metric.name, of_scope.scope.name) != of_scope.scope.name:
+                    keys = {(metric.name, _key(point.attributes)) for point in _points(metric)}
+                    if any(scopes.setdefault(key, of_scope.scope.name) != of_scope.scope.name for key in keys):
                         self._find("violation", "sent_twice", "metric", metric.name, "", "by two scopes", service)
                     self._metric(metric, service)
         for of_resource in getattr(request, "resource_logs", ()):

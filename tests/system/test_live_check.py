@@ -1,0 +1,228 @@
+"""The live check of all that the services send, driven to everything that they can do and to all that can be done to
+them, from their start to their end. `make live-check` runs it, and keeps what was sent in .waybill/live-check/.
+"""
+
+import http.client
+import os
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from exhibition.scenarios import SCENARIOS
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
+from tests.otlp import KeepingReceiver, hand_on
+from tests.trace.traces import refused_by_the_database
+from waybill.registry import TRACED
+from waybill.schema.check import Finding, LiveCheck, not_accepted
+from waybill.schema.command import accepted
+from waybill.schema.files import line
+
+WAYS = ("official", "lean")
+WEB = ("gateway", "order", "inventory", "payment")
+SOMEBODY = "00000000-0000-4000-8000-000000000000"
+PATHS = {
+    "gateway": ("/", "/orders", f"/orders/{SOMEBODY}", "/products", "/scenarios", "/openapi.json"),
+    "order": ("/orders", f"/orders/{SOMEBODY}", "/announcements"),
+    "inventory": ("/products", f"/reservations/{SOMEBODY}"),
+    "payment": (f"/payments/{SOMEBODY}",),
+}
+OF_ALL = ("/healthz", "/readyz", "/nowhere?token=1")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW", "get")
+BODIES = (b"", b"{", b"[]", b'{"items": []}', b"\xff", b'{"items": 1e999}', b"x" * 70_000)
+TAKEN_BY = {
+    ExportTraceServiceRequest: "trace.v1.TraceService",
+    ExportMetricsServiceRequest: "metrics.v1.MetricsService",
+    ExportLogsServiceRequest: "logs.v1.LogsService",
+}
+STRANGER = "planted" + uuid.uuid4().hex[:8]
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What was sent, and what the live check says of it."""
+
+    check: LiveCheck
+    findings: Counter[Finding]
+
+
+@pytest.fixture(scope="module")
+def both() -> dict[str, Driven]:
+    """Both ways to trace, side by side, each from start to end."""
+    with ExitStack() as stack:
+        receivers = {way: stack.enter_context(KeepingReceiver()) for way in WAYS}
+        houses = {way: House(environment(way, receivers[way])) for way in WAYS}
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(drive, houses.values(), receivers.values()))
+        return {way: checked(way, receiver) for way, receiver in receivers.items()}
+
+
+@pytest.fixture(params=WAYS)
+def driven(request: pytest.FixtureRequest, both: dict[str, Driven]) -> Driven:
+    return both[request.param]
+
+
+def environment(way: str, receiver: KeepingReceiver) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_METRIC_EXPORT_INTERVAL": "2000",
+        "WAYBILL_SCENARIOS": "on",
+        "WAYBILL_TELEMETRY": way,
+        "REDELIVER_AFTER": "0.2",
+        "RECOVER_AFTER": "0.5",
+        "COMPARE_EVERY": "0.5",
+        "REQUEST_DEADLINE": "2",
+    }
+
+
+def checked(way: str, receiver: KeepingReceiver) -> Driven:
+    keep(way, receiver)
+    check = LiveCheck(planted={STRANGER})
+    for sent in receiver.requests:
+        check.take(sent)
+    return Driven(check, check.finish(complete=True))
+
+
+def keep(way: str, receiver: KeepingReceiver) -> None:
+    """Write what was sent into a file, and hand it on to Weaver, if that is asked for."""
+    if folder := os.environ.get("LIVE_CHECK_FOLDER"):
+        file = Path(folder) / f"{way}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(map(line, receiver.requests)))
+    if endpoint := os.environ.get("LIVE_CHECK_FORWARD"):
+        for sent in receiver.requests:
+            hand_on(sent, endpoint, TAKEN_BY[type(sent)])
+
+
+def drive(house: House, receiver: KeepingReceiver) -> None:
+    """Have the services do all that they can, and have all done to them that can be, from their start to their end."""
+    with house:
+        house.start(*DATABASES)
+        house.start(*SERVICES)
+        orders(house, receiver)
+        strangers(house)
+        outages(house, receiver)
+        samplers(house)
+        # `make down`: each sends what it still holds.
+        house.stop_together(*SERVICES)
+
+
+def orders(house: House, receiver: KeepingReceiver) -> None:
+    """Every scenario, every refusal, what is repeated, what is resumed and what is announced again."""
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    for headers in (key, key, None):
+        assert house.order(headers=headers).status_code in (200, 201)
+    ordered = house.order().json()
+    for path in ("/", "/products", "/scenarios", "/openapi.json", f"/orders/{ordered['id']}", f"/orders/{SOMEBODY}"):
+        house.session.get(house.url("gateway") + path, timeout=30)
+    assert [house.order(sku).status_code for sku in ("TEA-SOLD-OUT", "TEA-OF-NOBODY")] == [409, 422]
+    assert house.order(token="tok_declined").status_code == 402
+    for name, scenario in SCENARIOS.items():
+        baggage = {"baggage": f"waybill.scenario={name},waybill.synthetic=true"}
+        skus = [product["sku"] for product in house.session.get(house.url("gateway") + "/products").json()["products"]]
+        items = [{"sku": sku, "quantity": 1} for sku in skus if not sku.startswith("TEA-SOLD")][: scenario.products]
+        order = {"items": items, "payment_token": "tok_visa"}
+        answer = house.session.post(f"{house.url('gateway')}/orders", json=order, headers=baggage, timeout=30)
+        assert answer.status_code == scenario.status, (name, answer.text)
+    wait_for_span(receiver, "resume_order")
+    # The message that could not be read was put aside: its order is announced again.
+    wait_for_span(receiver, "announce_again")
+
+
+def strangers(house: House) -> None:
+    """Bad input on every path with every method, and a word in all that a stranger can send."""
+    headers = {
+        "User-Agent": STRANGER,
+        "Host": f"{STRANGER}.example:99",
+        "X-Forwarded-Host": STRANGER,
+        "X-Forwarded-Proto": STRANGER,
+        "X-Forwarded-For": STRANGER,
+        "baggage": f"waybill.scenario={STRANGER},{STRANGER}=1",
+        "traceparent": f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01",
+        "tracestate": f"{STRANGER}={STRANGER}",
+    }
+    for service, paths in PATHS.items():
+        for path in (*paths, *OF_ALL, f"/{STRANGER}?{STRANGER}={STRANGER}"):
+            for method in METHODS:
+                by_hand(house, service, method, path, {"Host": "127.0.0.1", "User-Agent": STRANGER})
+        for body in BODIES:
+            for method, path in (("POST", paths[-1]), ("PUT", paths[-1])):
+                by_hand(house, service, method, path, {"Host": "127.0.0.1", "Content-Type": "application/json"}, body)
+        by_hand(house, service, "GET", "/", {"Host": "127.0.0.1", "User-Agent": "AlwaysOn"})
+        by_hand(house, service, "GET", "/", {"Host": "127.0.0.1", "User-Agent": "Googlebot/2.1"})
+    # Only the gateway expects strangers; behind it, a caller's trace is one of ours.
+    for method, path in (("GET", "/"), ("BREW", f"/{STRANGER}"), ("POST", "/orders")):
+        by_hand(house, "gateway", method, path, headers)
+    for body in BODIES:
+        by_hand(house, "gateway", "POST", "/orders", {"Host": "127.0.0.1", "Content-Type": "application/json"}, body)
+
+
+def by_hand(
+    house: House, service: str, method: str, path: str, headers: dict[str, str], body: bytes | None = None
+) -> None:
+    """Send what no well-behaved client does."""
+    connection = http.client.HTTPConnection("127.0.0.1", getattr(house.settings, f"{service}_port"), timeout=30)
+    with suppress(OSError, http.client.HTTPException):
+        connection.request(method, path, body, headers)
+        connection.getresponse().read()
+    connection.close()
+
+
+def outages(house: House, receiver: KeepingReceiver) -> None:
+    """Each part that another one needs is away for a while, and orders are placed meanwhile."""
+    with refused_by_the_database(house, "tok_refused"):
+        house.order(token="tok_refused")
+    # Of metrics nothing is lost by it: the next export has the sums again.
+    receiver.refuses = (ExportMetricsServiceRequest,)
+    wait_until(lambda: receiver.refused >= len(TRACED), "what was measured is refused")
+    receiver.refuses = ()
+    for part in ("acquirer", "inventory", "payment", "order", "valkey", "postgres"):
+        house.stop(part)
+        house.order()
+        for path in ("/products", "/readyz", f"/orders/{SOMEBODY}"):
+            house.session.get(house.url("gateway") + path, timeout=30)
+        if part == "valkey":
+            # The message waits in the outbox, and then in the stream.
+            wait_until(lambda: unsent(house), "a message waits")
+        house.start(part)
+    for part in WEB:
+        house.wait_ready(part)
+    pending = "SELECT count(*) FROM orders WHERE status = 'pending'"
+    # One may run its scenario again.
+    wait_until(lambda: house.query("order", pending)[0][0] <= 1, "what was left pending is resumed")
+    wait_until(lambda: not unsent(house), "what waited is sent")
+
+
+def unsent(house: House) -> bool:
+    return house.query("order", "SELECT count(*) FROM outbox WHERE sent_at IS NULL")[0][0] > 0
+
+
+def samplers(house: House) -> None:
+    """Some of the traces, as the services choose; none; and then all."""
+    for choice in ({"OTEL_TRACES_SAMPLER_ARG": "0.5"}, {"OTEL_TRACES_SAMPLER": "always_off"}, {}):
+        house.stop_together("gateway", "order-relay")
+        house.start("gateway", "order-relay", **choice)
+        for _ in range(4):
+            assert house.order().status_code == 201
+        assert house.order(token="tok_declined").status_code == 402
+
+
+def wait_for_span(receiver: KeepingReceiver, name: str) -> None:
+    receiver.wait_for(lambda: any(span.name == name for span in receiver.spans), PATIENCE_SECONDS, f"a span {name}")
+
+
+def test_there_is_no_finding_without_a_reason(driven: Driven) -> None:
+    left = not_accepted(driven.findings, accepted())
+    assert not left, "\n".join(["", *(f"{finding}  ({driven.findings[finding]} times)" for finding in left)])
+
+
+def test_all_three_signals_of_every_service_were_checked(driven: Driven) -> None:
+    assert all(driven.check.checked[signal] > 100 for signal in ("span", "metric", "log")), driven.check.checked
