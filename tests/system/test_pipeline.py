@@ -1,5 +1,6 @@
 """Services, Collector and Jaeger together: each order is a whole trace, and no part of the pipeline costs an order."""
 
+import json
 import os
 import signal
 import subprocess
@@ -141,6 +142,17 @@ def test_a_trace_is_there_soon_after_the_answer(house: House, jaeger: Jaeger) ->
     answered = time.monotonic()
     whole_trace(jaeger, trace_id)
     print(f"The whole trace could be read {time.monotonic() - answered:.1f} s after the answer")
+
+
+def test_the_score_of_every_service_is_100_by_what_jaeger_and_the_collector_have(house: House, jaeger: Jaeger) -> None:
+    whole_trace(jaeger, house.order().json()["trace_id"])
+    only_ours = [f"--service={name}" for name in TRACED]
+    status, printed = waybill(house, "score", "--json", *only_ours)
+    found = {each["service"]: each for each in json.loads(printed)}
+    assert {name: (found[name]["score"], found[name]["failed"]) for name in found} == dict.fromkeys(TRACED, (100, []))
+    assert status == 0
+    # From the log records that the Collector wrote down.
+    assert all("LOG-002" in each["passed"] for each in found.values())
 
 
 def test_jaegers_page_has_no_warning_on_any_span(house: House, jaeger: Jaeger) -> None:

@@ -1,5 +1,6 @@
 """The doctor can be had without the rest: its wheel, in an environment of its own, against somebody else's service."""
 
+import json
 import os
 import re
 import subprocess
@@ -67,6 +68,18 @@ def test_the_doctor_stands_alone(doctor: Path, shop: str) -> None:
     asked_nothing = run(doctor)
     assert asked_nothing.returncode == 2
     assert "say what to look at" in asked_nothing.stderr
+
+
+def test_the_score_stands_alone(doctor: Path, tmp_path: Path) -> None:
+    file = tmp_path / "otlp.jsonl"
+    metric = {"name": "http.route", "unit": "1", "sum": {"dataPoints": [{"asInt": "1"}]}}
+    name = {"key": "service.name", "value": {"stringValue": "shop"}}
+    of_resource = {"resource": {"attributes": [name]}, "scopeMetrics": [{"metrics": [metric]}]}
+    file.write_text(json.dumps({"resourceMetrics": [of_resource]}))
+    done = run(doctor.with_name("waybill-score"), "--json", str(file))
+    assert done.returncode == 1, done.stderr
+    (shop,) = json.loads(done.stdout)
+    assert {each["rule"] for each in shop["failed"]} == {"MET-006", "RES-001", "RES-007"}
 
 
 def test_the_doctor_needs_little(doctor: Path) -> None:
