@@ -175,31 +175,28 @@ def _as_text(found: Sequence[Score]) -> str:
 
 
 def _as_json(found: Sequence[Score]) -> str:
-    return json.dumps(
-        [
-            {
-                "service": each.service,
-                "score": round(each.points, 2),
-                "category": each.category,
-                "passed": [rule.id for rule in each.passed],
-                "failed": [
-                    {
-                        "rule": rule.id,
-                        "impact": rule.impact,
-                        "asks": rule.asks,
-                        "fix": rule.fix,
-                        "source": rule.source,
-                        "losses": [{key: value for key, value in vars(loss).items() if value} for loss in losses],
-                    }
-                    for rule, losses in each.failed.items()
-                ],
-                "undecided": {rule.id: why for rule, why in each.undecided.items()},
-            }
-            for each in found
-        ],
-        indent=2,
-        ensure_ascii=False,
-    )
+    services = [
+        {
+            "service": each.service,
+            "score": round(each.points, 2),
+            "category": each.category,
+            "passed": [rule.id for rule in each.passed],
+            "failed": [
+                {
+                    "rule": rule.id,
+                    "impact": rule.impact,
+                    "asks": rule.asks,
+                    "fix": rule.fix,
+                    "source": rule.source,
+                    "losses": [{key: value for key, value in vars(loss).items() if value} for loss in losses],
+                }
+                for rule, losses in each.failed.items()
+            ],
+            "undecided": {rule.id: why for rule, why in each.undecided.items()},
+        }
+        for each in found
+    ]
+    return json.dumps({"services": services}, indent=2, ensure_ascii=False)
 
 
 def _printable(line: str) -> str:

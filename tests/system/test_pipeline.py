@@ -148,7 +148,7 @@ def test_the_score_of_every_service_is_100_by_what_jaeger_and_the_collector_have
     whole_trace(jaeger, house.order().json()["trace_id"])
     only_ours = [f"--service={name}" for name in TRACED]
     status, printed = waybill(house, "score", "--json", *only_ours)
-    found = {each["service"]: each for each in json.loads(printed)}
+    found = {each["service"]: each for each in json.loads(printed)["services"]}
     assert {name: (found[name]["score"], found[name]["failed"]) for name in found} == dict.fromkeys(TRACED, (100, []))
     assert status == 0
     # From the log records that the Collector wrote down.

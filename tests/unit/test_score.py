@@ -261,7 +261,7 @@ def test_the_report_names_rule_span_fix_and_source_and_what_it_could_not_tell(ba
 
 def test_json_says_the_same(bad: Path) -> None:
     done = run("--json", bad)
-    found = {each["service"]: each for each in json.loads(done.output)}
+    found = {each["service"]: each for each in json.loads(done.output)["services"]}
     assert found["shop"]["score"] == 100
     (failed,) = found["bad"]["failed"]
     assert (failed["rule"], failed["losses"][0]["trace_id"]) == ("SPA-004", TRACE)

@@ -78,7 +78,7 @@ def test_the_score_stands_alone(doctor: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps({"resourceMetrics": [of_resource]}))
     done = run(doctor.with_name("waybill-score"), "--json", str(file))
     assert done.returncode == 1, done.stderr
-    (shop,) = json.loads(done.stdout)
+    (shop,) = json.loads(done.stdout)["services"]
     assert {each["rule"] for each in shop["failed"]} == {"MET-006", "RES-001", "RES-007"}
 
 
