@@ -4,6 +4,7 @@ https://opentelemetry.io/docs/specs/semconv/database/redis/
 """
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,9 @@ from .conventions import SCHEMA_URL
 from .durations import Durations
 from .errors import type_name
 from .guard import guarded
+
+LONGEST = 1000
+"""The length of the text of a command, above which its end is cut off."""
 
 MEASURED = ("db.system.name", "db.namespace", "db.operation.name", "db.query.summary", "server.address", "server.port")
 
@@ -47,7 +51,14 @@ def queued(pipeline: Any) -> list[Any]:
 
 def text(command: Any) -> str:
     """Return the name of a command."""
-    return command.decode() if isinstance(command, bytes) else str(command)
+    return command.decode(errors="replace") if isinstance(command, bytes) else str(command)
+
+
+@lru_cache(maxsize=500)
+def query(command: str, length: int) -> str:
+    """Return the text of a command with so many arguments, and none of its values."""
+    whole = " ".join([command] + ["?"] * (length - 1))
+    return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 3]}..."
 
 
 def pipeline_attributes(pipeline: Any, commands: Collection[str], size: int) -> tuple[str, dict[str, AttributeValue]]:

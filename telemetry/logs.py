@@ -29,7 +29,7 @@ class OtlpHandler(logging.Handler):
         self.provider = provider
         self._versions: dict[str, str] = {}
         # OpenTelemetry logs its own export failures; exporting those would fail too.
-        self.addFilter(lambda record: not record.name.startswith("opentelemetry."))
+        self.addFilter(lambda record: not str(record.name).startswith("opentelemetry."))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging, in the context in which the record was made."""
@@ -92,7 +92,11 @@ def _value(value: object) -> str | bool | int | float:
     # OTLP's integers have 64 bits.
     if isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63):
         return value
-    return clean(str(value))
+    try:
+        return clean(str(value))
+    except Exception:
+        # The record is worth more than a value that has no text.
+        return f"<{type(value).__name__}>"
 
 
 def _severity(level: int) -> SeverityNumber:

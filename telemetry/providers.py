@@ -270,6 +270,7 @@ def configure(
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
     for name in STRANGERS:
         logging.getLogger(name).addFilter(_nothing_of_strangers)
+    logging.getLogger("opentelemetry.attributes").addFilter(_nothing_of_length)
     handle = Telemetry(tracer_provider, meter_provider, log_handler, exporters)
     handle._start()
     if hasattr(os, "register_at_fork"):
@@ -287,6 +288,11 @@ def shutdown(seconds: float = 3.0) -> None:
 
 def _nothing_of_strangers(record: logging.LogRecord) -> bool:
     return record.levelno != logging.WARNING
+
+
+def _nothing_of_length(record: logging.LogRecord) -> bool:
+    # The limit is ours: an application that inserts many rows at once would get a line for each statement.
+    return "exceeds max length" not in str(record.msg)
 
 
 def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> Any:

@@ -6,19 +6,19 @@ from time import perf_counter
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.instrumentation.redis import RedisInstrumentor
+from opentelemetry.instrumentation import redis as official
 from opentelemetry.trace import Span
 from redis import WatchError
 from wrapt import wrap_function_wrapper
 
-from .commands import database, measure, pipeline_attributes, queued, server, text
+from .commands import database, measure, pipeline_attributes, query, queued, server, text
 from .guard import guarded, report
 from .threads import is_suppressed
 
 
 def instrument_redis() -> None:
     """Trace the commands of every client in this process; called again, do nothing."""
-    instrumentor = RedisInstrumentor()
+    instrumentor = official.RedisInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         return
     # Inside the instrumentation, which calls no hook before a pipeline, none after one that fails, and measures none.
@@ -27,6 +27,8 @@ def instrument_redis() -> None:
     wrap_function_wrapper("redis.client", "Redis.execute_command", _execute_command)
     wrap_function_wrapper("redis.client", "Pipeline.immediate_execute_command", _execute_command)
     wrap_function_wrapper("redis.cluster", "RedisCluster.execute_command", _execute_command)
+    module: Any = official
+    module._build_span_meta_data_for_pipeline = _pipeline
     instrumentor.instrument(request_hook=_name_span)
 
 
@@ -34,10 +36,24 @@ def instrument_redis() -> None:
 def _name_span(span: Span, client: Any, args: Sequence[Any], _options: object) -> None:
     """Add the attributes of the Redis conventions that the instrumentation leaves out."""
     if span.is_recording() and args:
-        command = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
+        command = text(args[0])
         # It is "redis.search" for FT.SEARCH, to which the instrumentation adds the documents that were found.
         span.update_name(command)
         span.set_attributes({"db.operation.name": command, **database(client)})
+        if command != args[0]:
+            span.set_attribute("db.query.text", query(command, len(args)))
+
+
+def _pipeline(pipeline: Any) -> tuple[list[Any], str, str]:
+    """Return the commands of a pipeline, their text and their names; the instrumentation's raises if one is bytes."""
+    try:
+        commands = queued(pipeline)
+        names = [text(command[0]) for command in commands]
+        queries = [query(name, len(command)) for name, command in zip(names, commands, strict=True)]
+        return commands, "\n".join(queries), " ".join(names) or "redis"
+    except Exception as error:
+        report("the name of a pipeline", error)
+        return [], "", "redis"
 
 
 def _execute_command(execute: Callable[..., Any], client: Any, args: Any, options: Any) -> Any:

@@ -1,7 +1,7 @@
 """Redis and Valkey: a span for each command and each pipeline, of every client."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from time import perf_counter
 from typing import Any
 
@@ -12,13 +12,11 @@ from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
 from .. import __version__
-from ..commands import database, measure, pipeline_attributes, queued, server, text
+from ..commands import database, measure, pipeline_attributes, query, queued, server, text
 from ..conventions import SCHEMA_URL
 from ..guard import report
 from ..threads import is_suppressed
 from .http import Current
-
-LONGEST = 1000
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 
@@ -71,7 +69,7 @@ def _traced(execute: Callable[..., Any], describe: Callable[..., tuple[str, dict
 def _describe_command(client: Any, args: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     command = text(args[0]) if args else "redis"
     return command, {
-        "db.query.text": _query(command, len(args)),
+        "db.query.text": query(command, len(args)),
         "db.redis.args_length": len(args),
         "db.operation.name": command,
         **_place(client),
@@ -82,7 +80,7 @@ def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any
     held = queued(pipeline)
     commands = [text(args[0]) for args in held]
     attributes = {
-        "db.query.text": "\n".join(_query(command, len(args)) for command, args in zip(commands, held, strict=True)),
+        "db.query.text": "\n".join(query(command, len(args)) for command, args in zip(commands, held, strict=True)),
         "db.redis.pipeline_length": len(held),
         **_place(pipeline),
     }
@@ -90,12 +88,6 @@ def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any
         return "redis", attributes
     name, described = pipeline_attributes(pipeline, commands, len(commands))
     return name, attributes | described
-
-
-@lru_cache(maxsize=500)
-def _query(command: str, length: int) -> str:
-    query = " ".join([command] + ["?"] * (length - 1))
-    return query if len(query) <= LONGEST else f"{query[: LONGEST - 3]}..."
 
 
 def _place(client: Any) -> dict[str, Any]:

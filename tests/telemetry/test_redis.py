@@ -93,12 +93,27 @@ def test_a_pipeline_names_each_command_once(recorded: Recorded, valkey: int) -> 
     assert (recorded.spans[0].attributes or {})["db.operation.name"] == "MULTI SET"
 
 
-def test_a_pipeline_of_commands_in_bytes_is_traced_when_lean(recorded: Recorded, valkey: int, way: Any) -> None:
-    if way is official:
-        pytest.skip("the instrumentation raises TypeError: docs/upstream.md")
+def test_commands_that_are_given_as_bytes_are_named_and_executed(recorded: Recorded, valkey: int) -> None:
     with redis.Redis(port=valkey) as client:
-        client.pipeline().execute_command(b"SET", "a", 1).execute_command(b"GET", "a").execute()
-    assert recorded.names == ["SET GET"]
+        answers = client.pipeline().execute_command(b"SET", "a", 1).execute_command(b"GET", "a").execute()
+        assert answers == [b"OK", b"1"]
+        client.execute_command(b"GET", "a")
+        with pytest.raises(redis.ResponseError, match="unknown command"):
+            client.execute_command(b"\xff")
+    assert recorded.names == ["SET GET", "GET", "\N{REPLACEMENT CHARACTER}"]
+    assert [(span.attributes or {})["db.query.text"] for span in recorded.spans[:2]] == ["SET ? ?\nGET ?", "GET ?"]
+
+
+def test_a_pipeline_that_cannot_be_described_is_executed(
+    recorded: Recorded, valkey: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError
+
+    for file in ("telemetry.redis", "telemetry.lean.redis"):
+        monkeypatch.setattr(f"{file}.queued", fail)
+    with redis.Redis(port=valkey) as client:
+        assert client.pipeline().set("a", 1).get("a").execute() == [True, b"1"]
 
 
 def test_a_cluster_is_traced_like_one_server_and_quietly(

@@ -126,6 +126,26 @@ def test_what_extra_says_is_in_the_record_and_in_the_line(
     assert "test_logs.py" in second["code.stacktrace"]
 
 
+def test_an_extra_value_that_has_no_text_costs_no_record(
+    handler: OtlpHandler, exporter: Exporter, printed: io.StringIO
+) -> None:
+    class Basket:
+        def __str__(self) -> str:
+            raise LookupError
+
+    log.info("placed", extra={"basket": Basket(), "items": 3})
+    handler.shutdown()
+    assert exporter.attributes == [{"basket": "<Basket>", "items": 3}]
+    assert json.loads(printed.getvalue())["basket"] == "<Basket>"
+
+
+def test_a_record_without_a_logger_raises_nothing(handler: OtlpHandler, exporter: Exporter) -> None:
+    # As from a socket or a queue: makeLogRecord fills in no name.
+    log.handle(logging.makeLogRecord({"msg": "from afar", "levelno": logging.INFO}))
+    handler.shutdown()
+    assert exporter.sent == ["from afar"]
+
+
 def test_extra_takes_the_place_of_nothing(handler: OtlpHandler, printed: io.StringIO) -> None:
     log.info("placed", extra={"severity": "planted", "trace_id": "planted", "service": "planted"})
     line = json.loads(printed.getvalue())
