@@ -26,6 +26,10 @@ def order_on() -> None:
             while answer is None:
                 try:
                     answer = order(session, key)
+                    if answer.status_code == 409 and "Retry-After" in answer.headers:
+                        # The first try, whose connection broke, is being processed.
+                        answer = None
+                        time.sleep(1)
                 except requests.RequestException as error:
                     broken.append(type(error).__name__)
                     time.sleep(PAUSE_SECONDS)
