@@ -15,7 +15,7 @@ run = @trap : INT; $(1); status=$$?; case $$status in 0|130$(if $(2),|$(2))) ;; 
 help: ## what there is to make, with its variables
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p; s/^##   ([A-Z]+=[^ ]*) +/\t\1\t/p' $(MAKEFILE_LIST) | expand -t 14,46
 
-setup: $(VENV)/tool ## the environment alone: .venv, from hash-locked requirements
+setup: $(VENV)/tool ## only the environment: .venv, from hash-locked requirements
 ##   PYTHON=python3.13    the Python to make it with, in this and every other target
 
 demo: $(VENV)/tool ## everything, from nothing to orders with their traces; Ctrl-C ends it
@@ -33,7 +33,7 @@ up: $(VENV)/tool ## start everything in the background
 ##   STORAGE=memory       traces are gone with `make down`; else they survive it (badger)
 ##   RETENTION=7          for how many days
 	$(call run,$(CHOICES) $(WAYBILL) up --background)
-# Who keeps it running keeps its traces.
+# A system that keeps running keeps its traces.
 up: export STORAGE ?= $(or $(WAYBILL_STORAGE),badger)
 
 down: $(VENV)/tool ## end what `make up` started
@@ -140,7 +140,7 @@ kubernetes-files: ## copy what deploy/kubernetes shares with the other ways to w
 		deploy/jaeger-opensearch.yaml deploy/kubernetes/overlays/scale
 	cp deploy/jaeger.yaml deploy/kubernetes/overlays/scale/jaeger-config.yaml
 
-trees: $(VENV)/dev ## write every tree that the documents and the tests have anew, from real runs: review them like code
+trees: $(VENV)/dev ## write every tree of the documents and the tests again, from real runs: review them like code
 	UPDATE_TREES=1 $(VENV)/bin/pytest tests/trace tests/gallery tests/adopting tests/celery_shop tests/unit/test_blocks.py \
 		tests/unit/test_walkthroughs.py tests/system/test_walkthroughs.py
 

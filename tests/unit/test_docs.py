@@ -59,6 +59,17 @@ def test_every_link_leads_somewhere(file: Path) -> None:
             assert not anchor or anchor in [re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings]
 
 
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs/README.md"
+    walkthroughs = ROOT / "docs/walkthroughs/README.md"
+    linked = {
+        (page.parent / path).resolve()
+        for page in (index, walkthroughs)
+        for path in re.findall(r"\]\(([^)\s#]+\.md)[^)]*\)", page.read_text())
+    }
+    assert sorted({*(ROOT / "docs").rglob("*.md")} - linked - {index}) == []
+
+
 @each_document
 def test_every_file_that_is_named_exists(file: Path) -> None:
     for name in quoted(prose(file)):

@@ -235,7 +235,7 @@ def test_a_sampler_that_does_not_answer_or_was_started_anew_leaves_a_doubt() -> 
     before = two_tiers(0, collector(0, name="one"), collector(0, name="two"))
     kept = ledger(two_tiers(100, collector(60, name="one"), collector(10, name="new"), taken=70), before)
     (doubt,) = doubts(kept)
-    assert doubt.startswith("A sampler was started anew")
+    assert doubt.startswith("A sampler was restarted")
     assert not kept.collector_restarted
 
 

@@ -86,7 +86,7 @@ def doubts(ledger: Ledger) -> list[str]:
         )
     if ledger.sampler_restarted:
         found.append(
-            "A sampler was started anew and has forgotten its numbers: traces that were under way may be split, and if "
+            "A sampler was restarted and has forgotten its numbers: traces that were under way may be split, and if "
             "it was killed, what it had not decided on is lost, and was not counted"
         )
     if ledger.evicted_traces:
@@ -118,7 +118,7 @@ def verdict(ledger: Ledger) -> str:
     if total and ledger.on_the_way > 0:
         sentences.append(f"On their way still: {ledger.on_the_way:,}")
     if ledger.jaeger_restarted:
-        sentences.append("Jaeger was started anew and has forgotten its numbers: what it had stored is there still")
+        sentences.append("Jaeger was restarted and has forgotten its numbers: what it had stored is there still")
     if ledger.collector_restarted:
         sentences.append("The Collector was restarted and has forgotten its numbers: the ends are compared")
     return "".join(f"{sentence}. " for sentence in sentences).rstrip()
