@@ -76,22 +76,25 @@ def test_orders_that_fail_and_messages_that_are_not_sent_fire_their_alerts(house
     house.start("order-relay")
 
 
-def test_messages_that_are_not_received_and_spans_that_are_lost_fire_their_alerts(house: House) -> None:
-    house.stop_together("fulfilment", "payment")
+def test_spans_that_a_service_loses_fire_its_alert(house: House) -> None:
+    house.stop("payment")
     nobody = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "1"}
     house.start("payment", **nobody)
     with orders(house, "completed"):
-        wait_for_alerts(house, {"ConsumerLag", "SpansLost"})
+        wait_for_alerts(house, {"SpansLost"})
     assert {a["labels"]["service"] for a in alerts(house) if a["labels"]["alertname"] == "SpansLost"} == {"payment"}
     house.stop("payment")
-    house.start("payment", "fulfilment")
+    house.start("payment")
 
 
-def test_a_jaeger_that_is_away_fires_its_alert_and_so_does_the_queue_that_fills(house: House) -> None:
-    house.stop("jaeger")
+def test_a_jaeger_and_a_consumer_that_are_away_fire_their_alerts_and_so_does_the_queue_that_fills(house: House) -> None:
+    house.stop_together("jaeger", "fulfilment")
     with orders(house, "completed"):
-        found = wait_to_fire(house, {"JaegerAway", "CollectorQueueFills"})
-    house.start("jaeger")
+        # No fuller than that: then it would refuse.
+        half = f'otelcol_exporter_queue_size{{job="collector"}} > {0.6 * FEW_SPANS}'
+        wait_for(lambda: query(house, half), "more than half of the queue is full")
+    found = wait_to_fire(house, {"JaegerAway", "CollectorQueueFills", "ConsumerLag"})
+    house.start("jaeger", "fulfilment")
     follow(house, found)
 
 
@@ -146,6 +149,8 @@ def wait_for_alerts(house: House, names: set[str]) -> None:
 
 def wait_to_fire(house: House, names: set[str]) -> list[dict[str, Any]]:
     """Return these alerts, each as it was when it fired."""
+    # A busy machine may have made ordinary orders slow.
+    assert not fired(house) & names - {"OrdersSlow"}
     found: dict[str, dict[str, Any]] = {}
     started = time.monotonic()
 
