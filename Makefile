@@ -94,6 +94,10 @@ dead-letters: $(VENV)/tool ## the messages that fulfilment put aside
 ##   DROP=<id>            delete one, or `all`
 	$(call run,$(WAYBILL) dead-letters $(if $(REPLAY),replay -- "$$REPLAY",$(if $(DROP),drop -- "$$DROP",list)))
 
+retention: $(VENV)/tool ## delete old orders, messages, reservations and shipments
+##   DAYS=30              how old, in days
+	$(call run,$(WAYBILL) retention $${DAYS:+--days="$$DAYS"})
+
 doctor: $(VENV)/tool ## follow one order hop by hop: name the first broken one, and its fix
 ##   SCENARIO=slow-query  the order asks for a fault
 	$(call run,$(WAYBILL) doctor $${SCENARIO:+--scenario="$$SCENARIO"})
@@ -182,6 +186,6 @@ lock: $(VENV)/dev ## compile requirements/*.txt from pyproject.toml
 $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
-.PHONY: help setup demo up down status load load-ui drill incident incidents grade ledger trace logs dead-letters doctor doctor-table \
+.PHONY: help setup demo up down status retention load load-ui drill incident incidents grade ledger trace logs dead-letters doctor doctor-table \
 	live-check telemetry-docs score bench bench-micro check test test-docker test-faults test-kubernetes \
 	kubernetes-files trees lint lint-workflows lint-devcontainer lock

@@ -19,6 +19,7 @@ COMMANDS = {
     "trace": "waybill.trace:trace",
     "logs": "waybill.logs:logs",
     "dead-letters": "waybill.dead_letters:dead_letters",
+    "retention": "waybill.retention:retention",
     "doctor": "waybill.doctor:doctor",
     "score": "waybill.score:score",
     "live-check": "waybill.schema.command:live_check",

@@ -3,7 +3,7 @@
 import uuid
 from datetime import datetime
 
-from sqlalchemy import func
+from sqlalchemy import Index, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -18,6 +18,8 @@ class Shipment(Base):
     """The shipment of an order. The key allows one for each order."""
 
     __tablename__ = "shipments"
+    # The oldest are deleted first.
+    __table_args__ = (Index("shipments_created_at", "created_at"),)
 
     order_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     quantities: Mapped[dict[str, int]]

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, func
+from sqlalchemy import BigInteger, CheckConstraint, Index, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -32,6 +32,8 @@ class Reservation(Base):
     """Stock taken for an order, released for good when the card is declined; or that there was not enough, for good."""
 
     __tablename__ = "reservations"
+    # The oldest are deleted first.
+    __table_args__ = (Index("reservations_created_at", "created_at"),)
 
     order_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     status: Mapped[str]

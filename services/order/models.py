@@ -72,6 +72,8 @@ class Order(Base):
         Index("orders_pending", "resume_at", postgresql_where=text("status = 'pending'")),
         # fulfilment asks for these.
         Index("orders_unconfirmed", "ask_at", postgresql_where=text("ask_at IS NOT NULL")),
+        # The oldest are deleted first.
+        Index("orders_created_at", "created_at"),
     )
 
     @classmethod
