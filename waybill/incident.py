@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from doctor.jaeger import Jaeger, JaegerError
+from exhibition.scenarios import SCENARIO
 from telemetry.records import newest
 from telemetry.traces import traces_from_json
 from waybill.drill import NEVER_LOOKED_FOR, WRONG, Plan, find_example, place, plan_of, show_grade
@@ -160,7 +161,7 @@ def record(plan: Plan, folder: Path) -> None:
     orders = place(plan, one_by_one=True)
     find_example(jaeger, plan, orders)
     began, ended = min(order.started for order in orders), datetime.now(UTC).timestamp()
-    traces = [found for found in traces_between(jaeger, began, ended) if not asked_openly(found)]
+    traces = of_these_orders(traces_between(jaeger, began, ended), began)
     folder.mkdir(parents=True)
     write_lines(folder / TRACES, traces)
     write_lines(folder / LOGS, logs_between(services_log(state_folder(settings())), began, ended))
@@ -248,11 +249,22 @@ def spans_of(trace: Json) -> Iterator[Json]:
             yield from scope["spans"]
 
 
-def asked_openly(trace: Json) -> bool:
-    """Return whether a trace tells its scenario: somebody else has placed that order."""
-    return any(
-        attribute["key"] == "waybill.scenario" for span in spans_of(trace) for attribute in span.get("attributes", ())
-    )
+def of_these_orders(traces: Sequence[Json], began: float) -> list[Json]:
+    """Return the traces without those of earlier orders, which go on or are resumed, and of orders of others."""
+    recent = [
+        trace
+        for trace in traces
+        if all(int(span["startTimeUnixNano"]) / NANOSECONDS >= began for span in spans_of(trace))
+        and not any(
+            attribute["key"] == SCENARIO for span in spans_of(trace) for attribute in span.get("attributes", ())
+        )
+    ]
+    known = {span["traceId"] for trace in recent for span in spans_of(trace)}
+    return [
+        trace
+        for trace in recent
+        if all(link["traceId"] in known for span in spans_of(trace) for link in span.get("links", ()))
+    ]
 
 
 def logs_between(file: Path, began: float, ended: float) -> Iterator[Json]:
