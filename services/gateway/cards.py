@@ -5,8 +5,8 @@ import re
 _NUMBERS = re.compile(
     r"""(?<!\d)                                      # From 13 to 19 digits, ISO/IEC 7812-1:
         (?: \d{13,19}                                # as they are,
-          | \d{4}([^0-9A-Za-z])\d{4}\1\d{4}\1\d{1,7} # or in the groups that are printed on cards.
-          | \d{4}([^0-9A-Za-z])\d{6}\2\d{4,5}
+          | (?:\d{4}[^0-9A-Za-z]{1,2}){3}\d{1,7}     # or in the groups that are printed on cards.
+          | \d{4}[^0-9A-Za-z]{1,2}\d{6}[^0-9A-Za-z]{1,2}\d{4,5}
         )(?!\d)""",
     re.VERBOSE,
 )

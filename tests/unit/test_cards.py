@@ -25,7 +25,17 @@ def test_a_number_is_refused_and_not_repeated(number: str, around: str) -> None:
     assert number not in str(refusal.value)
 
 
-@pytest.mark.parametrize("number", ["4111-1111-1111-1111", "4111.1111.1111.1111", "3782-822463-10005"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "4111-1111-1111-1111",
+        "4111.1111.1111.1111",
+        "4111-1111 1111-1111",
+        "4111  1111  1111  1111",
+        "3782-822463-10005",
+        "3782 822463-10005",
+    ],
+)
 def test_a_number_in_groups_is_refused(number: str) -> None:
     with pytest.raises(ValueError, match="the number of a card"):
         refuse_card_number(number)
