@@ -55,7 +55,7 @@ def test_telemetry_needs_no_library_that_a_service_does_without(wheels: dict[str
     python = environment(tmp_path / "env", wheels["waybill_telemetry"])
     code = "import telemetry; telemetry.configure; telemetry.gauge; print(telemetry.__version__)"
     assert run(python, "-I", "-c", code, cwd=tmp_path) == "0.2.0\n"
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, "opentelemetry.instrumentation", "opentelemetry.processor"):
         run(python, "-I", "-c", f"import importlib.util, sys; sys.exit(bool(importlib.util.find_spec('{name}')))")
 
 
