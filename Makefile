@@ -118,6 +118,11 @@ bench: $(VENV)/dev ## what tracing costs: ours, zero-code and others against unt
 bench-micro: $(VENV)/dev ## what tracing adds to single calls, in about a minute
 	$(call run,$(WAYBILL) bench-micro)
 
+capacity: $(VENV)/tool ## what so many spans a second need at each stage, from measured figures, and what breaks first
+##   RATE=5000            spans a second, before sampling; without it, 1,000 to 1,000,000
+##   KEEP=0.1             the share that sampling keeps
+	$(call run,$(WAYBILL) capacity $${RATE:+--rate="$$RATE"} $${KEEP:+--keep="$$KEEP"})
+
 check: lint ## what to run after each change: lint, types, and the tests that need nothing but Python; under a minute
 	$(VENV)/bin/pytest --quiet --numprocesses auto -m "not processes" tests/unit tests/telemetry
 
@@ -187,5 +192,5 @@ $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
 .PHONY: help setup demo up down status retention load load-ui drill incident incidents grade ledger trace logs dead-letters doctor doctor-table \
-	live-check telemetry-docs score bench bench-micro check test test-docker test-faults test-kubernetes \
+	live-check telemetry-docs score bench bench-micro capacity check test test-docker test-faults test-kubernetes \
 	kubernetes-files trees lint lint-workflows lint-devcontainer lock

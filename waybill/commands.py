@@ -26,6 +26,7 @@ COMMANDS = {
     "binaries": "waybill.binaries:binaries_command",
     "bench": "waybill.bench.command:bench",
     "bench-micro": "waybill.bench.command:bench_micro",
+    "capacity": "waybill.capacity:command",
 }
 
 

@@ -102,13 +102,17 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def conditions(rounds: int, seconds: float, seed: int) -> str:
     """Return a sentence on the machine and on the run."""
-    memory = psutil.virtual_memory().total / 2**30
     return (
         f"{rounds} rounds of {seconds:.0f} s a variant, order shuffled with seed {seed}; load by {generator()} over 8 "
-        f"connections. {os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, everything on that machine; Python "
+        f"connections. {machine()}, everything on that machine; Python "
         f"{platform.python_version()}, SDK {version('opentelemetry-sdk')}, instrumentations "
         f"{version('opentelemetry-instrumentation-flask')}. Load average when it began: {os.getloadavg()[0]:.1f}."
     )
+
+
+def machine() -> str:
+    """Return the cores, their kind and the memory of this machine."""
+    return f"{os.cpu_count()} cores ({_processor()}), {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
 def short_answer(results: Results) -> str:

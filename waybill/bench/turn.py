@@ -164,7 +164,7 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
             before = cpu_seconds(parts)
             answers = place_orders(system.settings.gateway_url, seconds, check)
             # Before the last orders are shipped: that takes no memory.
-            memory = sum(map(_memory, parts)) / MEBIBYTE
+            memory = sum(map(memory_of, parts)) / MEBIBYTE
             completed = orders.wait_shipped(check) - before_load
             after = cpu_seconds(parts)
             everything = before_load + completed
@@ -282,7 +282,8 @@ def _orders(settings: Settings) -> Any:
         yield _Orders(order, fulfilment)
 
 
-def _memory(part: Running) -> int:
+def memory_of(part: Running) -> int:
+    """Return the memory of a part (PSS), with all that it has started."""
     leader = part.process()
     return sum(map(proportional_memory, [leader, *leader.children(recursive=True)])) if leader else 0
 
