@@ -23,7 +23,7 @@ DECISION_SECONDS = 10
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage needs at a rate, and the spans a second of all traces that one process of it bears."""
+    """The needs of one stage at a rate, and the spans a second, of all traces, that one process of it bears."""
 
     stage: str
     cores: float
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a rate needs. `breaks_first` is the stage whose first process is full before the others'; `queue_seconds` is
+    """The needs of a rate. `breaks_first` is the stage whose first process is full before the others'; `queue_seconds` is
     for how long the samplers keep what Jaeger does not take.
     """
 

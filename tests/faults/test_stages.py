@@ -1,4 +1,4 @@
-"""What a span costs at each stage is measured end to end on the real parts; no figure is asserted."""
+"""The cost of a span at each stage is measured end to end on the real parts; no figure is asserted."""
 
 import json
 import subprocess

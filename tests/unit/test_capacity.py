@@ -1,4 +1,4 @@
-"""What a rate of spans needs, computed from the figures; tests/system/test_stages.py has how they are measured."""
+"""The needs of a rate of spans, computed from figures; tests/faults/test_stages.py has how those are measured."""
 
 import json
 from pathlib import Path
