@@ -51,6 +51,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("load", "ORDERS=many"), "make load ORDERS=many: 'many' is not a valid integer"),
         (("load", "RATE=0"), "make load RATE=0: 0.0 is not in the range"),
         (("load", "USERS=0"), "make load USERS=0: 0 is not in the range"),
+        (("capacity", "RATE=0"), "make capacity RATE=0: 0 is not in the range"),
         (("drill", "SEED=one two"), "make drill SEED='one two': 'one two' is not a valid integer"),
         (("doctor", "SCENARIO=<one>"), "make doctor SCENARIO='<one>': "),
         (("logs", "SEVERITY=loud"), "make logs SEVERITY=loud: 'loud' is not one of 'debug', 'info'"),
