@@ -35,8 +35,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The needs of a rate. `breaks_first` is the stage whose first process is full before the others'; `queue_seconds` is
-    for how long the samplers keep what Jaeger does not take.
+    """The needs of a rate; `breaks_first` is the stage of which one process is full before those of the others.
+
+    `queue_seconds` is for how long the samplers keep what Jaeger does not take.
     """
 
     rate: int
