@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 BATCH = 500
 """The number of rows of one transaction."""
 PATIENCE_SECONDS = 30.0
-"""How long a batch may take."""
+"""The time that a batch may take."""
 SHARE = 0.1
 """The share of the time in which the database works for this. The rest is pauses."""
 
@@ -46,7 +46,7 @@ class Old:
     since: InstrumentedAttribute[Any]
     """The time from which on a row ages. A row without it stays."""
     condition: Sequence[ColumnElement[bool]] = ()
-    """What else must hold of a row."""
+    """A further condition that a row has to meet."""
 
 
 def delete_old(engine: Engine, tables: Sequence[Old], age: timedelta, share: float = SHARE) -> dict[str, int]:

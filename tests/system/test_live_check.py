@@ -47,7 +47,7 @@ STRANGER = "planted" + uuid.uuid4().hex[:8]
 
 @dataclass(frozen=True)
 class Driven:
-    """What was sent, and what the live check says of it."""
+    """A request, and the findings of the live check on it."""
 
     check: LiveCheck
     findings: Counter[Finding]
