@@ -68,17 +68,24 @@ def test_a_service_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
     for file, text in files_of("Add a service"):
         (copy.root / file).parent.mkdir(exist_ok=True)
         (copy.root / file).write_text(text)
-    registry, setting, container, address = (*snippets("Add a service", "text"), *snippets("Add a service", "yaml"))
+    registry, setting, container, address, metrics = (
+        *snippets("Add a service", "text"),
+        *snippets("Add a service", "yaml"),
+    )
     copy.edit("waybill/registry.py", '    Service("gateway"', registry)
     assert {
         "test_compose_hands_a_service_the_addresses_that_the_tool_hands_it",
         "test_docker_makes_the_databases_and_passwords_of_the_services",
     } <= copy.tests("tests/unit/test_registry.py")
+    # The page says that it says what is missing.
+    assert "test_a_service_runs_what_it_runs_under_docker" in copy.tests("tests/unit/test_kubernetes.py")
 
     calls = 'calls=("inventory", "payment"'
     copy.replace("waybill/registry.py", calls, f'{calls}, "loyalty"', times=2)
     copy.edit("waybill/settings.py", "    acquirer_port", setting)
     copy.edit("docker-compose.yml", "  # The third party.", f"{container}\n")
+    before = (copy.root / "docker-compose.yml").read_text()
+    (copy.root / "docker-compose.yml").write_text(re.sub(r" *METRICS_OF: .*\n", metrics, before))
     for caller in ("order", "order-relay"):
         name_the_new_service(copy, caller, address)
     copy.edit("deploy/docker/prepare.py", '"fulfilment")\nUSERS', '"loyalty", ')
@@ -89,7 +96,9 @@ def test_a_service_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
     assert linted.returncode == 0, linted.stdout
     started = copy.run("-c", STARTED, DATABASE_URL="postgresql+psycopg://loyalty:secret@127.0.0.1:9/loyalty")
     # Before it, a line of the log says that the service starts.
-    assert started.stdout.splitlines()[-1].split() == ["healthz", "readyz", "loyalty.put_points"], started.stderr
+    assert started.stdout.splitlines()[-1].split() == ["healthz", "startedz", "readyz", "loyalty.put_points"], (
+        started.stderr
+    )
 
 
 def test_a_scenario_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
