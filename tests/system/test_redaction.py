@@ -451,7 +451,7 @@ def test_no_secret_gets_through_in_a_metric(house: House) -> None:
     points.append(NumberDataPoint(as_int=2, attributes=[pair("password", HIDDEN)]))
     points.append(NumberDataPoint(as_int=3, attributes=[pair("sku", "TEA-EARL-GREY")]))
     resource = Resource(
-        attributes=[pair("service.name", "shop"), pair("api_key", HIDDEN), pair("note", SECRETS["Visa"][0])]
+        attributes=[pair("service.name", "payment"), pair("api_key", HIDDEN), pair("note", SECRETS["Visa"][0])]
     )
     metric = Metric(name="shop.stock", gauge=Gauge(data_points=points))
     metrics = ResourceMetrics(resource=resource, scope_metrics=[ScopeMetrics(metrics=[metric])])

@@ -59,8 +59,10 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 @pytest.fixture
-def handler(exporter: Exporter, printed: io.StringIO) -> Iterator[OtlpHandler]:
+def handler(exporter: Exporter, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpHandler]:
     """All logging of this process as that of a service, for one test."""
+    # A process has one provider, and the SDK warns of a second one.
+    monkeypatch.setattr("opentelemetry._logs.set_logger_provider", lambda _: None)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()
