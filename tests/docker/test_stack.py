@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -121,15 +123,20 @@ def test_no_password_is_on_a_command_line_while_the_databases_are_made(stack: St
 
 def test_the_logs_of_all_services_can_be_copied_out(stack: Stack, tmp_path: Path) -> None:
     trace_id = stack.place_order().json()["trace_id"]
-    (command,) = [block for block in blocks(ROOT / "docs/docker.md", "sh") if " cp " in block]
-    *arguments, here = command.removeprefix("docker compose").split()
-
-    def logs() -> str:
-        stack.compose(*arguments, str(tmp_path))
-        return (tmp_path / "logs.jsonl").read_text()
-
-    wait_until(lambda: trace_id in logs(), logs)
+    (block,) = [block for block in blocks(ROOT / "docs/docker.md", "sh") if " cp " in block]
+    copy, show = block.splitlines()
+    *arguments, here = copy.removeprefix("docker compose").split()
     assert here == "."
+    command = show.replace("<trace_id>", trace_id).split()
+    assert command[0] == ".venv/bin/waybill"
+
+    def shown() -> str:
+        stack.compose(*arguments, str(tmp_path))
+        words = [str(tmp_path / word) if word == "logs.jsonl" else word for word in command[1:]]
+        tool = [sys.executable, "-m", "waybill", *words]
+        return subprocess.run(tool, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    wait_until(lambda: "is completed" in shown(), shown)
 
 
 @pytest.mark.parametrize("service", ["order", "order-relay", "inventory", "payment", "fulfilment"])
