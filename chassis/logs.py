@@ -20,7 +20,7 @@ class JsonLines(logging.Formatter):
         self.service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line. Of an exception, the type and the stack, not the text: it may hold data."""
+        """Return the record as one line. An exception has type and stack, and no text: that may hold data."""
         line = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "severity": record.levelname,

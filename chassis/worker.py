@@ -49,7 +49,7 @@ def run(name: str, *loops: Loop) -> None:
 
     A step that raises is logged and tried again: the parts that it needs come and go. While every loop makes steps
     without an error, the file HEARTBEAT_FILE is touched again and again; and while every loop makes steps at all, one
-    beside it that ends in `.turning`. A restart helps where the second grows old, not where the first alone does.
+    beside it that ends in `.turning`. A restart helps if the second grows old, and not if only the first does.
     """
     # Exclude the loaded objects from garbage collection: scanning them costs a third of a second at the end.
     gc.freeze()

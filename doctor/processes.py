@@ -28,7 +28,7 @@ SAMPLERS = frozenset(
 OF_THE_SDK = "parentbased_always_on"
 """The sampler where OTEL_TRACES_SAMPLER names none."""
 OF_OURS = "parentbased_traceidratio"
-"""The same, for processes that telemetry.configure has set up: it reads OTEL_TRACES_SAMPLER_ARG alone too."""
+"""The same, for processes that telemetry.configure has set up: it reads OTEL_TRACES_SAMPLER_ARG without the other."""
 OTLP_EXPORTERS = frozenset(("otlp", "otlp_proto_grpc", "otlp_proto_http"))
 PROTOCOLS = ("grpc", "http/protobuf")
 # `opentelemetry-instrument` puts this into PYTHONPATH. The process then reads variables that no code of its own reads.

@@ -42,7 +42,7 @@ OF_RESOURCES = re.compile(
     r"|k8s\.(cluster|node|namespace|pod|deployment|replicaset|statefulset|daemonset|job|cronjob)\.(name|uid)"
     r"|container\.(id|name|image\..*)|cloud\.(provider|account\.id|platform|availability_zone)|webengine\..*"
 )
-"""Attributes that the conventions have for the resource alone."""
+"""Attributes that the conventions have only for the resource."""
 OF_SIGNALS = re.compile(
     r"(http|url|db|messaging|rpc|network|net|client|server|error|exception|graphql|gen_ai|feature_flag|enduser|thread"
     r"|code|event|dns|tls|user)\..*"

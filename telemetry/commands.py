@@ -56,7 +56,7 @@ def text(command: Any) -> str:
 
 @lru_cache(maxsize=500)
 def query(command: str, length: int) -> str:
-    """Return the text of a command with so many arguments, and none of its values."""
+    """Return the text of a command with this number of arguments, and none of its values."""
     whole = " ".join([command] + ["?"] * (length - 1))
     return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 3]}..."
 

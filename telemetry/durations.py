@@ -15,7 +15,7 @@ from opentelemetry.metrics import Histogram
 
 
 class Durations:
-    """A histogram whose attributes have few values. What it sends is the same; an exemplar is the first of its bucket.
+    """A histogram whose attributes have few values. It sends the same; an exemplar is the first of its bucket.
 
     The SDK shows the last one of the time between two reports.
     """

@@ -92,7 +92,7 @@ class Receiver:
             return list(self._metrics)
 
     def clear(self) -> None:
-        """Forget what has arrived. What processes still hold arrives later: better ask by trace id."""
+        """Forget what has arrived. Spans that processes still hold arrive later: better ask by trace id."""
         with self._changed:
             self._spans.clear()
             self._logs.clear()

@@ -6,7 +6,7 @@ import random
 import socket
 
 # The system gives out ports from 32768 on by itself, and each may be gone by the time that it is used: a connection
-# from here to elsewhere takes one. Of those below, every process of a test run has a block of its own.
+# from here to elsewhere takes one. Every process of a test run has a block of its own below them.
 FIRST, BLOCK, BLOCKS = 10_000, 1_400, 16
 
 _block = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % BLOCKS

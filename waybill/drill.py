@@ -1,4 +1,4 @@
-"""`waybill drill`: a fault among many orders, to be found with Jaeger alone.
+"""`waybill drill`: a fault among many orders, to be found with nothing but Jaeger.
 
 The load asks for the fault with the baggage `waybill.drill`, which is on no span: `exhibition/scenarios.py`.
 """

@@ -185,7 +185,7 @@ def wait_for_traces(jaeger: Jaeger, orders: Sequence[Order]) -> dict[str, str]:
 
 
 def progress_bar() -> Progress:
-    """On standard error, so that the summary alone can be piped."""
+    """On standard error, so that only the summary is piped."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

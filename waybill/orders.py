@@ -148,7 +148,7 @@ def parse_mix(text: str) -> dict[str, int]:
 
 
 def deal(mix: Mapping[str, int], orders: int) -> list[str]:
-    """Return the kinds of so many orders, as near to the weights as whole orders can be, shuffled."""
+    """Return the kinds of this many orders, as near to the weights as whole orders can be, shuffled."""
     total = sum(mix.values())
     shares = {name: weight * orders / total for name, weight in mix.items()}
     counts = {name: int(share) for name, share in shares.items()}

@@ -181,7 +181,7 @@ def _allow(path: Path, rights: int) -> None:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file that is there in full or not at all, and that its owner alone can read."""
+    """Write a file that is there in full or not at all, and that only its owner can read."""
     new = file.with_name(file.name + ".new")
     new.unlink(missing_ok=True)
     new.touch(mode=0o600, exist_ok=False)

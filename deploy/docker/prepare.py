@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def make_passwords(root: Path) -> None:
-    """Make those that are not there. What is there stays, since the database knows it."""
+    """Make those that are not there. Those that are there stay, since the database knows it."""
     if not (root / "postgres" / "password").exists():
         for owner in OWNERS:
             password = secrets.token_urlsafe(24)

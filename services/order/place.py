@@ -58,7 +58,7 @@ def _accept(dependencies: Dependencies, quantities: dict[str, int], payment_toke
 
 
 def _take_up_again(dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str) -> Order:
-    """Return the order that was placed under this key; a pending one for this caller alone to process."""
+    """Return the order that was placed under this key; a pending one for only this caller to process."""
     order = _find(dependencies.engine, Order.idempotency_key == key)
     if order.fingerprint != _fingerprint(quantities, payment_token):
         raise Problem(422, "idempotency-key-reused", "this Idempotency-Key came before, with another order")

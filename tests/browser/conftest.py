@@ -22,7 +22,7 @@ Without = Callable[[str], None]
 
 @pytest.fixture(scope="package")
 def house() -> Iterator[House]:
-    """Every part. Who changes one puts it back."""
+    """Every part. A test that changes one puts it back."""
     with House() as house:
         house.start(*DATABASES, "jaeger", "collector")
         house.start(*SERVICES)
@@ -93,7 +93,7 @@ def without(house: House) -> Iterator[Without]:
 
 @pytest.fixture
 def visit(house: House, browser: Browser, change: object, without: object) -> Iterator[Open]:
-    """Open a page of the gateway. Whatever a test does there: no error, no breach of the policy, no other host."""
+    """Open a page of the gateway. No test makes an error there, breaks the policy, or asks another host."""
     complaints: list[str] = []
     asked: list[str] = []
     context = browser.new_context()

@@ -83,7 +83,7 @@ class Stack:
         return self.get("gateway", f"/orders/{order_id}")
 
     def find_trace(self, trace_id: str, services: set[str], at_least: int = 1) -> Trace:
-        """Wait until a trace is whole, with spans of these services and so many in all."""
+        """Wait until a trace is whole, with spans of these services and this many in all."""
 
         def complete(trace: Trace) -> bool:
             return whole(trace) and trace.services >= services and len(trace.spans) >= at_least

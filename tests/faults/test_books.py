@@ -52,7 +52,7 @@ class Customers:
         self._shifts = [self._pool.submit(self._order_on, random.Random(SEED + number)) for number in range(CUSTOMERS)]
 
     def wait_for(self, more: int) -> None:
-        """Wait until so many more orders were answered, in whatever way."""
+        """Wait until this many more orders were answered, in any way."""
         with self._answered:
             wanted = len(self.answers) + more
             assert self._answered.wait_for(lambda: len(self.answers) >= wanted, 60), "nobody is answered any more"

@@ -1,4 +1,4 @@
-"""Whatever refuses a shipment, an order that was paid for is shipped in the end."""
+"""An order that was paid for is shipped in the end, no matter what refuses its shipment."""
 
 import json
 import os

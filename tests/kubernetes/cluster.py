@@ -174,7 +174,7 @@ class Customers:
         assert self._process.returncode == 0, err
 
     def wait_for(self, number: int) -> None:
-        """Wait until so many orders were answered."""
+        """Wait until this many orders were answered."""
         assert self._process
         assert self._process.stdout
         while len(self.answers) < number:

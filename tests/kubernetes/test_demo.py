@@ -136,7 +136,7 @@ def test_a_pod_is_killed_and_the_books_balance(demo: float, victims: tuple[str, 
         uids = {metadata["uid"] for metadata in killed}
         wait_until(lambda: not uids & {pod["metadata"]["uid"] for pod in pods()}, "they are gone")
         wait_ready()
-    # Answered or cleanly refused. Who was being served by the gateway that died asked again.
+    # Answered or cleanly refused. A customer of the gateway that died asked again.
     assert set(customers.statuses) <= {200, 201, 408, 503}, customers.statuses
     assert customers.statuses[201]
     assert all(

@@ -266,7 +266,7 @@ def send_until_it_fails(house: House) -> set[bytes]:
 
 
 def in_flight(house: House, requests: int) -> bool:
-    """Return whether the Collector waits for the answers to so many requests."""
+    """Return whether the Collector waits for the answers to this many requests."""
     return own(house, "otelcol_exporter_in_flight_requests") == requests
 
 
@@ -295,7 +295,7 @@ def all_calls(house: House) -> list[Sample]:
 
 
 def durations(house: House) -> list[Sample]:
-    """The histograms of all spans, with exemplars, which one format alone has."""
+    """The histograms of all spans, with exemplars, which only one format has."""
     page = page_at(house.settings.metrics_port, {"Accept": "application/openmetrics-text; version=1.0.0"})
     families = openmetrics.text_string_to_metric_families(page)
     return [

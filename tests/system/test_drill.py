@@ -29,7 +29,7 @@ NAMES = [name for name, scenario in SCENARIOS.items() if not scenario.refusal]
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """Every part. Who changes a part changes it back."""
+    """Every part. A test that changes a part changes it back."""
     with House() as house:
         house.start(*DATABASES, "jaeger", "collector")
         house.start(*SERVICES)

@@ -110,7 +110,7 @@ def tracer(service: str, otlp_port: int) -> Tracer:
 
 
 def start(tracer: Tracer, name: str, parent: Span = INVALID_SPAN, begin: int = 0, **options: object) -> Span:
-    """A span that begins so many milliseconds after BEGINNING."""
+    """A span that begins this many milliseconds after BEGINNING."""
     moment = BEGINNING + begin * MILLISECOND
     return tracer.start_span(name, set_span_in_context(parent), start_time=moment, **options)  # type: ignore[arg-type]
 

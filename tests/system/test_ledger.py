@@ -34,7 +34,7 @@ OFTEN = "yaml:connectors::span_metrics::metrics_flush_interval: 1s"
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """Every part. Who changes a part changes it back."""
+    """Every part. A test that changes a part changes it back."""
     with House({"OTEL_METRIC_EXPORT_INTERVAL": "3000"}) as house:
         collector = house.parts["collector"]
         house.parts["collector"] = replace(collector, command=[*collector.command, "--config", OFTEN])

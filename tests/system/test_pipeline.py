@@ -33,7 +33,7 @@ FEW = 10
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """Every part, at its default settings. Who stops a part starts it again."""
+    """Every part, at its default settings. A test that stops a part starts it again."""
     with House() as house:
         house.start(*DATABASES, "jaeger", "collector")
         house.start(*SERVICES)

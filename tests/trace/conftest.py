@@ -95,7 +95,7 @@ def arrivals(receiver: Receiver) -> Callable[[], list[Span]]:
 
 @pytest.fixture(autouse=True)
 def every_span_is_conventional(arrivals: Callable[[], list[Span]]) -> Iterator[None]:
-    """Whatever a test has the house do, each span that arrives keeps the rules."""
+    """Each span that arrives keeps the rules."""
     yield
     for span in arrivals():
         assert_conventional(span)

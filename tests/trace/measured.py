@@ -20,7 +20,7 @@ def points(metric: Metric) -> list[Any]:
 
 
 class Measured:
-    """The values that processes reported, each time anew."""
+    """The values that processes reported, as of each report."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver

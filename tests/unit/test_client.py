@@ -76,7 +76,7 @@ def third_party(answer: Answer) -> Iterator[tuple[Client, list[str]]]:
 
 
 def failure(client: Client, seconds: float) -> BaseException | None:
-    """Return why a call fails within so many seconds."""
+    """Return why a call fails within this many seconds."""
     deadline.start(seconds)
     with pytest.raises(Unavailable) as raised:
         client.call("GET", "/")

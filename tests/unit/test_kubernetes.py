@@ -1,6 +1,6 @@
 """deploy/kubernetes says the same as compose, the registry of services, and the processes themselves.
 
-It reads the files as they are. What kubectl makes of them is for tests/kubernetes.
+It reads the files as they are. tests/kubernetes applies them.
 """
 
 import os

@@ -16,7 +16,7 @@ from waybill.report import check_traces, good, percentile, show_completeness, sh
 
 
 def answered(kind: str = "completed", status: int = 201, number: int = 1, seconds: float = 0.05) -> Order:
-    """An order with the trace id `number`, sent so many seconds after the first."""
+    """An order with the trace id `number`, sent this many seconds after the first."""
     return Order(kind, status, float(number), seconds, f"{number:032x}", "" if status == 201 else "it says why")
 
 

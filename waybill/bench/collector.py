@@ -79,7 +79,7 @@ def main(spans: int, rounds: int, config: Path, as_json: bool) -> None:
 
 
 def measure(config: Path, options: Sequence[str], requests_: Sequence[tuple[bytes, int]], spans: int) -> Turn:
-    """Send so many spans to a Collector of its own, until it has handed all of them on, and return its CPU time."""
+    """Send this many spans to a Collector of its own, until it has handed all of them on, and return its CPU time."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="waybill-bench-")))
         sink = stack.enter_context(_takes_and_forgets())

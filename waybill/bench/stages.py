@@ -68,7 +68,7 @@ class Requests:
         return sum(map(len, self.bodies)) / self.spans
 
     def send(self, port: int, orders: int) -> int:
-        """Send at least so many orders, no two of one trace, and return how many spans they have."""
+        """Send at least this many orders, no two of one trace, and return how many spans they have."""
         sent = 0
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
             export = channel.unary_unary(EXPORT)

@@ -1,7 +1,7 @@
 """The OpenTelemetry Collector, Jaeger and Prometheus as executables, for a machine without Docker.
 
 In this order: the path in OTELCOL, JAEGER or PROMETHEUS, PATH, the cache folder, the official release, a build from Go
-modules. What was downloaded or built stays in the cache folder for the next time.
+modules. A download or a build stays in the cache folder for the next time.
 """
 
 import fcntl

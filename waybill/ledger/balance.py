@@ -168,7 +168,7 @@ class Ledger:
 
     @property
     def left_out(self) -> int:
-        """Spans that tail sampling has left out, or has not decided on. It counts traces alone: these are the rest."""
+        """Spans that tail sampling has left out, or has not decided on. It counts only traces: these are the rest."""
         return max(0, self._missing - self._not_queued) if self.tail_sampling else 0
 
     @property
@@ -194,7 +194,7 @@ class Ledger:
     def queued(self) -> int:
         """Spans in the Collector's queue for Jaeger; with two tiers, in their queues.
 
-        The Collector's gauge also counts those that it could not write to its disk, and so refused. At most so many are
+        The Collector's gauge also counts those that it could not write to its disk, and refused. At most this many are
         there as it took and has not sent; or more, if a Collector before it has left some.
         """
         size = self._last_tier.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)

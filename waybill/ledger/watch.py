@@ -31,7 +31,7 @@ def begin(settings: Settings) -> Ledger | None:
 
 
 def watch(settings: Settings, before: Ledger | None = None, patience: float = PATIENCE_SECONDS) -> Ledger:
-    """Return the numbers once every living process has reported anew and nothing is on its way, or patience has ended.
+    """Return the numbers once every living process has reported again and nothing is on its way, or patience has ended.
 
     Returns at once where the Collector does not answer.
     """

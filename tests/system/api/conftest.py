@@ -18,7 +18,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="package")
 def house(receiver: Receiver) -> Iterator[House]:
-    """All that answers a customer. Who stops a part starts it again."""
+    """All that answers a customer. A test that stops a part starts it again."""
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "WAYBILL_SCENARIOS": "on"}
     with House(environment) as house:
         house.start(*DATABASES)

@@ -17,7 +17,7 @@ from waybill.parts import answers
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """Every part, at its default settings. Who changes a part restores it."""
+    """Every part, at its default settings. A test that changes a part restores it."""
     with House() as house:
         house.start(*DATABASES, "jaeger", "collector")
         house.start(*SERVICES)
