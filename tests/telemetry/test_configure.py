@@ -176,7 +176,7 @@ memory, spans = InMemoryLogRecordExporter(), InMemorySpanExporter()
 handle = telemetry.configure("shop", spans=spans, metrics=None, logs={logs})
 try:
     with trace.get_tracer("t").start_as_current_span("outer"), trace.get_tracer("t").start_as_current_span("inner"):
-        raise ValueError("sesame")
+        raise ValueError("ses" + "ame")  # A stack shows the line itself from Python 3.13 on.
 except ValueError:
     handle.force_flush()
 inner, outer = spans.get_finished_spans()
@@ -185,7 +185,7 @@ records = [each.log_record for each in memory.get_finished_logs()]
 assert all(record.span_id == inner.context.span_id and record.severity_text == "WARN" for record in records)
 said = [each.attributes for each in (*inner.events, *records)]
 assert all(dict(each).keys() == {{"exception.type", "exception.stacktrace"}} for each in said)
-assert "sesame" not in str([dict(each) for each in said])
+assert ("ses" + "ame") not in str([dict(each) for each in said])
 print(*["event"] * len(inner.events), *["log"] * len(records))
 """
     assert prints(code, OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=asked) == recorded
