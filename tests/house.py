@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 import psycopg
@@ -27,6 +27,7 @@ from waybill.supervise import Part, last_lines, spawn
 DATABASES = ("postgres", "valkey")
 SERVICES = NAMES
 PATIENCE_SECONDS = 60
+T = TypeVar("T")
 
 _shared = TemporaryDirectory(prefix="waybill-")
 
@@ -193,3 +194,12 @@ def _new_data() -> str:
 def free_ports() -> dict[str, int]:
     """A free port for each field of the settings that is one."""
     return {name: free_port() for name in Settings.model_fields if name.endswith("_port")}
+
+
+def wait_for(answer: Callable[[], T], what: str) -> T:
+    """The first answer that is true."""
+    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
+    while not (found := answer()):
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.5)
+    return found

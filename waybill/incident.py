@@ -26,6 +26,7 @@ from telemetry.records import newest
 from telemetry.traces import traces_from_json
 from waybill.drill import NEVER_LOOKED_FOR, WRONG, Plan, find_example, place, plan_of, show_grade
 from waybill.grading import Answer, Grade, grade_answer, grade_traces
+from waybill.ledger.numbers import page_of
 from waybill.orders import Order
 from waybill.registry import SHIPPED
 from waybill.settings import settings
@@ -34,6 +35,8 @@ from waybill.walkthroughs import FINDINGS, Finding
 
 RECORDED = 12
 """The number of incidents of a release: each fault once, and some twice."""
+ENOUGH_SEEDS = 100
+"""The first seeds, among which each fault comes up."""
 TRACES, LOGS, MANIFEST, KEY = "traces.jsonl", "logs.jsonl", "incident.json", "answer.sealed"
 METRICS = ("metrics-before.prom", "metrics-after.prom")
 MOST_TRACES = 1000
@@ -141,17 +144,10 @@ def grade(folder: Path, as_json: bool, answer: Path) -> None:
 
 def recorded_seeds() -> list[int]:
     """Return the seeds of a release: the first of each fault, then further ones, in their numerical order."""
-    first: dict[str, int] = {}
-    further: list[int] = []
-    for seed in itertools.count():
-        fault = plan_of(seed).scenario
-        if fault not in first:
-            first[fault] = seed
-        else:
-            further.append(seed)
-        if len(first) == len(FINDINGS.keys() - NEVER_LOOKED_FOR):
-            return sorted([*first.values(), *further][:RECORDED])
-    raise AssertionError("there is a seed for each fault")
+    faults = [plan_of(seed).scenario for seed in range(ENOUGH_SEEDS)]
+    first = {faults.index(fault) for fault in FINDINGS.keys() - NEVER_LOOKED_FOR}
+    further = (seed for seed in range(ENOUGH_SEEDS) if seed not in first)
+    return sorted([*first, *itertools.islice(further, RECORDED - len(first))])
 
 
 def record(plan: Plan, folder: Path) -> None:
@@ -293,15 +289,11 @@ def logs_between(file: Path, began: float, ended: float) -> Iterator[Json]:
 
 def metrics_page() -> str:
     """Return the Collector's page of metrics, in Prometheus's text format. Raises click.ClickException."""
-    url = f"http://127.0.0.1:{settings().metrics_port}/metrics"
+    port = settings().metrics_port
     try:
-        with requests.Session() as session:
-            # A proxy from the environment could not reach our loopback address.
-            session.trust_env = False
-            answer = session.get(url, timeout=(2, 10))
-            answer.raise_for_status()
-            return answer.text
+        return page_of(port, timeout=(2, 10))
     except requests.RequestException as error:
+        url = f"http://127.0.0.1:{port}/metrics"
         raise click.ClickException(f"The Collector does not answer at {url}: is it running? `make up`") from error
 
 

@@ -3,15 +3,12 @@
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind
 from sqlalchemy import Connection, Engine, event
 
 from .. import __version__
 from ..conventions import SCHEMA_URL
-from ..guard import guarded
 from ..pools import count_connections
-from ..statements import STATEMENT, Statement, describe, end_statement, fail_statement
-from ..threads import is_suppressed
+from ..statements import begin_statement, end_statement, fail_statement
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 
@@ -27,12 +24,7 @@ def instrument_engine(engine: Engine) -> None:
         event.listen(engine, "handle_error", fail_statement)
 
 
-@guarded
 def _begin_statement(
     connection: Connection, _cursor: object, statement: str, _parameters: object, context: Any, _many: bool
 ) -> None:
-    if context is None or STATEMENT in vars(context) or is_suppressed():
-        return
-    description = describe(connection, statement, context)
-    span = tracer.start_span(description.name, kind=SpanKind.CLIENT, attributes=description.of(statement))
-    setattr(context, STATEMENT, Statement(span, description))
+    begin_statement(tracer, connection, statement, context)

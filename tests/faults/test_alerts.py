@@ -5,16 +5,16 @@ The windows are those of `make up METRICS=on ALERTS=demo`.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import requests
 
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import DATABASES, SERVICES, House, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -22,8 +22,6 @@ EXPORTER = "exporters::otlp_http::sending_queue"
 FEW_SPANS = 1_000
 """The capacity of the Collector's queue here: about 45 orders."""
 NO_MEMORY = "{limit_mib: 20, spike_limit_mib: 10}"
-
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +211,3 @@ def ask(house: House, what: str, options: dict[str, Any]) -> Any:
     answer = house.session.get(f"{house.settings.prometheus_url}/api/v1/{what}", params=options, timeout=30).json()
     assert answer["status"] == "success", answer
     return answer["data"]
-
-
-def wait_for(answer: Callable[[], T], what: str) -> T:
-    """The first answer that is true."""
-    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
-    while not (found := answer()):
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.5)
-    return found

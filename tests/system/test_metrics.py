@@ -4,14 +4,14 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from doctor.jaeger import Jaeger
 from tests.documents import ROOT, blocks
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_for
 from tests.system.test_pipeline import load
 from tests.system.test_up_and_down import environment, waybill  # noqa: F401
 from waybill.parts import all_parts
@@ -22,8 +22,6 @@ QUERIES = [re.sub(r" ([<>]=?) (?=[\d.])", r" \1 bool ", each) for file in DOCUME
 REQUESTS = "http_server_request_duration_seconds_bucket"
 SPANS = "traces_span_metrics_duration_milliseconds_bucket"
 OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
-
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +160,3 @@ def offered(house: House) -> str:
     """Return what the Collector offers Prometheus."""
     url = f"http://127.0.0.1:{house.settings.metrics_port}/metrics"
     return house.session.get(url, headers=OPEN_METRICS, timeout=30).text
-
-
-def wait_for(answer: Callable[[], T], what: str) -> T:
-    """The first answer that is true."""
-    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
-    while not (found := answer()):
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.5)
-    return found

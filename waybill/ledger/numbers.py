@@ -111,14 +111,23 @@ def read(settings: Settings) -> Snapshot:
     return Snapshot(services, collector, _page(settings.jaeger_metrics_port), samplers)
 
 
-def _page(port: int) -> Numbers | None:
-    # ValueError: another program has the port, and answers with something else.
-    with requests.Session() as session, suppress(requests.RequestException, ValueError):
+def page_of(port: int, timeout: float | tuple[float, float] = SECONDS_TO_ANSWER) -> str:
+    """Return the page of metrics at a port of this machine, as text. Raises requests.RequestException.
+
+    `timeout` is that of requests, in seconds.
+    """
+    with requests.Session() as session:
         # A proxy from the environment could not reach our loopback address.
         session.trust_env = False
-        answer = session.get(f"http://127.0.0.1:{port}/metrics", timeout=SECONDS_TO_ANSWER)
+        answer = session.get(f"http://127.0.0.1:{port}/metrics", timeout=timeout)
         answer.raise_for_status()
-        return parse(answer.text)
+        return answer.text
+
+
+def _page(port: int) -> Numbers | None:
+    # ValueError: another program has the port, and answers with something else.
+    with suppress(requests.RequestException, ValueError):
+        return parse(page_of(port))
     return None
 
 
