@@ -112,6 +112,15 @@ def still_waits(connection: socket.socket) -> bool:
     return False
 
 
+def unanswered(house: House) -> bool:
+    """Return whether the gateway has no answer within a second."""
+    try:
+        house.session.get(f"{house.url('gateway')}/healthz", timeout=1)
+    except requests.Timeout:
+        return True
+    return False
+
+
 @contextmanager
 def slow_callers(connect: object, number: int) -> Iterator[list[socket.socket]]:
     """Half of them stop in the head, and half in the body."""
@@ -146,8 +155,9 @@ def test_slow_callers_and_customers_of_a_bank_that_hangs_stop_nobody(house: Hous
 
 
 def test_without_the_edge_half_a_head_holds_a_thread(house: House) -> None:
-    with slow_callers(lambda: connect(house), 2 * THREADS), pytest.raises(requests.Timeout):
-        house.session.get(f"{house.url('gateway')}/healthz", timeout=1)
+    with slow_callers(lambda: connect(house), 2 * THREADS):
+        # The gateway may take this call before it has taken all of theirs.
+        wait_until(lambda: unanswered(house), "an answer comes although each thread waits for a caller")
     assert house.session.get(f"{house.url('gateway')}/healthz", timeout=30).ok
 
 
