@@ -3,15 +3,25 @@
 It makes two messages for each attribute of each span, though nearly all attributes come again with the next request.
 And it copies each span three times: into its scope, its resource and the request. docs/upstream.md says what should
 change. With a version that is not known here it is left as it is.
+
+What it cannot encode costs itself and no more: half an emoji becomes an escape, a number above 64 bits a text, and of a
+batch only a span that cannot be sent at all is left out.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, wraps
 from importlib import import_module
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import StatusCode
+
+from .errors import type_name
+from .texts import sound
+
+log = logging.getLogger(__name__)
 
 VERSIONS = ("1.45.1",)
 """Those of opentelemetry-exporter-otlp-proto-common whose messages are the same with and without."""
@@ -42,11 +52,33 @@ def kept(encode: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     @wraps(encode)
     def encode_key_value(key: str, value: Any) -> Any:
         # Others are rare, or no keys of a dictionary; 0.0 and -0.0 would be one key.
-        if (type(value) is str and len(value) <= LONGEST_KEPT) or type(value) in (int, bool):
-            return messages(key, value)
-        return encode(key, value)
+        try:
+            if (type(value) is str and len(value) <= LONGEST_KEPT) or type(value) in (int, bool):
+                return messages(key, value)
+            return encode(key, value)
+        except ValueError:
+            return encode(sound(key), storable(value))
 
     return encode_key_value
+
+
+def say_left_out(errors: Sequence[Exception]) -> None:
+    """Log how many spans of a batch cannot be sent, and the type of the first error: its text may hold data."""
+    if errors:
+        log.warning(
+            "spans that cannot be sent were left out: %d, the first one for %s", len(errors), type_name(errors[0])
+        )
+
+
+def storable(value: Any) -> Any:
+    """Return the value as OTLP can hold it: sound texts, and integers of 64 bits; larger ones are texts."""
+    if isinstance(value, str) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+        return sound(value)
+    if isinstance(value, Mapping):
+        return {sound(name): storable(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [storable(each) for each in value]
+    return value
 
 
 def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
@@ -59,8 +91,21 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
         try:
             return encode(spans)
         except Exception:
-            # A span that is made in another way, or one that cannot be encoded: it says so as always.
-            return copying(spans)
+            # A span that is made in another way, or one that cannot be encoded.
+            return one_by_one(spans)
+
+    def one_by_one(spans: Sequence[ReadableSpan]) -> list[Any]:
+        messages, errors = [], []
+        for span in spans:
+            try:
+                messages += encode([span])
+            except Exception:
+                try:
+                    messages += copying([span])
+                except Exception as error:
+                    errors.append(error)
+        say_left_out(errors)
+        return messages
 
     def encode(spans: Sequence[ReadableSpan]) -> list[Any]:
         of_resources: dict[Any, Any] = {}
@@ -71,13 +116,20 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
             if within is None:
                 if resource not in of_resources:
                     of_resources[resource] = official.PB2ResourceSpans(
-                        resource=official._encode_resource(resource), schema_url=resource.schema_url
+                        resource=official._encode_resource(resource), schema_url=sound(resource.schema_url)
                     )
                 within = of_scopes[resource, scope] = of_resources[resource].scope_spans.add(
-                    scope=official._encode_instrumentation_scope(scope), schema_url=scope.schema_url if scope else None
+                    scope=official._encode_instrumentation_scope(sound_scope(scope)),
+                    schema_url=sound(scope.schema_url) if scope else None,
                 )
             add(within.spans, span)
         return list(of_resources.values())
+
+    def sound_scope(scope: InstrumentationScope | None) -> Any:
+        return scope and InstrumentationScope(sound(scope.name), sound(scope.version), "", scope.attributes)
+
+    def status_of(status: Any) -> Any:
+        return official.PB2Status(code=status.status_code.value, message=sound(status.description))
 
     def add(messages: Any, span: ReadableSpan) -> None:
         own: Any = span._context
@@ -85,12 +137,12 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
         message = messages.add(
             trace_id=own.trace_id.to_bytes(16),
             span_id=own.span_id.to_bytes(8),
-            name=span._name,
+            name=sound(span._name),
             kind=official._SPAN_KIND_MAP[span._kind],
             start_time_unix_nano=span._start_time,
             end_time_unix_nano=span._end_time,
             attributes=official._encode_attributes(span._attributes),
-            status=unset if status.status_code is StatusCode.UNSET else official._encode_status(status),
+            status=unset if status.status_code is StatusCode.UNSET else status_of(status),
             flags=ELSEWHERE if parent and parent.is_remote else HERE,
         )
         # What most spans do not have is not asked for.
@@ -99,7 +151,13 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
         if own.trace_state:
             message.trace_state = official._encode_trace_state(own.trace_state)
         if span._events:
-            message.events.extend(official._encode_events(span.events))
+            for event in span.events:
+                message.events.add(
+                    name=sound(event.name),
+                    time_unix_nano=event.timestamp,
+                    attributes=official._encode_attributes(event.attributes),
+                    dropped_attributes_count=event.dropped_attributes,
+                )
         if span._links:
             message.links.extend(official._encode_links(span.links))
         if lost := span.dropped_attributes:

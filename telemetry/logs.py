@@ -13,6 +13,7 @@ from opentelemetry.semconv.attributes.code_attributes import CODE_STACKTRACE
 
 from .conventions import SCHEMA_URL
 from .errors import frames, type_name
+from .texts import sound
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """The attributes that every record has; all others came with `extra`."""
@@ -34,12 +35,12 @@ class OtlpHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging, in the context in which the record was made."""
         try:
-            name = clean(record.name)
+            name = sound(record.name)
             self.provider.get_logger(name, self._version(name), SCHEMA_URL).emit(
                 timestamp=int(record.created * 1e9),
                 severity_number=_severity(record.levelno),
-                severity_text=clean(record.levelname),
-                body=clean(record.getMessage()),
+                severity_text=sound(record.levelname),
+                body=sound(record.getMessage()),
                 attributes={**extra(record), **exception(record)},
             )
         except Exception:
@@ -74,18 +75,13 @@ def exception(record: logging.LogRecord) -> dict[str, str]:
     """Return what is said of the exception that a record was logged with: type and stack, not the text."""
     error = record.exc_info[1] if record.exc_info else None
     said = {"exception.type": type_name(error), "exception.stacktrace": frames(error)} if error else {}
-    return said | ({CODE_STACKTRACE: clean(record.stack_info)} if record.stack_info else {})
+    return said | ({CODE_STACKTRACE: sound(record.stack_info)} if record.stack_info else {})
 
 
 def extra(record: logging.LogRecord) -> dict[str, Any]:
     """Return what was given to the log call with `extra`: numbers and truth values as they are, all else as text."""
-    given = {clean(name): value for name, value in vars(record).items() if name not in STANDARD}
+    given = {sound(name): value for name, value in vars(record).items() if name not in STANDARD}
     return {name: _value(value) for name, value in given.items() if name and value is not None}
-
-
-def clean(text: str) -> str:
-    """Return the text without what UTF-8 cannot hold, half an emoji for one: it would cost the whole batch."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _value(value: object) -> str | bool | int | float:
@@ -93,7 +89,7 @@ def _value(value: object) -> str | bool | int | float:
     if isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63):
         return value
     try:
-        return clean(str(value))
+        return sound(str(value))
     except Exception:
         # The record is worth more than a value that has no text.
         return f"<{type(value).__name__}>"
