@@ -109,7 +109,7 @@ def test_an_order_goes_on_in_the_worker(receiver: Receiver, databases: House) ->
 
 
 @pytest.mark.parametrize("number", [6, 7])
-def test_what_arrives_where_spans_would_wait_for_a_minute_and_the_processes_end(
+def test_what_arrives_if_the_processes_end_before_they_send(
     number: int, receiver: Receiver, databases: House, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with step(number, receiver, databases, OTEL_BSP_SCHEDULE_DELAY="60000") as order:
@@ -119,7 +119,7 @@ def test_what_arrives_where_spans_would_wait_for_a_minute_and_the_processes_end(
     assert_is(trace_of(response, receiver), f"step{number}/ended")
 
 
-def test_nothing_is_sampled_where_the_ratio_is_zero(receiver: Receiver, databases: House) -> None:
+def test_nothing_is_sampled_if_the_ratio_is_zero(receiver: Receiver, databases: House) -> None:
     with step(8, receiver, databases, OTEL_TRACES_SAMPLER_ARG="0") as order:
         assert order("tok_visa").status_code == 201
     assert_is(receiver.spans, "step8/unsampled")

@@ -124,7 +124,7 @@ def test_a_row_that_is_open_is_called_as_before_and_a_product_by_its_name_and_pr
     expect(first).to_have_accessible_name("gateway POST /orders server level 1")
 
 
-def test_where_it_is_narrow_a_bar_lies_below_its_name_and_the_table_stays_one(visit: Open) -> None:
+def test_on_a_narrow_screen_a_bar_lies_below_its_name_and_the_table_stays_one(visit: Open) -> None:
     page = visit(width=320)
     place_order(page)
     rows(page, "fulfilment")
@@ -195,7 +195,7 @@ def test_nothing_needs_scrolling_sideways(visit: Open, width: int) -> None:
     assert clipped == []
 
 
-def test_who_wants_no_motion_gets_none(visit: Open) -> None:
+def test_there_is_no_motion_if_the_reader_prefers_none(visit: Open) -> None:
     page = visit()
     moving = "e => getComputedStyle(e).transitionDuration"
     assert page.get_by_role("button").evaluate(moving) != "0s"

@@ -234,7 +234,7 @@ def test_what_is_ordered_is_what_was_chosen(visit: Open, house: House) -> None:
     expect(outcome(page)).to_contain_text("24.00 EUR")
 
 
-def test_it_works_with_the_keyboard_alone(visit: Open) -> None:
+def test_it_works_with_only_the_keyboard(visit: Open) -> None:
     page = visit()
 
     def tab_to(wanted: Locator) -> None:

@@ -296,7 +296,7 @@ def without_web_ui(house: House) -> Iterator[int]:
         yield port
 
 
-def test_where_jaeger_has_a_web_ui_the_page_leads_there_and_into_its_comparison(
+def test_if_jaeger_has_a_web_ui_the_page_links_to_it_and_to_its_comparison(
     visit: Open, change: Change, with_web_ui: int
 ) -> None:
     change(JAEGER_URL=f"http://127.0.0.1:{with_web_ui}", JAEGER_PUBLIC_URL=PUBLIC)
@@ -315,7 +315,7 @@ def test_where_jaeger_has_a_web_ui_the_page_leads_there_and_into_its_comparison(
     assert compare.get_attribute("href") == f"{PUBLIC}/trace/{first}...{second}"
 
 
-def test_where_jaeger_has_no_web_ui_nothing_leads_there(
+def test_if_jaeger_has_no_web_ui_nothing_links_to_it(
     visit: Open, house: House, change: Change, without_web_ui: int
 ) -> None:
     change(JAEGER_URL=f"http://127.0.0.1:{without_web_ui}")
@@ -325,7 +325,7 @@ def test_where_jaeger_has_no_web_ui_nothing_leads_there(
 
 
 @pytest.mark.parametrize("command", ["from waybill.trace import trace; trace()", PLACE_ORDERS])
-def test_where_jaeger_has_no_web_ui_the_tool_leads_to_the_view(
+def test_if_jaeger_has_no_web_ui_the_tool_links_to_the_view(
     visit: Open, house: House, without_web_ui: int, command: str
 ) -> None:
     trace_id = house.order().json()["trace_id"]
@@ -353,7 +353,7 @@ def test_while_jaeger_is_away_the_view_says_so(house: House, without: Without) -
     assert "Jaeger does not answer. Is it running?" in answer.text
 
 
-def test_who_looks_at_traces_while_jaeger_hangs_keeps_nobody_from_ordering(house: House) -> None:
+def test_requests_for_traces_do_not_block_orders_while_jaeger_hangs(house: House) -> None:
     enough = threading.Event()
 
     def go_on_looking() -> None:

@@ -32,7 +32,7 @@ def test_every_process_of_a_part_is_the_same_user(stack: Stack) -> None:
         assert users != {"0"}, f"{name} runs as root"
 
 
-def test_a_part_writes_to_its_volume_and_a_small_temporary_folder_alone(probes: dict[str, Any]) -> None:
+def test_a_part_writes_only_to_its_volume_and_a_small_temporary_folder(probes: dict[str, Any]) -> None:
     for name, probe in probes.items():
         assert_writes_little(name, probe)
 

@@ -32,9 +32,7 @@ def test_the_networks_are_those_of_the_table(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_can_connect_to_who_shares_a_network_with_it_and_to_nobody_else(
-    probes: dict[str, Any], part: str
-) -> None:
+def test_a_part_can_connect_only_to_parts_on_its_own_networks(probes: dict[str, Any], part: str) -> None:
     assert probes[part]["reached"] == may_reach(part, PARTS)
 
 

@@ -54,7 +54,7 @@ def test_the_shop_page_and_what_it_loads_are_served(stack: Stack) -> None:
         assert stack.get("gateway", asset).status_code == 200, asset
 
 
-def test_an_image_that_is_there_already_is_built_anew_where_it_is_not_of_these_files(stack: Stack) -> None:
+def test_an_outdated_image_is_rebuilt(stack: Stack) -> None:
     built = docker("image", "inspect", "--format", "{{.Id}}", "waybill:local")
     docker("tag", stack.containers()["valkey"]["Image"], "waybill:local")
     stack.up()
@@ -77,7 +77,7 @@ def test_a_refused_order_is_a_whole_trace_of_the_services_that_it_reached(
     assert stack.find_trace(answer.json()["trace_id"], services).services == services
 
 
-def test_every_part_runs_and_is_healthy_where_its_image_has_something_to_ask_with(stack: Stack) -> None:
+def test_every_part_runs_and_is_healthy_if_its_image_has_a_health_check(stack: Stack) -> None:
     states = {name: container["State"] for name, container in stack.containers().items()}
     assert set(states) == PARTS
     assert {name for name, state in states.items() if "Health" not in state} == {"otel-collector"}
@@ -140,7 +140,7 @@ def test_the_logs_of_all_services_can_be_copied_out(stack: Stack, tmp_path: Path
 
 
 @pytest.mark.parametrize("service", ["order", "order-relay", "inventory", "payment", "fulfilment"])
-def test_a_service_has_the_secret_of_its_own_database_alone_and_cannot_change_it(stack: Stack, service: str) -> None:
+def test_a_service_has_only_the_secret_of_its_own_database_and_cannot_change_it(stack: Stack, service: str) -> None:
     urls = ["database_url"] if service in ("order", "payment") else ["database_url", "valkey_url"]
     assert stack.compose("exec", service, "ls", "/run/secrets").split() == urls
     owner = service.removesuffix("-relay")

@@ -150,7 +150,7 @@ def test_a_pod_is_killed_and_the_books_balance(demo: float, victims: tuple[str, 
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_connects_to_whom_it_must_and_to_nobody_else(reached: dict[str, set[Any]], part: str) -> None:
+def test_a_part_can_connect_only_to_the_parts_that_it_needs(reached: dict[str, set[Any]], part: str) -> None:
     calls = {service.name: service for service in SERVICES}
     may: set[Any] = set()
     if part in calls:
@@ -165,7 +165,7 @@ def test_a_part_connects_to_whom_it_must_and_to_nobody_else(reached: dict[str, s
     assert reached[part] - own == may | (set() if part in NAMELESS else {("names", 53)}) - own
 
 
-def test_a_stranger_in_the_cluster_reaches_nobody_and_the_edge_the_gateway_alone(targets: list[Any]) -> None:
+def test_a_stranger_in_the_cluster_reaches_nothing_and_the_edge_only_the_gateway(targets: list[Any]) -> None:
     addresses = json.dumps([address for _, address in targets])
     command = ["exec", "customers", "--", "python", "-c", (SCRIPTS / "probe.py").read_text(), addresses]
 

@@ -101,7 +101,7 @@ def test_ctrl_c_at_a_question_ends_it_without_a_traceback(house: House) -> None:
     assert "Traceback" not in read
 
 
-def test_where_nothing_can_be_broken_there_is_no_drill(house: House) -> None:
+def test_there_is_no_drill_if_nothing_can_be_broken(house: House) -> None:
     house.stop("gateway")
     house.start("gateway", WAYBILL_SCENARIOS="off")
     status, output = answer(house, drill_with("slow-query"))

@@ -48,7 +48,7 @@ def jaeger(house: House) -> Jaeger:
     return Jaeger(house.settings.jaeger_url)
 
 
-def test_where_all_is_well_as_many_spans_ended_as_can_be_read_back(house: House, jaeger: Jaeger) -> None:
+def test_if_all_is_well_as_many_spans_can_be_read_back_as_ended(house: House, jaeger: Jaeger) -> None:
     before = begin_ledger(house)
     traces = [whole(jaeger, trace_id) for trace_id in place_orders(house)]
     ledger = watch(house.settings, before, PATIENCE_SECONDS)
@@ -250,7 +250,7 @@ def test_spans_that_jaeger_takes_and_cannot_store_are_lost_in_jaeger(house: Hous
     assert "could not store them" in verdict(ledger)
 
 
-def test_spans_in_the_memory_of_a_jaeger_that_is_started_anew_are_lost(house: House, jaeger: Jaeger) -> None:
+def test_spans_in_the_memory_of_a_restarted_jaeger_are_lost(house: House, jaeger: Jaeger) -> None:
     before = begin_ledger(house)
     for trace_id in place_orders(house):
         whole(jaeger, trace_id)

@@ -61,7 +61,7 @@ def test_the_collector_accepts_its_configuration(files: list[str]) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_every_part_listens_on_loopback_alone(house: House) -> None:
+def test_every_part_listens_only_on_loopback(house: House) -> None:
     addresses: dict[str, set[str]] = {}
     for name, process in house.processes.items():
         master = psutil.Process(process.pid)
@@ -192,7 +192,7 @@ def test_while_jaeger_is_away_orders_go_on_and_the_collector_keeps_their_spans(h
         whole_trace(jaeger, answer.json()["trace_id"])
 
 
-def test_load_fails_where_traces_are_missing_and_the_logs_say_which_service_lost_spans(
+def test_load_fails_if_traces_are_missing_and_the_logs_say_which_service_lost_spans(
     house: House, jaeger: Jaeger
 ) -> None:
     house.stop("collector")
@@ -208,7 +208,7 @@ def test_load_fails_where_traces_are_missing_and_the_logs_say_which_service_lost
     whole_trace(jaeger, house.order().json()["trace_id"])
 
 
-def test_load_fails_where_an_order_does_though_its_trace_is_there(house: House) -> None:
+def test_load_fails_if_an_order_does_though_its_trace_is_there(house: House) -> None:
     house.stop("payment")
     status, summary = load(house, f"--orders={FEW}", "--mix=completed=1")
     house.start("payment")

@@ -66,7 +66,7 @@ def test_a_service_that_was_added_later_gets_its_database(data: Path) -> None:
             assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_passwords_are_made_once_for_their_owner_alone(data: Path) -> None:
+def test_passwords_are_made_once_and_only_their_owner_can_read_them(data: Path) -> None:
     made = postgres.passwords(data)
     assert len(set(made.values())) == len({"the superuser", *postgres.OWNERS, "Valkey"})
     assert postgres.passwords(data) == made

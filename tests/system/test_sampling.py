@@ -130,7 +130,7 @@ def test_a_collector_that_ends_decides_on_what_it_has(tail: tuple[House, Backend
     assert len(arrived[span_of(trace[0]).trace_id]) == len(trace)
 
 
-def test_a_collector_that_is_started_anew_does_not_know_what_was_decided_before(
+def test_a_restarted_collector_has_forgotten_its_decisions(
     tail: tuple[House, Backend], recorded: dict[str, Trace]
 ) -> None:
     house, backend = tail

@@ -147,7 +147,7 @@ print(*states, 40 < kept < 160 or kept == 400)
     assert prints(code, OTEL_TRACES_SAMPLER_ARG=argument) == f"{said} True"
 
 
-def test_a_span_keeps_its_attributes_where_a_share_is_sampled() -> None:
+def test_a_span_keeps_its_attributes_if_a_share_is_sampled() -> None:
     code = f"""
 {QUIET}
 from opentelemetry import trace
@@ -228,7 +228,7 @@ def test_without_logs_logging_is_as_it_was() -> None:
     assert (done.stdout.strip(), done.stderr.strip()) == ("1", "WARNING:root:low")
 
 
-def test_a_handler_is_added_where_logs_are_asked_for() -> None:
+def test_a_handler_is_added_if_logs_are_asked_for() -> None:
     with Receiver() as receiver:
         prints(
             """

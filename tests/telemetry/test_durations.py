@@ -131,7 +131,7 @@ def test_nothing_is_lost_between_threads() -> None:
     assert _points(reader)["ours"][0].count == 2000
 
 
-def test_this_sdk_keeps_its_sums_where_ours_are_added() -> None:
+def test_this_sdk_keeps_its_sums_in_the_place_that_ours_are_added_to() -> None:
     # If this fails with a newer SDK, look whether its Histogram.record still takes as long as a span.
     ours = Durations(_histogram(MeterProvider([_reader()], shutdown_on_exit=False), "ours"))
     for _ in range(3):

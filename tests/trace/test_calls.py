@@ -79,7 +79,7 @@ def test_context_stays_off_after_a_third_party_redirects_back_to_another_one() -
         ("http://inventory/", False),
     ],
 )
-def test_who_is_trusted_is_a_matter_of_host_and_port(url: str, trusted: bool) -> None:
+def test_trust_depends_on_host_and_port(url: str, trusted: bool) -> None:
     assert StrictAdapter(["http://order:8001", "https://inventory"]).trusts(url) is trusted
 
 

@@ -192,7 +192,7 @@ def test_the_server_is_named_as_its_caller_named_it(
     assert (span.attributes["server.address"], span.attributes["server.port"]) == ((address, port) if address else own)
 
 
-def test_of_the_query_of_a_call_it_is_said_that_there_was_one(odd: str, received: Receiver) -> None:
+def test_the_query_of_a_call_is_replaced_by_a_mark(odd: str, received: Receiver) -> None:
     with third_party(drips=0) as url:
         _, span = spans_of(received, ask(f"{odd}/call", url))
     assert span.attributes["url.full"] == span.attributes["http.url"] == f"{url}/?REDACTED"

@@ -35,7 +35,7 @@ def test_each_order_is_counted_once_by_its_outcome(house: House, measured: Measu
     assert {outcome: after[outcome] - before[outcome] for outcome in OUTCOMES} == OUTCOMES
 
 
-def test_an_order_that_is_resumed_is_counted_once_by_who_resumed_it(
+def test_a_resumed_order_is_counted_once_by_the_service_that_resumed_it(
     house: House, measured: Measured, without: Callable[[str], None]
 ) -> None:
     without("acquirer")

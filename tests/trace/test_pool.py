@@ -102,7 +102,9 @@ def test_at_most_five_holders_are_named(make_engine: MakeEngine, exporter: InMem
     assert (wait.attributes or {})["pool.holders.routes"] == tuple(f"holder {number}" for number in range(5))
 
 
-def test_who_gave_a_connection_back_is_not_named(make_engine: MakeEngine, exporter: InMemorySpanExporter) -> None:
+def test_a_holder_that_gave_its_connection_back_is_not_named(
+    make_engine: MakeEngine, exporter: InMemorySpanExporter
+) -> None:
     engine = make_engine(pool_size=1, max_overflow=1)
     with pool.tracer.start_as_current_span("before"), engine.connect(), engine.connect():
         pass

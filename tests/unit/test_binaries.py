@@ -494,7 +494,7 @@ def test_a_build_says_how_much_of_the_whole_is_done(machine: Machine, no_release
     assert process.returncode == 0
 
 
-def test_who_waits_for_another_process_says_so_again_and_again(machine: Machine, releases: ReleaseServer) -> None:
+def test_waiting_for_another_process_is_reported_repeatedly(machine: Machine, releases: ReleaseServer) -> None:
     releases.may_answer.clear()
     first = start_find(releases.url)
     assert releases.archive_requested.wait(60)
@@ -507,7 +507,7 @@ def test_who_waits_for_another_process_says_so_again_and_again(machine: Machine,
 
 
 @pytest.mark.parametrize("on_path", ["none", "too old"])
-def test_go_comes_from_its_wheel_where_path_has_none_that_will_do(
+def test_go_comes_from_its_wheel_if_path_has_none_that_will_do(
     machine: Machine, no_releases: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_path: str
 ) -> None:
     if on_path == "too old":

@@ -31,7 +31,7 @@ def test_the_stable_names_are_used_whatever_the_environment_asks_for_besides(
     assert os.environ[VARIABLE] == used
 
 
-def test_the_resource_names_its_version_of_the_conventions_and_a_namespace_where_there_is_one() -> None:
+def test_the_resource_names_its_version_of_the_conventions_and_a_namespace_if_there_is_one() -> None:
     without, within = (providers._resource("shop", "1.0", namespace, {}) for namespace in ("", "tea"))
     assert without.schema_url == within.schema_url == SCHEMA_URL
     assert "service.namespace" not in without.attributes

@@ -201,7 +201,7 @@ def test_whatever_is_answered_there_is_a_fault_and_no_traceback(headers: dict[st
 
 
 @pytest.mark.parametrize("page", ["", "/", "/search", "/search?service=cart", "/trace/0af7651916cd43dd", "/monitor"])
-def test_the_base_of_jaegers_url_is_found_where_a_page_is_pasted(page: str) -> None:
+def test_the_base_of_jaegers_url_is_found_in_the_url_of_a_page(page: str) -> None:
     assert pipeline.base_of(f"http://127.0.0.1:16686/research{page}") == "http://127.0.0.1:16686/research"
 
 
@@ -228,7 +228,7 @@ def test_the_share_that_is_sampled_is_read_as_the_sdk_reads_it(
     assert Process("order", 1, environment, OF_OURS, begins_traces=begins_traces).sampler()[1] == share
 
 
-def test_the_argument_alone_means_nothing_to_the_sdk() -> None:
+def test_the_argument_without_a_sampler_means_nothing_to_the_sdk() -> None:
     assert Process("checkout", 1, {"OTEL_TRACES_SAMPLER_ARG": "0"}).sampler()[1] == 1
 
 
@@ -262,7 +262,7 @@ def test_an_answer_that_was_no_longer_waited_for_is_no_fault() -> None:
     assert judged(call, span("order in", "SERVER", 400, 500, "gateway out"))
 
 
-def test_a_client_around_a_client_is_twice_only_where_both_record_the_same_call() -> None:
+def test_nested_clients_are_reported_only_if_both_record_the_same_call() -> None:
     cloud = span("shop upload", "CLIENT", 10, 100, attributes={"rpc.system": "aws-api"})
     http = span("shop PUT", "CLIENT", 20, 90, "shop upload", attributes={"http.request.method": "PUT"})
     assert judged(cloud, http)
@@ -335,7 +335,7 @@ def test_a_sampler_is_read_as_the_sdk_reads_it(name: str, automatic: bool, share
         ("baggage", "tracecontext,baggage", False),
     ],
 )
-def test_two_services_agree_where_they_have_a_format_in_common(one: str, other: str, agree: bool) -> None:
+def test_two_services_agree_if_they_have_a_format_in_common(one: str, other: str, agree: bool) -> None:
     one_has, other_has = (of_environment(OTEL_PROPAGATORS=value).formats() for value in (one, other))
     assert bool(one_has & other_has) == agree
 

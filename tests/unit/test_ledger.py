@@ -114,7 +114,7 @@ def found(kept: Ledger) -> list[tuple[int, str]]:
     return [(loss.spans, loss.where) for loss in losses(kept)]
 
 
-def test_where_nothing_is_lost_it_says_so_with_the_numbers_of_both_ends() -> None:
+def test_if_nothing_is_lost_it_says_so_with_the_numbers_of_both_ends() -> None:
     kept = ledger(all_well(4652))
     assert verdict(kept) == "Ledger: 4,652 spans ended, 4,652 stored in Jaeger: none lost."
     assert good(kept)
@@ -229,7 +229,7 @@ def test_what_the_second_tier_has_not_taken_yet_is_on_its_way() -> None:
     assert good(kept)
 
 
-def test_a_sampler_that_does_not_answer_or_was_started_anew_leaves_a_doubt() -> None:
+def test_a_sampler_that_does_not_answer_or_was_restarted_leaves_a_doubt() -> None:
     (doubt,) = doubts(ledger(two_tiers(100, collector(60, name="one"), None, taken=60)))
     assert "1 sampler of the second tier did not answer" in doubt
     before = two_tiers(0, collector(0, name="one"), collector(0, name="two"))
@@ -308,7 +308,7 @@ def test_what_a_dead_process_had_in_its_queue_does_not_wait_any_more() -> None:
     assert found(kept) == [(4, "between payment and the Collector")]
 
 
-def test_a_service_that_does_not_report_is_named_and_its_calls_where_it_has_answered_some() -> None:
+def test_a_service_that_does_not_report_is_named_with_the_calls_that_it_answered() -> None:
     snapshot = all_well(10)
     assert doubts(ledger(snapshot, gone=frozenset({"payment"}))) == [
         "Nothing comes from payment: it does not run, or does not reach the Collector"
@@ -323,7 +323,7 @@ def test_a_service_that_does_not_report_is_named_and_its_calls_where_it_has_answ
     )
 
 
-def test_where_the_collector_was_started_anew_the_ends_are_compared() -> None:
+def test_if_the_collector_was_restarted_the_ends_are_compared() -> None:
     page = services(process("payment", 100), accepted={"waybill/payment": 40})
     kept = ledger(Snapshot(page, collector(40), jaeger(100)))
     assert verdict(kept) == (
@@ -333,7 +333,7 @@ def test_where_the_collector_was_started_anew_the_ends_are_compared() -> None:
     assert good(kept)
 
 
-def test_what_is_missing_in_jaeger_is_lost_though_the_collector_was_started_anew_in_between() -> None:
+def test_what_is_missing_in_jaeger_is_lost_though_the_collector_was_restarted() -> None:
     before = Snapshot(parse(""), collector(70), jaeger(0))
     page = services(process("payment", 100, failed=3), accepted={"waybill/payment": 40})
     kept = ledger(Snapshot(page, collector(40, name="second"), jaeger(90)), before)
@@ -346,12 +346,12 @@ def test_more_spans_than_the_collector_accepted_may_come_out_of_its_queue_on_dis
     assert good(ledger(Snapshot(page, collector(40, sent=100), jaeger(100))))
 
 
-def test_the_spans_in_a_jaeger_that_was_started_anew_are_lost() -> None:
+def test_the_spans_in_a_restarted_jaeger_are_lost() -> None:
     page = services(process("payment", 100), accepted={"waybill/payment": 100})
     assert found(ledger(Snapshot(page, collector(100), jaeger(0, name="second")))) == [(100, "in Jaeger")]
 
 
-def test_the_spans_on_the_disk_of_a_jaeger_that_was_started_anew_are_not_lost() -> None:
+def test_the_spans_on_the_disk_of_a_restarted_jaeger_are_not_lost() -> None:
     page = services(process("payment", 10), accepted={"waybill/payment": 10})
     before = Snapshot(services(accepted={}), collector(0), jaeger(0, storage="badger"))
     kept = ledger(Snapshot(page, collector(10), jaeger(4, name="second", storage="badger")), before)
@@ -377,7 +377,7 @@ def test_all_waits_in_a_queue_that_is_full_or_that_another_collector_has_left() 
     assert (left.queued, left.queue_unwritable) == (700, False)
 
 
-def test_where_series_are_too_many_each_service_tells_what_it_lost() -> None:
+def test_if_there_are_too_many_series_each_service_says_what_it_lost() -> None:
     overflow = '# one\ntraces_span_metrics_calls_total{otel_metric_overflow="true"} 30\n'
     page = services(process("payment", 100, failed=5), accepted={"waybill/payment": 70})
     kept = ledger(Snapshot(Numbers({**page.samples, **parse(overflow).samples}), collector(100), jaeger(100)))
@@ -391,7 +391,7 @@ def test_what_others_lost_is_counted_among_the_spans_of_all() -> None:
     assert verdict(kept).startswith("Ledger: 550 of 1,329 spans were lost between the Collector and Jaeger")
 
 
-def test_where_jaeger_does_not_answer_what_was_sent_is_in_doubt_and_what_waits_is_not() -> None:
+def test_if_jaeger_does_not_answer_sent_spans_are_in_doubt_and_waiting_ones_are_not() -> None:
     page = services(process("payment", 10), accepted={"waybill/payment": 10})
     assert good(ledger(Snapshot(page, collector(10, queued=10), None), settled=False))
     kept = ledger(Snapshot(page, collector(10, queued=4), None))
@@ -402,7 +402,7 @@ def test_where_jaeger_does_not_answer_what_was_sent_is_in_doubt_and_what_waits_i
     ("snapshot", "port"),
     [(Snapshot(None, collector(0), jaeger(0)), 8889), (Snapshot(parse(""), None, jaeger(0)), 18888)],
 )
-def test_where_the_collector_does_not_answer_that_is_all_there_is_to_say(snapshot: Snapshot, port: int) -> None:
+def test_if_the_collector_does_not_answer_the_ledger_says_only_that(snapshot: Snapshot, port: int) -> None:
     kept = ledger(snapshot)
     assert verdict(kept).startswith(
         f"Ledger: the Collector does not answer at 127.0.0.1:{port}: spans are lost between"

@@ -73,7 +73,7 @@ def handler(exporter: Exporter, printed: io.StringIO, monkeypatch: pytest.Monkey
     root.setLevel(level)
 
 
-def test_who_logs_never_waits_for_a_collector_that_does_not_answer(handler: OtlpHandler, exporter: Exporter) -> None:
+def test_logging_never_waits_for_a_collector_that_does_not_answer(handler: OtlpHandler, exporter: Exporter) -> None:
     exporter.may_send.clear()
     for number in range(MORE_THAN_THE_QUEUE_HOLDS):
         log.info("cup %d", number)
@@ -102,7 +102,7 @@ def test_a_message_that_does_not_fit_its_arguments_raises_nothing(
     assert exporter.sent == ["two cups"]
 
 
-def test_after_the_end_records_go_to_standard_output_alone(
+def test_after_shutdown_records_go_only_to_standard_output(
     handler: OtlpHandler, exporter: Exporter, printed: io.StringIO
 ) -> None:
     handler.shutdown()

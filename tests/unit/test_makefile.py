@@ -77,7 +77,7 @@ def test_dead_letters_are_sent_back_or_dropped_as_typed_and_else_listed(typed: s
     assert f"waybill dead-letters {arguments};" in make("--dry-run", "dead-letters", typed).stdout
 
 
-def test_traces_survive_where_everything_runs_in_the_background_unless_the_reader_says_otherwise() -> None:
+def test_traces_survive_if_everything_runs_in_the_background_unless_the_reader_says_otherwise() -> None:
     assert 'WAYBILL_STORAGE="$STORAGE"' in make("--dry-run", "up").stdout
     assert "WAYBILL_STORAGE" not in make("--dry-run", "demo").stdout
     assert "STORAGE=tape: Input should be" in make("up", "WAYBILL_STORAGE=tape").stdout

@@ -133,7 +133,7 @@ def test_lines_are_followed_as_they_are_written_and_into_the_next_file(tmp_path:
     assert [next(following), next(following)] == [b"four\n", None]
 
 
-def test_a_page_has_the_lines_of_each_span_and_says_where_it_can_read_none(tmp_path: Path) -> None:
+def test_a_page_has_the_lines_of_each_span_and_says_if_it_can_read_none(tmp_path: Path) -> None:
     trace = Waterfall(Trace(TRACE_ID, (span(1, None, "charge", 0, 10),)))
     file = tmp_path / "services.jsonl"
     assert not Logs(trace, None).known

@@ -268,7 +268,7 @@ def test_json_says_the_same(bad: Path) -> None:
     assert set(found["bad"]["undecided"]) >= {"MET-002", "LOG-002"}
 
 
-def test_a_service_that_was_asked_for_decides_the_status_alone(bad: Path) -> None:
+def test_only_the_chosen_service_decides_the_status(bad: Path) -> None:
     assert run(bad, "--service", "shop").exit_code == 0
     assert run(bad, "--service", "bad").exit_code == 1
 

@@ -57,14 +57,14 @@ def test_what_is_typed_wrongly_ends_a_command_with_2(command: str) -> None:
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_where_nothing_runs_a_command_ends_with_1_and_says_why(arguments: tuple[str, ...]) -> None:
+def test_if_nothing_runs_a_command_ends_with_1_and_says_why(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.exit_code == 1, done.output
     assert done.output
 
 
 @pytest.mark.parametrize("arguments", [("status",), ("load", "--orders=1"), ("trace", "a" * 32)], ids=lambda a: a[0])
-def test_where_nothing_runs_a_script_gets_no_object_and_a_message_on_standard_error(arguments: tuple[str, ...]) -> None:
+def test_if_nothing_runs_a_script_gets_no_object_and_a_message_on_standard_error(arguments: tuple[str, ...]) -> None:
     done = run(*arguments, "--json")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: ")

@@ -281,7 +281,7 @@ def test_two_parts_with_one_port_are_named(runner: Runner) -> None:
     assert f"WAYBILL_WATER_PORT and WAYBILL_TEA_PORT are both {port}" in output
 
 
-def test_a_second_run_says_that_one_is_there_and_leaves_it_alone(runner: Runner) -> None:
+def test_a_second_run_says_that_one_is_there_and_does_not_touch_it(runner: Runner) -> None:
     tea = {"name": "tea", "port": free_port()}
     supervisor = runner.started(tea)
     for command in ("run", "background"):

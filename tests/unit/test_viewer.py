@@ -207,7 +207,7 @@ def test_an_event_lies_on_the_bar_where_it_happened() -> None:
         ({"traceId": "../..", "spanId": "b7ad6b7169203331"}, False),
     ],
 )
-def test_a_link_leads_to_a_span_where_it_names_one(link: dict[str, Any], leads: bool) -> None:
+def test_a_link_leads_to_a_span_if_it_names_one(link: dict[str, Any], leads: bool) -> None:
     [row] = read(span(1, links=[link])).rows
     assert row.span.links[0].leads_somewhere is leads
 
@@ -248,14 +248,14 @@ def test_an_answer_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPat
         reader.find(TRACE)
 
 
-def test_where_nobody_listens_jaeger_does_not_answer() -> None:
+def test_a_port_without_a_listener_means_that_jaeger_does_not_answer() -> None:
     with jaeger(body(b"")) as reader:
         pass
     with pytest.raises(Unreadable, match="does not answer"):
         reader.find(TRACE)
 
 
-def test_the_web_ui_is_linked_where_there_is_one() -> None:
+def test_the_web_ui_is_linked_if_there_is_one() -> None:
     with jaeger(body(b'<div id="jaeger-ui-root">')) as reader:
         assert str(reader.link(TRACE)).endswith(f"/trace/{TRACE}")
     with jaeger(body(b"a placeholder")) as reader:
@@ -271,7 +271,7 @@ def test_whether_there_is_a_web_ui_is_asked_again_until_jaeger_says_so() -> None
         assert reader.link(TRACE)
 
 
-def test_only_so_many_wait_for_jaeger_at_once() -> None:
+def test_the_number_of_requests_that_wait_for_jaeger_is_bounded() -> None:
     come, go = threading.Semaphore(0), threading.Event()
 
     def hang(request: BaseHTTPRequestHandler) -> None:

@@ -127,7 +127,7 @@ def test_an_unknown_product_is_named(house: House) -> None:
 
 
 @pytest.mark.parametrize("skus", [["TEA-NOBODY-KNOWS", "TEA-B"], ["TEA-B", "TEA-A"], ["TEA-A", "TEA-B"]])
-def test_of_several_unknown_products_the_first_is_named(house: House, skus: list[str]) -> None:
+def test_the_first_of_several_unknown_products_is_named(house: House, skus: list[str]) -> None:
     order = ORDER | {"items": [ITEM, *({"sku": sku, "quantity": 1} for sku in skus)]}
     assert_problem(send(house, order), 422, "#/items/1/sku")
 

@@ -116,7 +116,7 @@ def test_a_file_of_authorities_is_missing(house: House, protocol: str) -> None:
     report.names("setting-unusable", f"OTEL_EXPORTER_OTLP_CERTIFICATE={ROOT}/none.pem: no such file", "of this shell")
 
 
-def test_an_endpoint_without_a_scheme_is_plaintext_where_the_environment_says_so(house: House) -> None:
+def test_an_endpoint_without_a_scheme_is_plaintext_if_the_environment_says_so(house: House) -> None:
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"127.0.0.1:{house.settings.collector_port}"}
     with checkout(house, **endpoint, OTEL_EXPORTER_OTLP_INSECURE="true") as url:
         report = yours(url, addresses(house)[1])

@@ -72,7 +72,7 @@ def test_nothing_is_found_right_after_services_and_collector_started(house: Hous
     ours(house).finds_nothing()
 
 
-def test_nothing_is_found_where_the_collectors_port_is_not_published_and_another_program_has_it(house: House) -> None:
+def test_nothing_is_found_if_the_collectors_port_is_not_published_and_another_program_has_it(house: House) -> None:
     with web_server() as url:
         report = ours(house, state=False, WAYBILL_COLLECTOR_PORT=port_of(url))
     report.finds_nothing()

@@ -55,7 +55,7 @@ def run(doctor: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_doctor_stands_alone(doctor: Path, shop: str) -> None:
+def test_the_doctor_runs_without_the_rest(doctor: Path, shop: str) -> None:
     with Receiver() as collector:
         healthy = run(doctor, f"--service-url={shop}", f"--otlp={collector.endpoint}")
         assert healthy.returncode == 0, healthy.stdout + healthy.stderr
@@ -70,7 +70,7 @@ def test_the_doctor_stands_alone(doctor: Path, shop: str) -> None:
     assert "say what to look at" in asked_nothing.stderr
 
 
-def test_the_score_stands_alone(doctor: Path, tmp_path: Path) -> None:
+def test_the_score_runs_without_the_rest(doctor: Path, tmp_path: Path) -> None:
     file = tmp_path / "otlp.jsonl"
     metric = {"name": "http.route", "unit": "1", "sum": {"dataPoints": [{"asInt": "1"}]}}
     name = {"key": "service.name", "value": {"stringValue": "shop"}}
