@@ -10,6 +10,15 @@ SCHEMA_URL = Schemas.V1_44_0.value
 https://opentelemetry.io/docs/specs/otel/schemas/
 """
 
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
+"""The methods of HTTP that the conventions know."""
+
+
+def known_method(method: str) -> str:
+    """Return the name that the conventions know, in capitals; `_OTHER` if there is none."""
+    name = method.strip().upper()
+    return name if name in METHODS else "_OTHER"
+
 
 def opt_in_to_stable_names() -> None:
     """Have the instrumentations use the stable conventions: unless told, they emit the names from before those.

@@ -26,6 +26,7 @@ from opentelemetry.util.http import (
 )
 
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
+from .conventions import known_method
 from .guard import guarded, report
 from .sdk import Tally
 from .urls import OLD_NAMES, without_query
@@ -33,7 +34,6 @@ from .wsgi import Stream, claim, excluded_by, sent_by_the_server, server
 
 log = logging.getLogger(__name__)
 
-KNOWN_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced."""
 SEEN = (
@@ -289,4 +289,5 @@ def _name_request(span: Any, environ: Environ) -> None:
         context.attach(context.set_value(ROUTE, f"{method} {rule.rule}"))
     # By default the raw path becomes the name, so that a scanner makes a million span names.
     elif span.is_recording():
-        span.update_name(method if method in KNOWN_METHODS else "HTTP")
+        known = known_method(method)
+        span.update_name(known if known != "_OTHER" else "HTTP")

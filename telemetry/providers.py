@@ -41,6 +41,7 @@ from . import metrics as metrics_out
 from .conventions import SCHEMA_URL, opt_in_to_stable_names
 from .encoder import encode_in_fewer_steps
 from .errors import QuietErrors, choose_signal
+from .guard import guarded
 from .sdk import CountingProvider, KeptResource
 
 log = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ def configure(
         exporters.insert(0, exporter := CountingExporter(_otlp("traces", lean) if spans == OTLP else spans, address))
         tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=spans_every))
     trace.set_tracer_provider(tracer_provider)
-    propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]))
+    propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), _Baggage()]))
     for name in STRANGERS:
         logging.getLogger(name).addFilter(_nothing_of_strangers)
     logging.getLogger("opentelemetry.attributes").addFilter(_nothing_of_length)
@@ -284,6 +285,12 @@ def shutdown(seconds: float = 3.0) -> None:
     """Shut down what `configure` has set up, within a deadline; do nothing if there is nothing to end."""
     if _configured:
         _configured[1].shutdown(seconds)
+
+
+class _Baggage(W3CBaggagePropagator):
+    """The W3C's propagator, whose errors end here: it raises for half an emoji, into the call that it is to join."""
+
+    inject = guarded(W3CBaggagePropagator.inject)
 
 
 def _nothing_of_strangers(record: logging.LogRecord) -> bool:

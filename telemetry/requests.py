@@ -4,7 +4,7 @@ Whoever gets ours learns our identifiers, and reads our baggage.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from functools import lru_cache, wraps
 from typing import Any
@@ -19,17 +19,27 @@ from requests.adapters import HTTPAdapter
 
 from .boundary import CONTEXT_HEADERS
 from .errors import type_name
-from .guard import guarded
+from .guard import guarded, report
 from .urls import DEFAULT_PORTS, redact_old_names, without_query
 
 resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
 """The number of earlier attempts at the current call; set by code that sends again."""
 
+Send = Callable[..., Response]
+
 HOST = re.compile(r"[^/?#]*//[^/?#]*")
 """The beginning of a URL, with its host; what follows has no say in where it leads."""
 
 
-_failure: ContextVar[str] = ContextVar("failure", default="")
+class _Sent:
+    """What has become of a call, inside of the instrumentation."""
+
+    called = False
+    response: Response | None = None
+    error: Exception | None = None
+
+
+_sent: ContextVar[_Sent | None] = ContextVar("sent", default=None)
 
 
 def instrument_requests() -> None:
@@ -38,8 +48,10 @@ def instrument_requests() -> None:
     from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
     if not (instrumentor := RequestsInstrumentor()).is_instrumented_by_opentelemetry:
-        _note_failures()
+        plain = Session.send
+        Session.send = _noted(plain)  # type: ignore[method-assign]
         instrumentor.instrument(request_hook=_correct_client_span, meter_provider=_Meters())
+        Session.send = _bounded(Session.send, plain)  # type: ignore[method-assign]
 
 
 class StrictAdapter(HTTPAdapter):
@@ -89,7 +101,8 @@ class _Meters(NoOpMeterProvider):
             record = histogram.record
 
             def name_and_record(amount: float, attributes: Attributes = None, context: Context | None = None) -> None:
-                failure = {"error.type": _failure.get()} if _failure.get() else {}
+                sent = _sent.get()
+                failure = {"error.type": type_name(sent.error)} if sent and sent.error else {}
                 record(amount, {**(attributes or {}), **failure}, context)
 
             histogram.record = name_and_record  # type: ignore[method-assign]
@@ -99,20 +112,45 @@ class _Meters(NoOpMeterProvider):
         return meter
 
 
-def _note_failures() -> None:
-    """Have the type of the error that ends a call noted, inside of the instrumentation."""
-    send = Session.send
+def _noted(plain: Send) -> Send:
+    """Wrap the sending inside of the instrumentation, so that its outcome is not lost if that fails."""
 
-    @wraps(send)
-    def noting(*args: Any, **options: Any) -> Response:
-        _failure.set("")
+    @wraps(plain)
+    def send(*args: Any, **options: Any) -> Response:
+        sent = _sent.get() or _Sent()
+        sent.called = True
         try:
-            return send(*args, **options)
+            sent.response = plain(*args, **options)
         except Exception as error:
-            _failure.set(type_name(error))
+            sent.error = error
             raise
+        return sent.response
 
-    Session.send = noting  # type: ignore[method-assign]
+    return send
+
+
+def _bounded(traced: Send, plain: Send) -> Send:
+    """Wrap the instrumentation, so that none of its own errors gets into the call."""
+
+    # As the instrumentation marks its own, and finds what it puts back at the end.
+    @wraps(traced)
+    def send(*args: Any, **options: Any) -> Response:
+        sent = _Sent()
+        token = _sent.set(sent)
+        try:
+            return traced(*args, **options)
+        except Exception as error:
+            if error is sent.error:
+                raise
+            report("the instrumentation of a call", error)
+        finally:
+            _sent.reset(token)
+        if sent.error is not None:
+            raise sent.error
+        return sent.response if sent.response is not None else plain(*args, **options)
+
+    send.__wrapped__ = plain
+    return send
 
 
 def _host_and_port(url: str) -> tuple[str | None, int | None]:

@@ -8,9 +8,9 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, StatusCode
 
+from ..conventions import known_method
 from ..durations import Durations
 
-METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 """The boundaries that the conventions advise for durations of requests."""
 
@@ -24,7 +24,7 @@ def durations(meter: Meter, side: str) -> Durations:
 @lru_cache(maxsize=100)
 def method_attributes(method: str) -> dict[str, str]:
     """Return the known name of a method, `_OTHER` if there is none; as it was sent only if that differs."""
-    known = method.upper() if method.upper() in METHODS else "_OTHER"
+    known = known_method(method)
     original = {"http.request.method_original": method} if method and method != known else {}
     return {"http.request.method": known, **original}
 

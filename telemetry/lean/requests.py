@@ -94,7 +94,8 @@ class _Call:
     def answer(self, response: Response | None, error: str = "") -> None:
         """Say and measure what came of it."""
         seconds = perf_counter() - self.started
-        status = getattr(response, "status_code", 0)
+        # A transport of the user's may leave it out, or have a text.
+        status = status if isinstance(status := getattr(response, "status_code", 0), int) else 0
         version = {11: "1.1", 0: ""}.get(getattr(getattr(response, "raw", None), "version", 0), "1.0")
         said = _answered(status, version, error)
         self.span.set_attributes(said)

@@ -328,6 +328,14 @@ def test_the_official_instrumentation_works_out_the_attributes_of_a_request_once
     assert (only(memory).attributes or {})["http.route"] == "/fine"
 
 
+@pytest.mark.parametrize(("method", "name"), [("GET", "GET"), ("get", "GET"), ("QUERY", "QUERY"), ("BREW", "HTTP")])
+def test_a_span_without_a_route_is_named_by_a_method_that_is_known(
+    app: Flask, memory: InMemorySpanExporter, method: str, name: str
+) -> None:
+    Client(app).get("/nowhere", environ_overrides={"REQUEST_METHOD": method})
+    assert only(memory).name == name
+
+
 @pytest.mark.parametrize("side", ["request", "response"])
 def test_headers_that_are_asked_for_are_on_the_span(
     app: Flask, way: Any, memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, side: str

@@ -2,15 +2,18 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import requests
 from flask import Flask, redirect, request
-from opentelemetry import baggage, context, trace
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.instrumentation import requests as instrumentation
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import SpanKind, StatusCode
+from requests.adapters import BaseAdapter
 from werkzeug.serving import make_server
 
 from telemetry import StrictAdapter, lean, resend_count
@@ -155,3 +158,88 @@ def test_a_transport_stays_what_it_is(session: requests.Session) -> None:
     found = session.get_adapter(NOBODY)
     assert isinstance(found, StrictAdapter)
     assert found.trusted == adapter.trusted
+
+
+# A call that works without us
+
+
+class Odd(BaseAdapter):
+    """A transport of somebody's own, such as a stand-in of a test."""
+
+    def __init__(self, response: requests.Response | None = None, error: Exception | None = None) -> None:
+        super().__init__()
+        self.response, self.error, self.sent = response, error, list[requests.PreparedRequest]()
+
+    def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:  # type: ignore[override]
+        self.sent.append(request)
+        if self.error:
+            raise self.error
+        response = requests.Response() if self.response is None else self.response
+        response.request, response.url = request, request.url or ""
+        return response
+
+    def close(self) -> None:
+        pass
+
+
+def answer(status: Any, headers: Any = None) -> requests.Response:
+    response = requests.Response()
+    response.status_code = status
+    response.headers = headers if headers is not None else response.headers
+    return response
+
+
+@pytest.mark.parametrize("status", [None, 200, "200", "busy", 299.0, 0, -1, 99999])
+def test_any_status_of_a_transport_comes_back(recorded: Recorded, session: requests.Session, status: Any) -> None:
+    session.mount("http://", odd := Odd(answer(status)))
+    assert session.get(NOBODY, allow_redirects=False).status_code is status
+    assert len(odd.sent) == len(recorded.spans) == 1
+
+
+@pytest.mark.parametrize("change", [{"method": None}, {"headers": None}, {"method": b"GET"}], ids=str)
+def test_any_request_that_a_transport_takes_is_sent_once(
+    recorded: Recorded, session: requests.Session, change: dict[str, Any]
+) -> None:
+    session.mount("http://", odd := Odd(answer(200)))
+    prepared = session.prepare_request(requests.Request("GET", NOBODY))
+    vars(prepared).update(change)
+    assert session.send(prepared).status_code == 200
+    assert len(odd.sent) == 1
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Refuses its traceback, which Python itself sets when a context manager ends."""
+
+    reason: str
+
+
+def test_an_error_of_a_transport_is_the_callers_as_it_is(recorded: Recorded, session: requests.Session) -> None:
+    error = Frozen("down")
+    session.mount("http://", Odd(error=error))
+    with pytest.raises(Frozen) as raised:
+        session.get(NOBODY)
+    assert raised.value is error
+
+
+def test_a_hook_of_ours_that_fails_costs_no_call(
+    recorded: Recorded, session: requests.Session, way: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    session.mount("http://", odd := Odd(answer(200)))
+    monkeypatch.setattr(propagate, "inject", broken)
+    monkeypatch.setattr(instrumentation, "inject", broken)
+    assert session.get(NOBODY).status_code == 200
+    assert len(odd.sent) == 1
+
+
+def test_baggage_that_no_header_can_hold_costs_itself(recorded: Recorded, session: requests.Session, url: str) -> None:
+    token = context.attach(baggage.set_baggage("tenant", "half \ud83d"))
+    try:
+        sent = session.get(f"{url}/headers").json()
+    finally:
+        context.detach(token)
+    assert "Baggage" not in sent
+    assert sent["Traceparent"].split("-")[2] == trace.format_span_id(recorded.spans[0].context.span_id)
