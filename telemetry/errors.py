@@ -38,7 +38,8 @@ class QuietErrors(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Called by the SDK as a span starts."""
         # Its own class, and no two functions for each span: most spans never need them.
-        span.__class__ = _quiet(type(span))
+        if (kind := quiet(type(span))) is not type(span):
+            span.__class__ = kind
 
 
 def choose_signal(*, logs: bool) -> None:
@@ -118,8 +119,10 @@ def _causes(exception: BaseException) -> Iterator[BaseException]:
 
 
 @cache
-def _quiet(kind: type[Span]) -> type[Span]:
+def quiet(kind: type[Span]) -> type[Span]:
     """Return the SDK's class of spans with the `record_exception` and `set_status` of this module."""
+    if vars(kind).get("record_exception") is record_exception:
+        return kind
 
     class Quiet(kind):  # type: ignore[misc,valid-type]
         def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:

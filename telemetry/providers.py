@@ -43,6 +43,7 @@ from .encoder import encode_in_fewer_steps
 from .errors import QuietErrors, choose_signal
 from .guard import guarded
 from .sdk import CountingProvider, KeptResource
+from .spans import FewCalls, start_without_generators
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ def configure(
         exporters.append(exporter := _otlp("logs") if logs == OTLP else logs)
         log_handler = logging_out.configure(resource, exporter)
     choose_signal(logs=log_handler is not None)
-    tracer_provider = CountingProvider(sampler, resource, shutdown_on_exit=False)
+    tracer_provider = CountingProvider(sampler, resource, shutdown_on_exit=False, active_span_processor=FewCalls())
     tracer_provider.add_span_processor(QuietErrors())
     if baggage_keys:
         tracer_provider.add_span_processor(BaggageAttributes(baggage_keys))
@@ -268,6 +269,7 @@ def configure(
         exporters.insert(0, exporter := CountingExporter(_otlp("traces", lean) if spans == OTLP else spans, address))
         tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=spans_every))
     trace.set_tracer_provider(tracer_provider)
+    start_without_generators()
     propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), _Baggage()]))
     for name in STRANGERS:
         logging.getLogger(name).addFilter(_nothing_of_strangers)

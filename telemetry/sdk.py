@@ -19,12 +19,6 @@ from opentelemetry.trace import SpanContext
 
 from .spans import LightTracer
 
-RESULTS = {
-    Decision.DROP: "DROP",
-    Decision.RECORD_ONLY: "RECORD_ONLY",
-    Decision.RECORD_AND_SAMPLE: "RECORD_AND_SAMPLE",
-}
-
 
 class KeptResource(Resource):
     """A resource that knows its hash: the SDK writes it as JSON for that, once for each span that is sent."""
@@ -54,11 +48,14 @@ class Tally:
         with self._lock:
             self._counts[values] += number
 
+    def counts(self) -> Counter[tuple[str, ...]]:
+        """Return what was counted, by the values."""
+        with self._lock:
+            return self._counts.copy()
+
     def tell(self, _options: CallbackOptions) -> Iterable[Observation]:
         """Return what was counted; the callback of an instrument."""
-        with self._lock:
-            counts = dict(self._counts)
-        for values, count in counts.items():
+        for values, count in self.counts().items():
             yield Observation(count, {name: value for name, value in zip(self.names, values, strict=True) if value})
 
 
@@ -70,27 +67,36 @@ class SpanCounts:
 
     def __init__(self) -> None:
         self.started = Tally("otel.span.parent.origin", "otel.span.sampling_result")
-        self.live = Tally("otel.span.sampling_result")
-        self.ends = {result: partial(self.live.add, -1, result) for result in RESULTS.values()}
+        self.ended = Tally("otel.span.sampling_result")
+        self.ends = {decision._name_: partial(self.ended.add, 1, decision._name_) for decision in Decision}
         meter = metrics.get_meter("opentelemetry-sdk")
         meter.create_observable_counter(
             "otel.sdk.span.started", [self.started.tell], "{span}", "The number of created spans."
         )
         meter.create_observable_up_down_counter(
             "otel.sdk.span.live",
-            [self.live.tell],
+            [self.tell_live],
             "{span}",
             "The number of created spans with `recording=true` for which the end operation has not been called yet.",
         )
 
     def start_span(self, parent: SpanContext | None, decision: Decision) -> Callable[[], None]:
         """Count a span that starts, and return what counts its end. Called by the SDK."""
-        result = RESULTS[decision]
+        # An enumeration's `name`, and itself as a key, are slow.
+        result = decision._name_
         self.started.add(1, "none" if parent is None else "remote" if parent.is_remote else "local", result)
-        if decision is Decision.DROP:
-            return _nothing
-        self.live.add(1, result)
-        return self.ends[result]
+        return _nothing if decision is Decision.DROP else self.ends[result]
+
+    def tell_live(self, _options: CallbackOptions) -> Iterable[Observation]:
+        """Return how many have started and not ended; the callback of an instrument."""
+        # In this order: a span that starts and ends in between is not one less than none.
+        ended = self.ended.counts()
+        live: Counter[str] = Counter()
+        for (_, result), count in self.started.counts().items():
+            live[result] += count
+        del live[Decision.DROP._name_]
+        for result, count in live.items():
+            yield Observation(count - ended[(result,)], {"otel.span.sampling_result": result})
 
 
 class CountingProvider(TracerProvider):

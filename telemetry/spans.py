@@ -5,25 +5,41 @@ most spans never have, and copies the span as it ends. docs/upstream.md says wha
 parent, and each span under a sampler of the user's own, is made by the SDK.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ContextDecorator
+from functools import lru_cache, partial, wraps
+from inspect import iscoroutinefunction
 from threading import Lock
 from time import time_ns
+from types import TracebackType
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, Tracer
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler
+from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.sdk.trace import (
+    ReadableSpan,
+    Span,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    Tracer,
+)
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from .errors import quiet
 
 FLAGS = [TraceFlags(flags) for flags in range(4)]
 """Those that a child takes over: whether it is sampled, and whether the trace's id is random."""
 
+DO_NOTHING = (BatchSpanProcessor.on_start, BatchSpanProcessor._on_ending)
 UNSET = Status(StatusCode.UNSET)
 NUMBERS = (int, float, bool)
 
 
+@quiet
 class LightSpan(Span):
     """The SDK's span, with lists for events and links once it has some. When it has ended, it is its own record."""
 
@@ -57,6 +73,24 @@ class LightSpan(Span):
             attributes, self._limits.max_span_attributes, self._limits.max_span_attribute_length
         )
 
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set one, as the SDK does."""
+        self.set_attributes({key: value})
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set them, as the SDK does."""
+        held: Any = self._attributes
+        with self._lock:
+            if self._end_time is None and _are_clean(attributes, held.max_value_len):
+                there = held._dict
+                if held.maxlen is None or len(there) + len(attributes) <= held.maxlen:
+                    for name, value in attributes.items():
+                        # The last one that was set is the last one that is dropped.
+                        there.pop(name, None)
+                        there[name] = value
+                    return
+        super().set_attributes(attributes)
+
     def _add_event(self, event: Any) -> None:
         with self._lock:
             self._events = self._events or self._new_events()
@@ -74,6 +108,32 @@ class LightSpan(Span):
 class LightTracer(Tracer):
     """The SDK's tracer, with a short way for spans that have a parent."""
 
+    def start_as_current_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
+        links: Sequence[Link] | None = (),
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
+    ) -> Any:
+        """Start a span for a block or a function, as the SDK does, which makes two generators for it."""
+        start = partial(
+            self.start_span,
+            name,
+            context,
+            kind,
+            attributes,
+            links,
+            start_time,
+            record_exception,
+            set_status_on_exception,
+        )
+        return Started(start, record_exception, set_status_on_exception, end_on_exit)
+
     def start_span(
         self,
         name: str,
@@ -86,13 +146,18 @@ class LightTracer(Tracer):
         set_status_on_exception: bool = True,
     ) -> trace.Span:
         """Start a span, as the SDK does."""
-        parent = trace.get_current_span(context).get_span_context()
-        if not (parent.is_valid and self._is_enabled() and _follows_parents(self.sampler)):
+        above: Any = (get_current() if context is None else context).get(_SPAN_KEY)
+        parent: Any = above._context if type(above) is LightSpan else _context_of(above)
+        trace_id, _, _, flags, state, is_valid = parent
+        sampler = self.sampler
+        if not (
+            is_valid and self._tracer_config.is_enabled and type(sampler) is ParentBased and _follows_parents(sampler)
+        ):
             return super().start_span(
                 name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
             )
-        flags = FLAGS[parent.trace_flags & 3]
-        own = SpanContext(parent.trace_id, self.id_generator.generate_span_id(), False, flags, parent.trace_state)
+        flags = FLAGS[flags & 3]
+        own = SpanContext(trace_id, self.id_generator.generate_span_id(), False, flags, state)
         if not flags & TraceFlags.SAMPLED:
             self._tracer_metrics.start_span(parent, Decision.DROP)
             return NonRecordingSpan(own)
@@ -107,9 +172,108 @@ class LightTracer(Tracer):
         return span
 
 
-def _follows_parents(sampler: Sampler) -> bool:
+class Current:
+    """Make a span the current one within a block, show an exception that leaves it, and end the span."""
+
+    __slots__ = ("ends", "records", "sets_status", "span", "token")
+
+    def __init__(self, span: Any, records: bool = True, sets_status: bool = True, ends: bool = True) -> None:
+        self.span = span
+        self.records, self.sets_status, self.ends = records, sets_status, ends
+
+    def __enter__(self) -> Any:
+        self.token = attach(Context({**get_current(), _SPAN_KEY: self.span}))
+        return self.span
+
+    def __exit__(self, _kind: object, error: BaseException | None, _stack: TracebackType | None) -> None:
+        detach(self.token)
+        span = self.span
+        try:
+            if isinstance(error, Exception) and span.is_recording():
+                if self.records:
+                    span.record_exception(error)
+                if self.sets_status:
+                    span.set_status(StatusCode.ERROR)
+        finally:
+            if self.ends:
+                span.end()
+
+
+class Started(Current, ContextDecorator):
+    """Start a span for a block, or for each call of a function that it decorates."""
+
+    def __init__(self, start: Callable[[], trace.Span], *options: bool) -> None:
+        super().__init__(start, *options)
+        self.start, self.options = start, options
+
+    def __enter__(self) -> trace.Span:
+        self.span = self.start()
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def _recreate_cm(self) -> "Started":
+        return Started(self.start, *self.options)
+
+    def __call__(self, function: Any) -> Any:
+        if not iscoroutinefunction(function):
+            return super().__call__(function)
+
+        @wraps(function)
+        async def within(*args: Any, **options: Any) -> Any:
+            with self._recreate_cm():
+                return await function(*args, **options)
+
+        return within
+
+
+def start_without_generators() -> None:
+    """Have tracers that were there before the provider hand on what its tracers return; called again, do nothing."""
+
+    def start_as_current_span(tracer: Any, *args: Any, **options: Any) -> Any:
+        return tracer._tracer.start_as_current_span(*args, **options)
+
+    if hasattr(trace.ProxyTracer, "_tracer"):
+        trace.ProxyTracer.start_as_current_span = start_as_current_span  # type: ignore[assignment,method-assign]
+
+
+class FewCalls(SynchronousMultiSpanProcessor):
+    """Calls the processors one by one, as the SDK does, but no method that does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: dict[str, tuple[Any, ...]] = dict.fromkeys(("on_start", "_on_ending", "on_end"), ())
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Add one to the end of the list."""
+        super().add_span_processor(span_processor)
+        for name, calls in self._calls.items():
+            call = getattr(span_processor, name)
+            if getattr(call, "__func__", None) not in (getattr(SpanProcessor, name), *DO_NOTHING):
+                self._calls[name] = (*calls, call)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Called as a span starts."""
+        for call in self._calls["on_start"]:
+            call(span, parent_context=parent_context)
+
+    def _on_ending(self, span: Span) -> None:
+        for call in self._calls["_on_ending"]:
+            call(span)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Called when a span has ended."""
+        for call in self._calls["on_end"]:
+            call(span)
+
+
+def _context_of(span: Any) -> SpanContext:
+    found = span.get_span_context() if isinstance(span, trace.Span) else None
+    return found or trace.INVALID_SPAN_CONTEXT
+
+
+@lru_cache(maxsize=10)
+def _follows_parents(sampler: ParentBased) -> bool:
     """Return whether it is the parent that decides, and nobody else has a say."""
-    return type(sampler) is ParentBased and (
+    return (
         sampler._remote_parent_sampled is sampler._local_parent_sampled is ALWAYS_ON
         and sampler._remote_parent_not_sampled is sampler._local_parent_not_sampled is ALWAYS_OFF
     )
@@ -119,16 +283,14 @@ def _bounded(attributes: Mapping[str, Any] | None, most: int | None, longest: in
     """Return the attributes within the limits. The SDK cleans them, unless there is nothing to clean."""
     bounded = BoundedAttributes(most, immutable=False, max_value_len=longest)
     if attributes:
-        if _are_clean(attributes, most, longest):
+        if (most is None or len(attributes) <= most) and _are_clean(attributes, longest):
             bounded._dict = dict(attributes)
         else:
             bounded._set_items(attributes)
     return bounded
 
 
-def _are_clean(attributes: Mapping[str, Any], most: int | None, longest: int | None) -> bool:
-    if most is not None and len(attributes) > most:
-        return False
+def _are_clean(attributes: Mapping[str, Any], longest: int | None) -> bool:
     for name, value in attributes.items():
         if type(name) is not str or not name:
             return False

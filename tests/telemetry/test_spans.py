@@ -1,16 +1,27 @@
 """Spans that are made in fewer steps say what the SDK's say."""
 
+import asyncio
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import (
+    ReadableSpan,
+    Span,
+    SpanLimits,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    Tracer,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -19,7 +30,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFl
 from opentelemetry.trace.span import TraceState
 
 from telemetry.sdk import CountingProvider
-from telemetry.spans import LightSpan, LightTracer
+from telemetry.spans import FewCalls, LightSpan, LightTracer
 from tests.telemetry.conftest import Recorded
 
 texts = st.text(max_size=12) | st.sampled_from(["a" * 8, "a" * 9])
@@ -174,3 +185,93 @@ def test_the_tracers_of_this_sdk_are_light(recorded: Recorded) -> None:
     # If this fails with a newer SDK, look what its Tracer.start_span and Span.__init__ do, and whether LightTracer is
     # needed there.
     assert type(trace.get_tracer_provider().get_tracer("test")) is LightTracer
+
+
+class Refused(Exception):
+    """An error of the user's."""
+
+
+def _blocks(tracer: trace.Tracer) -> None:
+    """Use blocks and functions as users do."""
+
+    @tracer.start_as_current_span("function", attributes={"of": "a function"})
+    def function(depth: int) -> int:
+        return function(depth - 1) + 1 if depth else 0
+
+    @tracer.start_as_current_span("coroutine")
+    async def coroutine() -> None:
+        with tracer.start_as_current_span("within"):
+            await asyncio.sleep(0)
+
+    with tracer.start_as_current_span("outer", kind=SpanKind.SERVER) as outer:
+        assert trace.get_current_span() is outer
+        assert function(2) == 2
+        asyncio.run(coroutine())
+        for error in (Refused, KeyboardInterrupt, StopIteration):
+            with suppress(error), tracer.start_as_current_span(error.__name__):
+                raise error
+        for options in ({"record_exception": False}, {"set_status_on_exception": False}):
+            with suppress(Refused), tracer.start_as_current_span(str(*options), **options):
+                raise Refused
+        with suppress(Refused), tracer.start_as_current_span("ended before") as ended:
+            ended.end()
+            raise Refused
+        with tracer.start_as_current_span("goes on", end_on_exit=False) as on:
+            pass
+        assert on.is_recording()
+        # One that is made and not entered has not begun.
+        tracer.start_as_current_span("never")
+        assert trace.get_current_span() is outer
+
+
+def test_blocks_and_functions_have_the_spans_that_the_sdk_gives_them(recorded: Recorded) -> None:
+    def said(spans: Sequence[ReadableSpan]) -> list[object]:
+        names = {span.context.span_id: span.name for span in spans if span.context}
+        return [
+            (
+                span.name,
+                names.get(span.parent.span_id) if span.parent else None,
+                dict(span.attributes or {}),
+                [event.name for event in span.events],
+                span.status.status_code,
+            )
+            for span in spans
+        ]
+
+    remote = trace.set_span_in_context(trace.NonRecordingSpan(SpanContext(1, 1, True, TraceFlags(1))))
+    light: Any = trace.get_tracer("test")
+    sdk: Any = copy(light)
+    sdk.__class__ = Tracer
+    found = []
+    for tracer in (sdk, light, trace.ProxyTracer("test")):
+        recorded.exporter.clear()
+        token = attach(remote)
+        _blocks(tracer)
+        detach(token)
+        found.append(said(recorded.spans))
+    assert found[0] == found[1] == found[2]
+
+
+def test_each_processor_hears_of_each_span_as_from_the_sdk() -> None:
+    def heard(processors: Any) -> list[tuple[str, str]]:
+        calls: list[tuple[str, str]] = []
+
+        class Hears(SpanProcessor):
+            def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+                calls.append(("start", str(parent_context)))
+
+            def _on_ending(self, span: Span) -> None:
+                calls.append(("ending", span.name))
+
+        class HearsMore(Hears):
+            def on_end(self, span: ReadableSpan) -> None:
+                calls.append(("end", span.name))
+
+        for processor in (Hears(), SpanProcessor(), HearsMore()):
+            processors.add_span_processor(processor)
+        provider = TracerProvider(shutdown_on_exit=False, active_span_processor=processors)
+        provider.get_tracer("test").start_span("one", Context({"a": 1})).end()
+        return calls
+
+    assert heard(FewCalls()) == heard(SynchronousMultiSpanProcessor())
+    assert len(heard(FewCalls())) == 5
