@@ -136,6 +136,11 @@ class Backend:
             self._kept.append(request)
             self._changed.notify_all()
 
+    @property
+    def requests(self) -> list[ExportTraceServiceRequest]:
+        """Return each request whole, in order of arrival."""
+        return list(self._kept)
+
     def received(self) -> list[ResourceSpans]:
         """Return what has arrived: one entry for each span, with its resource and scope."""
         return [

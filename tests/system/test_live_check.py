@@ -8,8 +8,9 @@ import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -18,15 +19,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from exhibition.scenarios import SCENARIOS
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
-from tests.otlp import KeepingReceiver, hand_on
+from tests.otlp import Backend, KeepingReceiver, hand_on, send
+from tests.system.test_collector import own
 from tests.trace.traces import refused_by_the_database
+from waybill.parts import answers
 from waybill.registry import TRACED
 from waybill.schema.check import Finding, LiveCheck, not_accepted
 from waybill.schema.command import accepted
 from waybill.schema.files import line
 
 WAYS = ("official", "lean")
-WEB = ("gateway", "order", "inventory", "payment")
+ONE_BY_ONE = ("gateway", "order", "order-relay", "inventory", "payment", "acquirer", "fulfilment")
+"""The services in an order in which each misses the next one, until that is there as well."""
 SOMEBODY = "00000000-0000-4000-8000-000000000000"
 PATHS = {
     "gateway": ("/", "/orders", f"/orders/{SOMEBODY}", "/products", "/scenarios", "/openapi.json"),
@@ -34,7 +38,7 @@ PATHS = {
     "inventory": ("/products", f"/reservations/{SOMEBODY}"),
     "payment": (f"/payments/{SOMEBODY}",),
 }
-OF_ALL = ("/healthz", "/readyz", "/nowhere?token=1")
+OF_ALL = ("/healthz", "/readyz", "/startedz", "/nowhere?token=1")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW", "get")
 BODIES = (b"", b"{", b"[]", b'{"items": []}', b"\xff", b'{"items": 1e999}', b"x" * 70_000)
 TAKEN_BY = {
@@ -47,8 +51,9 @@ STRANGER = "planted" + uuid.uuid4().hex[:8]
 
 @dataclass(frozen=True)
 class Driven:
-    """A request, and the findings of the live check on it."""
+    """All that one way to trace has sent, and the findings of the live check on it."""
 
+    sent: list[Any]
     check: LiveCheck
     findings: Counter[Finding]
 
@@ -88,7 +93,7 @@ def checked(way: str, receiver: KeepingReceiver) -> Driven:
     check = LiveCheck(planted={STRANGER})
     for sent in receiver.requests:
         check.take(sent)
-    return Driven(check, check.finish(complete=True))
+    return Driven(receiver.requests, check, check.finish(complete=True))
 
 
 def keep(way: str, receiver: KeepingReceiver) -> None:
@@ -106,13 +111,44 @@ def drive(house: House, receiver: KeepingReceiver) -> None:
     """Have the services do all that they can, and have all done to them that can be, from their start to their end."""
     with house:
         house.start(*DATABASES)
-        house.start(*SERVICES)
+        outages_of_services(house, receiver)
         orders(house, receiver)
+        # Of metrics nothing is lost by it: the next export has the sums again.
+        receiver.refuses = (ExportMetricsServiceRequest,)
         strangers(house)
-        outages(house, receiver)
-        samplers(house)
+        wait_until(lambda: receiver.refused >= len(TRACED), "what was measured is refused")
+        receiver.refuses = ()
+        outages_of_databases(house)
+        head_sampling(house)
         # `make down`: each sends what it still holds.
         house.stop_together(*SERVICES)
+
+
+def outages_of_services(house: House, receiver: KeepingReceiver) -> None:
+    """Orders are placed, and resumed, before the services are there that they need."""
+    gateway = house.parts["gateway"]
+    # It says that it is ready once `order` is there.
+    house.parts["gateway"] = replace(gateway, ready=lambda: answers(house.url("gateway") + "/healthz"))
+    for part in ONE_BY_ONE:
+        house.start(part)
+        ask(house)
+        if part == "order-relay":
+            receiver.wait_for(
+                lambda: any(span.name == "resume_order" and span.status == "ERROR" for span in receiver.spans),
+                PATIENCE_SECONDS,
+                "an order that cannot be resumed",
+            )
+    house.parts["gateway"] = gateway
+    house.wait_ready("gateway")
+    pending = "SELECT count(*) FROM orders WHERE status = 'pending'"
+    wait_until(lambda: house.query("order", pending)[0][0] == 0, "what was left pending is resumed")
+
+
+def ask(house: House) -> None:
+    """Ask for all that may be missing something."""
+    house.order()
+    for path in ("/products", "/readyz", f"/orders/{SOMEBODY}"):
+        house.session.get(house.url("gateway") + path, timeout=30)
 
 
 def orders(house: House, receiver: KeepingReceiver) -> None:
@@ -153,16 +189,16 @@ def strangers(house: House) -> None:
         for path in (*paths, *OF_ALL, f"/{STRANGER}?{STRANGER}={STRANGER}"):
             for method in METHODS:
                 by_hand(house, service, method, path, {"Host": "127.0.0.1", "User-Agent": STRANGER})
-        for body in BODIES:
-            for method, path in (("POST", paths[-1]), ("PUT", paths[-1])):
-                by_hand(house, service, method, path, {"Host": "127.0.0.1", "Content-Type": "application/json"}, body)
+            for body in BODIES:
+                for method in ("POST", "PUT"):
+                    by_hand(
+                        house, service, method, path, {"Host": "127.0.0.1", "Content-Type": "application/json"}, body
+                    )
         by_hand(house, service, "GET", "/", {"Host": "127.0.0.1", "User-Agent": "AlwaysOn"})
         by_hand(house, service, "GET", "/", {"Host": "127.0.0.1", "User-Agent": "Googlebot/2.1"})
     # Only the gateway expects strangers; behind it, a caller's trace is one of ours.
     for method, path in (("GET", "/"), ("BREW", f"/{STRANGER}"), ("POST", "/orders")):
         by_hand(house, "gateway", method, path, headers)
-    for body in BODIES:
-        by_hand(house, "gateway", "POST", "/orders", {"Host": "127.0.0.1", "Content-Type": "application/json"}, body)
 
 
 def by_hand(
@@ -176,28 +212,19 @@ def by_hand(
     connection.close()
 
 
-def outages(house: House, receiver: KeepingReceiver) -> None:
-    """Each part that another one needs is away for a while, and orders are placed meanwhile."""
+def outages_of_databases(house: House) -> None:
+    """Valkey and PostgreSQL refuse, and are away for a while."""
     with refused_by_the_database(house, "tok_refused"):
         house.order(token="tok_refused")
-    # Of metrics nothing is lost by it: the next export has the sums again.
-    receiver.refuses = (ExportMetricsServiceRequest,)
-    wait_until(lambda: receiver.refused >= len(TRACED), "what was measured is refused")
-    receiver.refuses = ()
-    for part in ("acquirer", "inventory", "payment", "order", "valkey", "postgres"):
+    for part in ("valkey", "postgres"):
         house.stop(part)
-        house.order()
-        for path in ("/products", "/readyz", f"/orders/{SOMEBODY}"):
-            house.session.get(house.url("gateway") + path, timeout=30)
+        ask(house)
         if part == "valkey":
             # The message waits in the outbox, and then in the stream.
             wait_until(lambda: unsent(house), "a message waits")
         house.start(part)
-    for part in WEB:
+    for part in PATHS:
         house.wait_ready(part)
-    pending = "SELECT count(*) FROM orders WHERE status = 'pending'"
-    # One may run its scenario again.
-    wait_until(lambda: house.query("order", pending)[0][0] <= 1, "what was left pending is resumed")
     wait_until(lambda: not unsent(house), "what waited is sent")
 
 
@@ -205,14 +232,13 @@ def unsent(house: House) -> bool:
     return house.query("order", "SELECT count(*) FROM outbox WHERE sent_at IS NULL")[0][0] > 0
 
 
-def samplers(house: House) -> None:
-    """Some of the traces, as the services choose; none; and then all."""
-    for choice in ({"OTEL_TRACES_SAMPLER_ARG": "0.5"}, {"OTEL_TRACES_SAMPLER": "always_off"}, {}):
-        house.stop_together("gateway", "order-relay")
-        house.start("gateway", "order-relay", **choice)
-        for _ in range(4):
-            assert house.order().status_code == 201
-        assert house.order(token="tok_declined").status_code == 402
+def head_sampling(house: House) -> None:
+    """Some of the traces, as the gateway chooses."""
+    house.stop("gateway")
+    house.start("gateway", OTEL_TRACES_SAMPLER_ARG="0.5")
+    for _ in range(8):
+        assert house.order().status_code == 201
+    assert house.order(token="tok_declined").status_code == 402
 
 
 def wait_for_span(receiver: KeepingReceiver, name: str) -> None:
@@ -222,6 +248,38 @@ def wait_for_span(receiver: KeepingReceiver, name: str) -> None:
 def test_there_is_no_finding_without_a_reason(driven: Driven) -> None:
     left = not_accepted(driven.findings, accepted())
     assert not left, "\n".join(["", *(f"{finding}  ({driven.findings[finding]} times)" for finding in left)])
+
+
+def test_what_tail_sampling_keeps_has_no_finding_either(both: dict[str, Driven]) -> None:
+    sent = [request for request in both["lean"].sent if isinstance(request, ExportTraceServiceRequest)]
+    check = LiveCheck(planted={STRANGER})
+    for request in tail_sampled(sent):
+        check.take(request)
+    left = not_accepted(check.finish(), accepted())
+    assert not left, "\n".join(["", *map(str, left)])
+    assert 100 < check.checked["span"] < both["lean"].check.checked["span"]
+
+
+def tail_sampled(sent: list[ExportTraceServiceRequest]) -> list[ExportTraceServiceRequest]:
+    """All that comes out of a Collector that keeps the traces that matter, and a tenth of the rest."""
+    traces = {
+        span.trace_id
+        for request in sent
+        for of in request.resource_spans
+        for scope in of.scope_spans
+        for span in scope.spans
+    }
+    with pytest.MonkeyPatch.context() as patch, Backend() as backend:
+        patch.setenv("WAYBILL_SAMPLING", "tail")
+        with House({"JAEGER_OTLP_ENDPOINT": backend.address, "TAIL_SAMPLING_WAIT": "1s"}) as house:
+            house.start("collector")
+            for request in sent:
+                send(house, "trace.v1.TraceService", request)
+            decided = "otelcol_processor_tail_sampling_global_count_traces_sampled"
+            wait_until(lambda: own(house, decided) == len(traces), "every trace is decided on")
+            # It sends what it holds.
+            house.stop("collector")
+        return backend.requests
 
 
 def test_all_three_signals_of_every_service_were_checked(driven: Driven) -> None:

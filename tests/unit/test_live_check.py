@@ -25,11 +25,13 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from tests.otlp import pair
+from tests.otlp import pair, value_of
 from waybill.schema.check import Accepted, LiveCheck, not_accepted
 from waybill.schema.command import accepted, live_check
+from waybill.schema.conditions import CONDITIONS, NOT_TOLD
 from waybill.schema.conventions import SCHEMA_URL, conventions
 from waybill.schema.files import line, message
+from waybill.schema.registry import registry
 
 RESOURCE = {
     "service.name": "order",
@@ -49,9 +51,11 @@ CALL = {
     "server.port": 8001,
     "network.peer.address": "127.0.0.1",
     "network.peer.port": 8001,
+    "network.protocol.version": "1.1",
     "user_agent.original": "python-requests",
+    "http.response.status_code": 200,
 }
-MEASURED = {"http.request.method": "PUT", "server.address": "127.0.0.1", "server.port": 8001}
+MEASURED = {key: CALL[key] for key in CALL if key.startswith(("http.", "server.", "network.protocol."))}
 SCOPE = InstrumentationScope(name="telemetry.lean.requests", version="0.2.0")
 
 
@@ -70,8 +74,11 @@ def span(name: str = "PUT", number: int = 2, **changed: Any) -> Span:
 
 
 def failed(error: str, **changed: Any) -> Span:
-    status = Status(code=Status.STATUS_CODE_ERROR)
-    return span(attributes=CALL | {"error.type": error}, status=status, **changed)
+    """A call that was answered with an error, or never."""
+    answered = error.isdecimal()
+    said = {key: value for key, value in CALL.items() if answered or not key.startswith(("http.resp", "network.prot"))}
+    said |= {"error.type": error} | ({"http.response.status_code": int(error)} if answered else {})
+    return span(attributes=said, status=Status(code=Status.STATUS_CODE_ERROR), **changed)
 
 
 def traces(*spans: Span, scope: InstrumentationScope = SCOPE, schema_url: str = SCHEMA_URL, **resource: str) -> Any:
@@ -90,9 +97,14 @@ def metrics(*given: Metric, scope: InstrumentationScope = SCOPE) -> Any:
     )
 
 
-def duration(*points: dict[str, Any], name: str = "http.client.request.duration", unit: str = "s") -> Metric:
-    measured = [HistogramDataPoint(attributes=[pair(key, value) for key, value in each.items()]) for each in points]
-    return Metric(name=name, unit=unit, histogram=Histogram(data_points=measured or [HistogramDataPoint()]))
+def duration(
+    *points: dict[str, Any], name: str = "http.client.request.duration", unit: str = "s", bounds: Any = (0, 0.005)
+) -> Metric:
+    measured = [
+        HistogramDataPoint(attributes=[pair(key, value) for key, value in each.items()], explicit_bounds=bounds)
+        for each in points or ({},)
+    ]
+    return Metric(name=name, unit=unit, histogram=Histogram(data_points=measured))
 
 
 def orders(**attributes: Any) -> Metric:
@@ -169,13 +181,6 @@ def test_telemetry_that_is_right_has_no_finding() -> None:
             "order_completed",
             lambda: traces(span(events=[Span.Event(name="order_completed")])),
         ),
-        (
-            "violation",
-            "error_without_type",
-            "error.type",
-            lambda: traces(span(status=Status(code=Status.STATUS_CODE_ERROR))),
-        ),
-        ("violation", "error_without_type", "error.type", lambda: with_attributes(error__type="503")),
         ("violation", "scope_without_schema_url", "", lambda: traces(span(), schema_url="")),
         (
             "violation",
@@ -208,10 +213,203 @@ def test_telemetry_that_is_right_has_no_finding() -> None:
             lambda: metrics(orders(**{"order.outcome": "lost"})),
         ),
         ("violation", "sent_twice", "", lambda: metrics(duration(MEASURED, MEASURED))),
+        ("violation", "bounds_of_another_unit", "", lambda: metrics(duration(MEASURED, bounds=[0, 5, 10, 25]))),
     ],
 )
 def test_each_defect_is_found(level: str, rule: str, about: str, request_of: Callable[[], Any]) -> None:
     assert (level, rule, about) in found(request_of())
+
+
+# Conditions
+
+
+FAILED = Status(code=Status.STATUS_CODE_ERROR)
+REQUEST = {
+    "http.request.method": "GET",
+    "url.path": "/products",
+    "url.scheme": "http",
+    "http.response.status_code": 200,
+}
+SERVER = {"name": "GET /products", "kind": Span.SPAN_KIND_SERVER}
+BY_ROUTE = REQUEST | {"http.route": "/products", "client.address": "10.0.0.1", "client.port": 1}
+STATEMENT = {"db.query.summary": "INSERT orders", "db.system.name": "postgresql", "db.collection.name": "orders"}
+REFUSED = STATEMENT | {"error.type": "23514", "db.response.status_code": "23514"}
+ENDED = {"order.id": "7", "order.outcome": "completed"}
+COMMANDS = {"db.redis.pipeline_length": 2, "db.operation.batch.size": 2}
+PROCESS_ORDER = {"name": "process_order", "kind": Span.SPAN_KIND_INTERNAL}
+DELIVERY = {"name": "process orders", "kind": Span.SPAN_KIND_CONSUMER}
+
+
+def without(attributes: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in attributes.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("condition", "about", "request_of"),
+    [
+        ("if it failed", "error.type", lambda: traces(span(status=FAILED))),
+        ("if it failed", "error.type", lambda: metrics(duration(MEASURED | {"http.response.status_code": 503}))),
+        (
+            "if it was answered",
+            "http.response.status_code",
+            lambda: traces(span(attributes=without(CALL, "http.response.status_code"))),
+        ),
+        (
+            "if it was answered",
+            "network.protocol.version",
+            lambda: traces(span(attributes=without(CALL, "network.protocol.version"))),
+        ),
+        (
+            "if the stream took it",
+            "messaging.message.id",
+            lambda: traces(
+                span("send orders", kind=Span.SPAN_KIND_PRODUCER, attributes={}), **{"service.name": "order-relay"}
+            ),
+        ),
+        (
+            "if the message can be read",
+            "order.id",
+            lambda: traces(span(**DELIVERY, attributes={}), **{"service.name": "fulfilment"}),
+        ),
+        (
+            "if a route matches",
+            "http.route",
+            lambda: traces(span(**SERVER, attributes=without(BY_ROUTE, "http.route")), **{"service.name": "inventory"}),
+        ),
+        (
+            "if there are two or more",
+            "db.operation.batch.size",
+            lambda: traces(
+                span("XACK XDEL", attributes=without(COMMANDS, "db.operation.batch.size")),
+                **{"service.name": "fulfilment"},
+            ),
+        ),
+        (
+            "if the method is not known",
+            "http.request.method_original",
+            lambda: traces(
+                span("HTTP", kind=Span.SPAN_KIND_SERVER, attributes=REQUEST | {"http.request.method": "_OTHER"})
+            ),
+        ),
+        (
+            "if it is about one table",
+            "db.collection.name",
+            lambda: traces(span("INSERT orders", attributes=without(STATEMENT, "db.collection.name"))),
+        ),
+        (
+            "if it is a statement or a pipeline",
+            "db.query.summary",
+            lambda: metrics(duration({"db.system.name": "postgresql"}, name="db.client.operation.duration")),
+        ),
+        (
+            "if PostgreSQL refused it",
+            "db.response.status_code",
+            lambda: traces(
+                span("INSERT orders", attributes=without(REFUSED, "db.response.status_code"), status=FAILED)
+            ),
+        ),
+        (
+            "if the order came to its end",
+            "order.outcome",
+            lambda: traces(
+                span(**PROCESS_ORDER, attributes={"order.id": "7"}, events=[Span.Event(name="order_refused")])
+            ),
+        ),
+        (
+            "behind the gateway",
+            "client.address",
+            lambda: traces(span(**SERVER, attributes=REQUEST), **{"service.name": "inventory"}),
+        ),
+        (
+            "if it was logged with an exception",
+            "exception.stacktrace",
+            lambda: logs(LogRecord(attributes=[pair("exception.type", "ValueError")])),
+        ),
+    ],
+)
+def test_what_is_asked_for_under_a_condition_is_missed_if_the_condition_holds(
+    condition: str, about: str, request_of: Callable[[], Any]
+) -> None:
+    assert condition in CONDITIONS
+    assert ("violation", "conditionally_required_attribute_not_present", about) in found(request_of())
+
+
+@pytest.mark.parametrize(
+    ("condition", "about", "request_of"),
+    [
+        ("if it failed", "error.type", lambda: with_attributes(error__type="503")),
+        (
+            "if a route matches",
+            "http.route",
+            lambda: traces(span("GET", kind=Span.SPAN_KIND_SERVER, attributes=BY_ROUTE)),
+        ),
+        (
+            "if there are two or more",
+            "db.operation.batch.size",
+            lambda: traces(
+                span("SET", attributes=COMMANDS | {"db.redis.pipeline_length": 1}), **{"service.name": "inventory"}
+            ),
+        ),
+        (
+            "if the method is not known",
+            "http.request.method_original",
+            lambda: traces(
+                span("GET", kind=Span.SPAN_KIND_SERVER, attributes=REQUEST | {"http.request.method_original": "get"})
+            ),
+        ),
+        (
+            "if it is about one table",
+            "db.collection.name",
+            lambda: traces(span("INSERT orders", attributes=STATEMENT | {"db.query.summary": "INSERT"})),
+        ),
+        (
+            "if PostgreSQL refused it",
+            "db.response.status_code",
+            lambda: traces(span("INSERT orders", attributes=without(REFUSED, "error.type"))),
+        ),
+        (
+            "if the order came to its end",
+            "order.outcome",
+            lambda: traces(span(**PROCESS_ORDER, attributes=ENDED)),
+        ),
+        (
+            "behind the gateway",
+            "client.address",
+            lambda: traces(span(**SERVER, attributes=BY_ROUTE), **{"service.name": "gateway"}),
+        ),
+    ],
+)
+def test_what_is_there_without_its_condition_is_found(
+    condition: str, about: str, request_of: Callable[[], Any]
+) -> None:
+    assert condition in CONDITIONS
+    assert ("violation", "condition_not_met", about) in found(request_of())
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda: traces(failed("requests.exceptions.ReadTimeout")),
+        lambda: traces(span("INSERT orders", attributes=REFUSED, status=FAILED)),
+        lambda: traces(span(**DELIVERY, attributes={"error.type": "KeyError"}, status=FAILED)),
+        lambda: traces(span(**PROCESS_ORDER, attributes=ENDED, events=[Span.Event(name="order_completed")])),
+        lambda: traces(span(**SERVER, attributes=BY_ROUTE), **{"service.name": "inventory"}),
+        lambda: metrics(duration({"db.system.name": "redis"}, name="db.client.operation.duration")),
+    ],
+)
+def test_what_keeps_its_condition_or_cannot_tell_is_not_found(request_of: Callable[[], Any]) -> None:
+    of_conditions = {"conditionally_required_attribute_not_present", "condition_not_met"}
+    assert of_conditions.isdisjoint(rule for _, rule, _ in found(request_of()))
+
+
+def test_each_condition_of_the_registry_is_checked_or_known_to_be_told_by_nothing() -> None:
+    groups = registry().groups.values()
+    asked = {carried.condition for group in groups for carried in group.carries.values() if carried.condition}
+    assert asked == CONDITIONS.keys() | NOT_TOLD
+    assert CONDITIONS.keys().isdisjoint(NOT_TOLD)
+
+
+# What no attribute tells
 
 
 def test_a_metric_of_two_scopes_is_there_twice() -> None:
@@ -262,6 +460,47 @@ def test_a_child_in_another_process_may_end_after_its_parent() -> None:
         span("INSERT shipments", 3, parent_span_id=bytes(7) + b"\2", start=12, end=30, attributes={}), **other
     )
     assert "outside_of_parent" not in {rule for _, rule, _ in found(call, below)}
+
+
+@pytest.mark.parametrize(
+    ("in_child", "found_there"),
+    [("23514", True), ("psycopg.OperationalError", True), ("503", False), ("", False)],
+)
+def test_an_exception_belongs_to_the_innermost_span_that_it_left(in_child: str, found_there: bool) -> None:
+    exception = Span.Event(
+        name="exception", attributes=[pair("exception.type", "KeyError"), pair("exception.stacktrace", "")]
+    )
+    outer = {**PROCESS_ORDER, "attributes": {"order.id": "7", "error.type": "KeyError"}, "events": [exception]}
+    inner = {"parent_span_id": bytes(7) + b"\1", "start": 12}
+    child = failed(in_child, **inner) if in_child else span(**inner)
+    rules = {rule for _, rule, _ in found(traces(span(number=1, status=FAILED, **outer), child))}
+    assert ("exception_not_innermost" in rules) == found_there
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("again", [True, False], ids=["taken up again", "below"])
+def test_the_baggage_of_a_parent_and_of_an_order_that_is_taken_up_again_is_not_lost(again: bool, kept: bool) -> None:
+    marked = {"waybill.scenario": "slow-query"}
+    first = span(**SERVER, attributes=BY_ROUTE | marked)
+    attributes = {"order.id": "7"} | (marked if kept else {})
+    if again:
+        link = Span.Link(trace_id=first.trace_id, span_id=first.span_id)
+        second = span("resume_order", 3, kind=Span.SPAN_KIND_INTERNAL, attributes=attributes, links=[link])
+        second.trace_id = bytes(15) + b"\2"
+    else:
+        second = span(**PROCESS_ORDER, number=3, attributes=attributes, parent_span_id=first.span_id)
+    lost = ("violation", "baggage_lost", "waybill.scenario")
+    assert (lost in found(traces(first), traces(second))) is not kept
+
+
+@pytest.mark.parametrize("trace_id", [b"", bytes(15) + b"\1"])
+def test_a_record_that_tells_of_an_order_belongs_to_a_trace(trace_id: bytes) -> None:
+    order, other = "3f0d4c1e-6f5c-4b8e-9d0a-2b7a1c9e5d44", "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+    known = traces(span(**PROCESS_ORDER, attributes={"order.id": order}))
+    told = LogRecord(body=value_of(f"order {order} stays pending: ReadTimeout"), trace_id=trace_id)
+    nobody = LogRecord(body=value_of(f"instance {other} ends"), time_unix_nano=1)
+    rules = {rule for _, rule, _ in found(logs(told, nobody), known)}
+    assert ("record_outside_of_trace" in rules) is (not trace_id)
 
 
 def test_what_never_came_is_named_if_all_was_to_come() -> None:

@@ -12,10 +12,13 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from exhibition.scenarios import BAGGAGE_KEYS
+from waybill.schema.conditions import CONDITIONS, HTTP_STATUS, Carrier
 from waybill.schema.conventions import Conventions, Known, conventions
 from waybill.schema.registry import EVERY_SPAN, Attribute, Registry, SpanRow, registry
 
@@ -29,8 +32,12 @@ RULES_OF_OUR_OWN = {
     "unexpected_event": "The registry has the event, but not on this span.",
     "scope_without_schema_url": "A scope names no version of the conventions.",
     "scope_without_version": "A scope names no version of itself.",
-    "error_without_type": "A span failed and does not say with what, or says it and did not fail.",
+    "condition_not_met": "The attribute is there, and the condition under which it is asked for does not hold.",
     "error_type_differs": "A metric and the spans that it measures name different errors.",
+    "exception_not_innermost": "A span has an exception, and so had one of its children in the same process.",
+    "baggage_lost": "A span lacks what the baggage of its parent says, or that of the span which it takes up again.",
+    "record_outside_of_trace": "A log record tells of an order, and belongs to no trace.",
+    "bounds_of_another_unit": "A histogram of seconds has no boundary below one.",
     "sent_twice": "A span, a log record or a metric is there twice.",
     "outside_of_parent": "A span begins before its parent, or ends after it in the same process.",
     "missing_parent": "A span names a parent that never came.",
@@ -50,6 +57,7 @@ OURS = ("services.", "chassis.", "telemetry.", "exhibition.")
 """The beginnings of the names of our own scopes."""
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 FORMAT = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LOG = "waybill.log"
 """The group of the attributes that a log record may carry."""
 
@@ -113,6 +121,8 @@ class LiveCheck:
         self._namespaces = {name.rpartition(".")[0] for name in self.known.attributes}
         self._spans: dict[tuple[bytes, bytes], tuple[Span, str, str]] = {}
         self._logs: Counter[tuple[str, bytes]] = Counter()
+        self._orders: set[str] = set()
+        self._outside: set[tuple[str, str, str]] = set()
         self._resources: dict[tuple[bytes, str], tuple[str, str]] = {}
         self._series: set[tuple[str, str, bytes]] = set()
         self._seen: dict[str, set[str]] = defaultdict(set)
@@ -144,12 +154,7 @@ class LiveCheck:
             for of_scope in of_resource.scope_logs:
                 self._scope("log", of_scope.scope, of_scope.schema_url, service)
                 for record in of_scope.log_records:
-                    self.checked["log"] += 1
-                    self._carried(LOG, record.attributes, "log", of_scope.scope.name, service)
-                    key = instance, record.SerializeToString(deterministic=True)
-                    self._logs[key] += 1
-                    if self._logs[key] == 2:
-                        self._find("violation", "sent_twice", "log", of_scope.scope.name, "", str(record.body), service)
+                    self._log(record, of_scope.scope.name, service, instance)
 
     def finish(self, *, complete: bool = False) -> Counter[Finding]:
         """Check what needs all of it, and return what was found.
@@ -158,6 +163,9 @@ class LiveCheck:
         """
         self._compare_with_parents()
         self._compare_errors()
+        for order, scope, service in sorted(self._outside):
+            if order in self._orders:
+                self._broken("record_outside_of_trace", "log", scope, service)
         if complete:
             self._look_for_what_never_came()
         return self.findings
@@ -201,7 +209,7 @@ class LiveCheck:
         key = span.trace_id, span.span_id
         kind = KINDS[span.kind]
         if key in self._spans:
-            self._find("violation", "sent_twice", "span", span.name, "", RULES_OF_OUR_OWN["sent_twice"], service)
+            self._broken("sent_twice", "span", span.name, service)
         self._spans[key] = span, service, instance
         row = self._row(service, kind, span.name)
         if row is None:
@@ -209,11 +217,13 @@ class LiveCheck:
             self._find("violation", "undocumented_span", "span", span.name, "", message, service)
         else:
             self._seen_spans.add(row)
-        said = self._carried(row.group.id if row else EVERY_SPAN, span.attributes, "span", span.name, service)
         failed = span.status.code == Status.STATUS_CODE_ERROR
-        if failed != ("error.type" in said):
-            message = RULES_OF_OUR_OWN["error_without_type"]
-            self._find("violation", "error_without_type", "span", span.name, "error.type", message, service)
+        events = {event.name for event in span.events}
+        of_span = {"kind": kind, "failed": failed, "events": events}
+        group = row.group.id if row else EVERY_SPAN
+        said = self._carried(group, span.attributes, "span", span.name, service, **of_span)
+        if "order.id" in said:
+            self._orders.add(said["order.id"].string_value)
         if failed and row and "error.type" in said:
             self._errors[row.group.id].add((service, said["error.type"].string_value))
         for event in span.events:
@@ -238,6 +248,18 @@ class LiveCheck:
         self._seen["events"].add(event.name)
         self._carried(described.group.id, event.attributes, "span", event.name, service)
 
+    # Log records
+
+    def _log(self, record: LogRecord, scope: str, service: str, instance: str) -> None:
+        self.checked["log"] += 1
+        self._carried(LOG, record.attributes, "log", scope, service)
+        key = instance, record.SerializeToString(deterministic=True)
+        self._logs[key] += 1
+        if self._logs[key] == 2:
+            self._find("violation", "sent_twice", "log", scope, "", str(record.body), service)
+        if not record.trace_id:
+            self._outside |= {(order, scope, service) for order in UUID.findall(record.body.string_value)}
+
     # Metrics
 
     def _metric(self, metric: Metric, service: str) -> None:
@@ -259,6 +281,8 @@ class LiveCheck:
         series = [(_key(point.attributes), point) for point in _points(metric)]
         if len({key for key, _ in series}) < len(series):
             self._find("violation", "sent_twice", "metric", metric.name, "", "two points of one series", service)
+        if metric.unit == "s" and any(min(_positive(point), default=0) >= 1 for _, point in series):
+            self._broken("bounds_of_another_unit", "metric", metric.name, service)
         for key, point in series:
             for exemplar in getattr(point, "exemplars", ()):
                 for pair in exemplar.filtered_attributes:
@@ -284,7 +308,7 @@ class LiveCheck:
     # Attributes
 
     def _carried(
-        self, group_id: str, pairs: Iterable[KeyValue], signal: str, name: str, service: str
+        self, group_id: str, pairs: Iterable[KeyValue], signal: str, name: str, service: str, **of_span: Any
     ) -> dict[str, AnyValue]:
         """Check the attributes of a span, event, data point or record against its group, and return them."""
         group = self.registry.groups.get(group_id)
@@ -297,16 +321,24 @@ class LiveCheck:
             elif key not in self.registry.attributes and key in self.known.attributes:
                 message = RULES_OF_OUR_OWN["undocumented_attribute"]
                 self._find("violation", "undocumented_attribute", signal, name, key, message, service)
+        carrier = Carrier(said, service, name, **of_span)
         for key, carried in group.carries.items() if group else ():
-            if key not in said and carried.level in ("required", "recommended"):
+            if carried.condition in CONDITIONS:
+                met = CONDITIONS[carried.condition](carrier)
+                if met is True and key not in said:
+                    self._missing(carried.level, signal, name, key, service)
+                if met is False and key in said:
+                    message = f"{RULES_OF_OUR_OWN['condition_not_met']} ({carried.condition})"
+                    self._find("violation", "condition_not_met", signal, name, key, message, service)
+            elif key not in said and carried.level in ("required", "recommended"):
                 self._missing(carried.level, signal, name, key, service)
         if group:
             self._seen[group.id] |= said.keys()
         return said
 
     def _missing(self, level: str, signal: str, name: str, key: str, service: str) -> None:
-        found: Level = "violation" if level == "required" else "improvement"
-        message = f"{level.capitalize()} attribute is not present."
+        found: Level = "improvement" if level == "recommended" else "violation"
+        message = f"{level.replace('_', ' ').capitalize()} attribute is not present."
         self._find(found, f"{level}_attribute_not_present", signal, name, key, message, service)
 
     def _attribute(self, key: str, value: AnyValue, signal: str, name: str, service: str) -> None:
@@ -347,24 +379,38 @@ class LiveCheck:
     def _compare_with_parents(self) -> None:
         for span, service, instance in self._spans.values():
             if not span.parent_span_id:
+                # What is taken up again, in a trace of its own, has the baggage that it had.
+                linked = [self._spans.get((link.trace_id, link.span_id)) for link in span.links]
+                self._compare_baggage(span, [each[0] for each in linked if each], service)
                 continue
             above = self._spans.get((span.trace_id, span.parent_span_id))
             if above is None:
-                message = RULES_OF_OUR_OWN["missing_parent"]
-                self._find("violation", "missing_parent", "span", span.name, "", message, service)
+                self._broken("missing_parent", "span", span.name, service)
                 continue
             parent, _, instance_above = above
+            self._compare_baggage(span, [parent], service)
             outside = span.start_time_unix_nano < parent.start_time_unix_nano
             if instance == instance_above:
                 # A message is sent by whoever finds it in the outbox, which may be the same process.
                 if span.kind != Span.SPAN_KIND_PRODUCER:
                     outside |= span.end_time_unix_nano > parent.end_time_unix_nano
+                if _has_exception(parent) and _left_by_exception(span):
+                    message = f"{RULES_OF_OUR_OWN['exception_not_innermost']} ({span.name})"
+                    self._find("violation", "exception_not_innermost", "span", parent.name, "", message, service)
                 if span.kind == parent.kind != Span.SPAN_KIND_INTERNAL:
                     message = f"below {parent.name} of the same kind, in one process"
                     self._find("violation", "sent_twice", "span", span.name, "", message, service)
             if outside:
                 message = f"{RULES_OF_OUR_OWN['outside_of_parent']} ({parent.name})"
                 self._find("violation", "outside_of_parent", "span", span.name, "", message, service)
+
+    def _compare_baggage(self, span: Span, others: Iterable[Span], service: str) -> None:
+        said = {pair.key for pair in span.attributes}
+        for other in others:
+            for key in {pair.key for pair in other.attributes}.intersection(BAGGAGE_KEYS) - said:
+                self._find(
+                    "violation", "baggage_lost", "span", span.name, key, RULES_OF_OUR_OWN["baggage_lost"], service
+                )
 
     def _compare_errors(self) -> None:
         for metric in self._metrics.values():
@@ -399,6 +445,9 @@ class LiveCheck:
             for name in sorted(metric.group.carries.keys() - self._seen[metric.group.id]):
                 never("metric", metric.name, name, "no point has it")
 
+    def _broken(self, rule: str, signal: str, name: str, service: str) -> None:
+        self._find("violation", rule, signal, name, "", RULES_OF_OUR_OWN[rule], service)
+
     def _find(self, level: Level, rule: str, signal: str, name: str, about: str, message: str, service: str) -> None:
         self.findings[Finding(level, rule, signal, name, about, message, service)] += 1
 
@@ -417,6 +466,20 @@ def _key(attributes: Iterable[KeyValue]) -> bytes:
 def _points(metric: Metric) -> list[Any]:
     kind = metric.WhichOneof("data")
     return list(getattr(metric, kind).data_points) if kind else []
+
+
+def _positive(point: Any) -> Iterable[float]:
+    return (bound for bound in getattr(point, "explicit_bounds", ()) if bound > 0)
+
+
+def _has_exception(span: Span) -> bool:
+    return any(event.name == "exception" for event in span.events)
+
+
+def _left_by_exception(span: Span) -> bool:
+    """Return whether a span failed by something else than the status of an answer."""
+    error = next((pair.value.string_value for pair in span.attributes if pair.key == "error.type"), "")
+    return span.status.code == Status.STATUS_CODE_ERROR and not HTTP_STATUS.fullmatch(error)
 
 
 def _instrument(metric: Metric) -> str:

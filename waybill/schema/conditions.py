@@ -1,0 +1,109 @@
+"""The conditions under which a group asks for an attribute, as far as telemetry itself can tell them.
+
+They stand in telemetry-schema/ as words, for readers. Here is what each of them means for who carries the attribute.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+HTTP_STATUS = re.compile(r"[1-5]\d\d")
+SQLSTATE = re.compile(r"(?=.*\d)[0-9A-Z]{5}")
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A span, a point of a metric or a log record, with its attributes."""
+
+    said: Mapping[str, AnyValue]
+    service: str
+    name: str
+    kind: str = ""
+    """That of a span."""
+    failed: bool | None = None
+    """That which the status of a span says; None if there is no status."""
+    events: Collection[str] = ()
+
+    def text(self, key: str) -> str:
+        """Return an attribute that is a text, "" if it is not there."""
+        return self.said[key].string_value if key in self.said else ""
+
+    def number(self, key: str) -> int:
+        """Return an attribute that is a number, 0 if it is not there."""
+        return self.said[key].int_value if key in self.said else 0
+
+
+Condition = Callable[[Carrier], bool | None]
+"""Says whether it holds; None if the carrier cannot tell."""
+
+
+def failed(carrier: Carrier) -> bool | None:
+    """Return what the status says; a point of a metric has none, and its HTTP status says it."""
+    if carrier.failed is not None:
+        return carrier.failed
+    least = 500 if carrier.name.startswith("http.server.") else 400
+    return True if carrier.number("http.response.status_code") >= least else None
+
+
+def answered(carrier: Carrier) -> bool | None:
+    """Return True for what did not fail, or failed with a status; after an exception it may have been answered."""
+    error = carrier.text("error.type")
+    return True if not error or HTTP_STATUS.fullmatch(error) else None
+
+
+def succeeded(carrier: Carrier) -> bool | None:
+    """Return True for what did not fail; what failed may have done it before that."""
+    return None if carrier.failed else True
+
+
+def has_a_route(carrier: Carrier) -> bool | None:
+    """Return whether the name of a SERVER span ends with a route."""
+    return " /" in carrier.name if carrier.kind == "SERVER" else None
+
+
+def about_one_table(carrier: Carrier) -> bool | None:
+    """Return whether a statement's summary has a table; that of a pipeline has commands."""
+    of_statement = carrier.text("db.system.name") == "postgresql"
+    return " " in carrier.text("db.query.summary") if of_statement else None
+
+
+def two_or_more(carrier: Carrier) -> bool | None:
+    """Return what the instrumentation of Redis has counted in a pipeline."""
+    length = carrier.number("db.redis.pipeline_length")
+    return length > 1 if length else None
+
+
+CONDITIONS: dict[str, Condition] = {
+    "if it failed": failed,
+    "if it was answered": answered,
+    "if the stream took it": succeeded,
+    "if the message can be read": succeeded,
+    "if a route matches": has_a_route,
+    "if there are two or more": two_or_more,
+    "if the method is not known": lambda carrier: carrier.text("http.request.method") == "_OTHER",
+    "if it is about one table": about_one_table,
+    "if it is a statement or a pipeline": lambda carrier: carrier.text("db.system.name") == "postgresql" or None,
+    "if PostgreSQL refused it": lambda carrier: bool(SQLSTATE.fullmatch(carrier.text("error.type"))),
+    "if the order came to its end": lambda carrier: not {"order_completed", "order_refused"}.isdisjoint(carrier.events),
+    "behind the gateway": lambda carrier: carrier.service != "gateway",
+    "if it was logged with an exception": lambda carrier: any(key.startswith("exception.") for key in carrier.said),
+}
+
+NOT_TOLD = frozenset(
+    (
+        "if the request asked for a scenario",
+        "if a test or load placed the order",
+        "if it was made before",
+        "if it is known",
+        "if there is one",
+        "if the header was sent",
+        "if the header says so",
+        "if they were dropped",
+        "if they were given up",
+        "if it was refused",
+        "under the tool",
+    )
+)
+"""Those that nothing in the telemetry tells."""
