@@ -1,6 +1,8 @@
 """Setting up a process: once, without taking anything over, and with an end that is bounded."""
 
 import pytest
+from opentelemetry.sdk.trace._sampling_experimental import composable_traceid_ratio_based, composite_sampler
+from opentelemetry.sdk.trace.sampling import Decision
 
 from telemetry.testing import Receiver
 from tests.telemetry.process import prints, run
@@ -155,6 +157,12 @@ spans = [trace.get_tracer("t").start_span("one", attributes={{"order.id": "7"}})
 print({{str(dict(span.attributes)) for span in spans if span.is_recording()}})
 """
     assert prints(code, OTEL_TRACES_SAMPLER_ARG="0.5") == """{"{'order.id': '7'}"}"""
+
+
+def test_the_sampler_of_the_sdk_still_takes_the_attributes_of_a_span_away() -> None:
+    sampler = composite_sampler(composable_traceid_ratio_based(1.0))
+    result = sampler.should_sample(None, 1, "one", attributes={"order.id": "7"})
+    assert (result.decision, dict(result.attributes or {})) == (Decision.RECORD_AND_SAMPLE, {})
 
 
 @pytest.mark.parametrize(
