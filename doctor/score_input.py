@@ -93,7 +93,8 @@ class Telemetry:
                     raise ValueError(f"line {number}: {error}") from error
 
     def _service(self, resource: Attributes) -> Service:
-        name = str(resource.get("service.name") or NO_NAME)
+        said = resource.get("service.name")
+        name = said if isinstance(said, str) and said else NO_NAME
         service = self.services.setdefault(name, Service(name))
         if resource not in service.resources:
             service.resources.append(resource)

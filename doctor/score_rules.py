@@ -350,7 +350,7 @@ def res_006(service: Service, _: Telemetry) -> Iterator[Loss]:
     "OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=production",
 )
 def res_007(service: Service, _: Telemetry) -> Iterator[Loss]:
-    yield from _without(service, "deployment.environment.name")
+    yield from _without(service, "deployment.environment.name", text=True)
 
 
 @rule(
@@ -499,8 +499,9 @@ def _environment(resource: Mapping[str, Any]) -> str:
     return str(resource.get("deployment.environment.name") or resource.get("deployment.environment") or "")
 
 
-def _without(service: Service, key: str) -> Iterator[Loss]:
-    without = [resource for resource in service.resources if not resource.get(key)]
+def _without(service: Service, key: str, *, text: bool = False) -> Iterator[Loss]:
+    values = [resource.get(key) for resource in service.resources]
+    without = [value for value in values if not value or (text and not isinstance(value, str))]
     if without:
         yield Loss(f"{len(without)} of {len(service.resources)} resources have no `{key}`")
 

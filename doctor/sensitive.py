@@ -10,6 +10,7 @@ from typing import Any
 
 NAMES = r"pass(?:word|wd|phrase)|secret|token|credentials?|(?:api|access|private)[_-]?key|ssn"
 HEALTH = r"diagnosis|patient[_-]?id|insurance[_-]?id"
+MONEY = r"tax[_-]?id|account[ _-]?number|iban"
 
 FORMS = {
     "an email address": re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
@@ -19,8 +20,9 @@ FORMS = {
         r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
     ),
 }
-PAIR = re.compile(rf"(?i)(?:^|[^A-Za-z])[\w.-]*?({NAMES}|{HEALTH})[\"']?\s*[=:]\s*[\"']?([^\s\"'&,;}})]+)")
-KEY = re.compile(rf"(?i)(?:^|[._-])(?:{NAMES}|{HEALTH})(?:$|[._-])")
+PAIR = re.compile(rf"(?i)(?:^|[^A-Za-z])[\w.-]*?({NAMES}|{HEALTH}|{MONEY})[\"']?\s*[=:]\s*[\"']?([^\s\"'&,;}})]+)")
+KEY = re.compile(rf"(?i)(?:^|[._-])(?:{NAMES}|{HEALTH}|{MONEY})(?:$|[._-])")
+HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w.-])")
 ACCOUNT = re.compile(r"(?<![\w.-])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![\w.-])")
 NO_VALUE = re.compile(r"(?i)[\[<(*]*(?:redacted|masked|hidden|none|null|\*+|x{3,})\W*|[?*%$:<{(\[].*")
@@ -51,7 +53,7 @@ def of_attributes(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _in_text(key: str, text: str) -> Iterator[str]:
-    if KEY.search(key) and not NO_VALUE.fullmatch(text):
+    if KEY.search(HUMP.sub("_", key)) and not NO_VALUE.fullmatch(text):
         yield "a value under the name of a secret"
     for form, pattern in FORMS.items():
         if pattern.search(text):

@@ -147,6 +147,14 @@ def test_telemetry_without_a_service_name_loses_the_most() -> None:
     assert "RES-005" in {rule.id for rule in scored(spans(span(), resource=nameless), service=NO_NAME).failed}
 
 
+@pytest.mark.parametrize("value", ["", 7, ["production"]])
+def test_a_name_and_an_environment_are_texts(value: Any) -> None:
+    nameless = scored(spans(span(), resource=of({"service.name": value})), service=NO_NAME)
+    assert [rule.id for rule in nameless.failed] == ["RES-005"]
+    nowhere = scored(spans(span(), resource=of({"deployment.environment.name": value})))
+    assert [rule.id for rule in nowhere.failed] == ["RES-007"]
+
+
 def test_a_good_service_has_100_and_what_cannot_be_told_does_not_count() -> None:
     found = scored(*GOOD)
     assert (found.points, found.category, found.failed) == (100, "Excellent", {})
@@ -197,6 +205,8 @@ def test_what_only_looks_wrong_is_not(export: Mapping[str, Any]) -> None:
         '{"api_key": "abc"}',
         "DE89 3704 0044 0532 0130 00",
         "patient_id=7",
+        "tax_id=12-3456789",
+        "account number: 4711",
     ],
 )
 @pytest.mark.parametrize("place", ["name", "status", "attribute", "nested", "event", "link", "scope"])
@@ -215,6 +225,16 @@ def test_what_is_sensitive_is_found_wherever_a_span_has_it(text: str, place: str
         )
     )
     assert "SPA-006" in {rule.id for rule in found.failed}
+
+
+@pytest.mark.parametrize("key", ["password", "db.password", "accessToken", "dbPassword", "clientSecret", "taxId"])
+def test_a_key_that_names_a_secret_is_enough(key: str) -> None:
+    assert [rule.id for rule in scored(spans(span(attributes={key: "x"}))).failed] == ["SPA-006"]
+
+
+@pytest.mark.parametrize("key", ["gen_ai.usage.input_tokens", "tokenizer", "account.id", "taxi.driver", "keyboard"])
+def test_a_key_that_only_sounds_like_a_secret_is_none(key: str) -> None:
+    assert not scored(spans(span(attributes={key: "x"}))).failed
 
 
 @pytest.mark.parametrize(

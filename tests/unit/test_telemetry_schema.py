@@ -25,6 +25,27 @@ SOURCES = [
 ]
 
 
+SCHEMA = registry().files
+GROUPS = [group for file in SCHEMA for group in file.get("groups", ())]
+BY_ID = {group["id"]: group for group in GROUPS}
+ATTRIBUTES = [attribute for group in GROUPS for attribute in group.get("attributes", ())]
+
+# Keys and values of Weaver's first syntax, as far as we need them. It refuses a file with any other key, but for the
+# manifest. https://github.com/open-telemetry/weaver/blob/main/schemas/semconv-syntax.md
+MANIFEST = {"schema_url", "description", "dependencies", "stability"}
+COMMON = {"id", "type", "brief", "note", "extends", "stability", "display_name", "attributes", "annotations"}
+OF_TYPE: dict[str, set[str]] = {
+    "attribute_group": set(),
+    "span": {"span_kind"},
+    "metric": {"metric_name", "instrument", "unit"},
+    "event": {"name"},
+    "entity": {"name"},
+}
+OF_ATTRIBUTES = {"brief", "examples", "note", "requirement_level", "role", "annotations"}
+STABILITIES = ("stable", "development", "alpha", "beta", "release_candidate")
+TYPES = {"string": str, "int": int, "double": float, "boolean": bool}
+
+
 # What is written from it
 
 
@@ -72,14 +93,62 @@ def test_every_attribute_is_carried_by_something_and_what_is_carried_is_describe
     assert carried == registry().attributes.keys()
 
 
-def test_a_definition_says_what_weaver_asks_for() -> None:
-    for group in registry().groups.values():
-        assert group.brief, group.id
-        assert group.type == "attribute_group" or group.stability, group.id
-        for attribute in group.fields.get("attributes", ()):
-            if "id" in attribute:
-                assert {"type", "stability", "brief"} <= attribute.keys(), attribute
-                assert isinstance(attribute["type"], dict) or attribute["examples"], attribute
+def test_every_file_has_the_syntax_of_weaver() -> None:
+    for file in SCHEMA:
+        assert file.keys() <= {"groups", "imports", *MANIFEST}, file.keys()
+        assert file.get("imports", {}).keys() <= {"metrics", "events", "entities", "spans", "attribute_groups"}
+        assert (file.keys() <= MANIFEST) == ("schema_url" in file)
+    for group in GROUPS:
+        assert group.keys() <= COMMON | OF_TYPE[group["type"]], group
+        assert group["brief"], group["id"]
+        assert group["type"] == "attribute_group" or group["stability"] in STABILITIES, group["id"]
+        assert OF_TYPE[group["type"]] <= group.keys(), group["id"]
+        assert group.get("span_kind", "client") in ("client", "server", "producer", "consumer", "internal"), group["id"]
+        assert group.get("instrument", "gauge") in ("counter", "gauge", "histogram", "updowncounter"), group["id"]
+
+
+def test_a_group_carries_something_as_weaver_asks_for() -> None:
+    may_be_empty = ("metric", "event")
+    empty = [each["id"] for each in GROUPS if not (each.get("attributes") or "extends" in each)]
+    # Weaver warns of it. A metric of the conventions cannot be a group of the type `metric` once more.
+    assert [each for each in empty if BY_ID[each]["type"] not in may_be_empty] == ["waybill.otel.sdk.log.created"]
+
+
+def test_names_are_given_once_and_what_is_referred_to_exists() -> None:
+    ids = [each["id"] for each in (*GROUPS, *ATTRIBUTES) if "id" in each]
+    names = [each[key] for each in GROUPS for key in ("metric_name", "name") if key in each]
+    assert [name for name in {*ids, *names} if (ids + names).count(name) > 1] == []
+    assert {each["extends"] for each in GROUPS if "extends" in each} <= BY_ID.keys()
+    known = {*ids, *conventions().attributes}
+    for group in GROUPS:
+        refs = [each["ref"] for each in group.get("attributes", ()) if "ref" in each]
+        assert set(refs) <= known, group["id"]
+        assert len(set(refs)) == len(refs), group["id"]
+
+
+def test_an_attribute_has_the_syntax_of_weaver() -> None:
+    for attribute in ATTRIBUTES:
+        asked = attribute.get("requirement_level", "recommended")
+        level, condition = next(iter(asked.items())) if isinstance(asked, dict) else (asked, None)
+        assert level in ("required", "conditionally_required", "recommended", "opt_in"), attribute
+        assert condition if level == "conditionally_required" else level == asked, attribute
+        assert attribute.get("role", "identifying") in ("identifying", "descriptive"), attribute
+        if "ref" in attribute:
+            assert attribute.keys() <= {"ref", *OF_ATTRIBUTES}, attribute
+            continue
+        assert {"id", "type", "stability", "brief"} <= attribute.keys() <= {"id", "type", "stability", *OF_ATTRIBUTES}
+        assert attribute["brief"], attribute
+        assert attribute["stability"] in STABILITIES, attribute
+        if isinstance(attribute["type"], dict):
+            for member in attribute["type"]["members"]:
+                assert {"id", "value", "stability"} <= member.keys() <= {"id", "value", "stability", "brief", "note"}
+        else:
+            # An example has the type of the attribute: of a list, it is a list.
+            kind = TYPES[attribute["type"].removesuffix("[]")]
+            lists = attribute["type"].endswith("[]")
+            examples = [each for one in attribute["examples"] for each in (one if lists else [one])]
+            assert examples, attribute
+            assert all(type(each) is kind for each in examples), attribute
 
 
 def test_the_metrics_of_the_conventions_that_are_described_are_those_that_are_imported() -> None:
