@@ -8,8 +8,6 @@ from telemetry.testing import Receiver, Span
 from tests.house import DATABASES, SERVICES, House
 from tests.otlp import KeepingReceiver
 from tests.trace.traces import Traces, assert_conventional
-from waybill.schema.check import LiveCheck, not_accepted
-from waybill.schema.command import accepted
 
 
 @pytest.fixture(scope="session", params=["official", "lean"])
@@ -20,14 +18,9 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def receiver(way: str) -> Iterator[KeepingReceiver]:
-    """Gets all that the house sends, to be held against the registry and the conventions in the end."""
+    """Gets every span of the house."""
     with KeepingReceiver() as receiver:
         yield receiver
-    check = LiveCheck()
-    for sent in receiver.requests:
-        check.take(sent)
-    left = not_accepted(check.finish(), accepted())
-    assert not left, "\n".join(["", *map(str, left)])
 
 
 @pytest.fixture(scope="session")
