@@ -8,6 +8,10 @@ from telemetry.testing import Receiver, Span
 from tests.house import DATABASES, SERVICES, House
 from tests.otlp import KeepingReceiver
 from tests.trace.traces import Traces, assert_conventional
+from waybill.schema.check import Accepted, LiveCheck, not_accepted
+from waybill.schema.command import accepted
+
+SENT_ELSEWHERE = Accepted("missing_parent", "A test has `order` send to who never answers.", name="send orders")
 
 
 @pytest.fixture(scope="session", params=["official", "lean"])
@@ -18,9 +22,14 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def receiver(way: str) -> Iterator[KeepingReceiver]:
-    """Gets every span of the house."""
+    """Gets all that the house sends, to be held against the registry and the conventions in the end."""
     with KeepingReceiver() as receiver:
         yield receiver
+    check = LiveCheck()
+    for sent in receiver.requests:
+        check.take(sent)
+    left = not_accepted(check.finish(), [*accepted(), SENT_ELSEWHERE])
+    assert not left, "\n".join(["", *map(str, left)])
 
 
 @pytest.fixture(scope="session")
