@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import pytest
 from telemetry.testing import Receiver
 from tests.documents import ROOT
 from tests.ports import free_port
+from tests.system.test_distributions import UV, environment
+from tests.system.test_distributions import run as build
 
 SHOP = """\
 import flask, sys
@@ -26,13 +27,9 @@ app.run(port=int(sys.argv[1]))
 @pytest.fixture(scope="module")
 def doctor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("doctor")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT / "doctor"], check=True, timeout=240)
+    build(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT / "doctor")
     (wheel,) = folder.glob("*.whl")
-    venv.create(folder / "venv", with_pip=True)
-    own = [folder / "venv/bin/python", *pip[1:]]
-    subprocess.run([*own, "install", wheel], check=True, timeout=240)
-    return folder / "venv/bin/waybill-doctor"
+    return environment(folder / "venv", wheel).with_name("waybill-doctor")
 
 
 @pytest.fixture
@@ -83,10 +80,8 @@ def test_the_score_runs_without_the_rest(doctor: Path, tmp_path: Path) -> None:
 
 
 def test_the_doctor_needs_little(doctor: Path) -> None:
-    listed = subprocess.run(
-        [doctor.with_name("python"), "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
-    )
-    names = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
+    listed = build(UV, "pip", "list", "--format=freeze", "--python", doctor.with_name("python"))
+    names = {line.partition("==")[0].lower() for line in listed.splitlines()}
     assert "flask" not in names
     assert "opentelemetry-sdk" not in names
     assert len(names) < 20
