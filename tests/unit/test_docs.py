@@ -149,6 +149,7 @@ def test_the_versions_that_are_named_are_those_that_we_use() -> None:
 # telemetry/README.md
 
 
+@pytest.mark.processes
 def test_the_folder_can_be_copied_as_its_readme_says(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "telemetry", tmp_path / "telemetry")
     for block in blocks(TELEMETRY_README, "python"):

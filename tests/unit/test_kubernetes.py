@@ -244,6 +244,7 @@ def test_spans_say_which_pod_they_are_from() -> None:
     assert there["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
 
 
+@pytest.mark.processes
 def test_each_process_of_a_pod_is_an_instance_of_its_own() -> None:
     code = (
         "from opentelemetry import trace; from chassis import app, settings;"

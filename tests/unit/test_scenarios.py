@@ -85,6 +85,7 @@ def test_members_are_kept_without_their_properties(monkeypatch: pytest.MonkeyPat
     assert keep_baggage(header) == kept
 
 
+@pytest.mark.processes
 def test_without_the_switch_a_process_has_nothing_of_the_faults() -> None:
     for imported, slow, types in connections("off"):
         assert (imported, slow) == ("False", "False")
@@ -92,6 +93,7 @@ def test_without_the_switch_a_process_has_nothing_of_the_faults() -> None:
         assert types <= WITHOUT_FAULTS
 
 
+@pytest.mark.processes
 def test_with_the_switch_each_service_has_the_connections_that_break() -> None:
     found = list(connections("on"))
     assert {imported for imported, _, _ in found} == {"True"}
