@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,31 +67,32 @@ def test_variants_are_measured_end_to_end_and_nothing_stays(folder: Path) -> Non
     assert [path.name for path in (folder / "bench").iterdir()] == ["lock"]
 
 
-def test_ctrl_c_ends_everything_that_was_started(folder: Path) -> None:
+def test_a_killed_bench_is_cleared_up_by_the_next_and_ctrl_c_ends_everything_that_was_started(folder: Path) -> None:
+    killed = start(folder, "--variants=ours")
+    wait_for_parts(killed, folder, {"postgres", "collector"})
+    killed.kill()
+    killed.communicate()
+    left = set(left_running(folder))
+    assert left
+
     bench = start(folder, "--variants=ours")
-    state = state_file(folder / "bench/turn")
-
-    def started() -> set[str]:
-        assert bench.poll() is None, bench.communicate()
-        known = State.read(state)
-        return {part.name for part in known.parts} if known else set()
-
-    wait_until(lambda: {"postgres", "collector", "gateway"} <= started(), "no part was started")
+    wait_for_parts(bench, folder, {"postgres", "collector", "gateway"}, but={process.pid for process in left})
+    assert not left & set(left_running(folder))
     bench.send_signal(signal.SIGINT)
     _, errors = bench.communicate(timeout=120)
     assert bench.returncode == INTERRUPTED, errors
     assert left_running(folder) == []
-    assert not state.exists()
+    assert not state_file(folder / "bench/turn").exists()
 
 
-def test_what_a_killed_bench_left_running_is_ended_by_the_next(folder: Path) -> None:
-    bench = start(folder, "--variants=ours")
-    state = state_file(folder / "bench/turn")
-    wait_until(lambda: state.exists() and (known := State.read(state)) and len(known.parts) > 2, "nothing was started")
-    bench.kill()
-    bench.communicate()
-    assert left_running(folder)
-    again = start(folder, "--variants=untraced")
-    output, errors = again.communicate(timeout=200)
-    assert again.returncode == 0, output + errors
-    assert left_running(folder) == []
+def wait_for_parts(
+    bench: subprocess.Popen[str], folder: Path, names: set[str], but: Container[int] = frozenset()
+) -> None:
+    """Wait until a bench has started these parts, as processes that are not among `but`."""
+
+    def started() -> bool:
+        assert bench.poll() is None, bench.communicate()
+        known = State.read(state_file(folder / "bench/turn"))
+        return known is not None and names <= {part.name for part in known.parts if part.pid not in but}
+
+    wait_until(started, f"{names} were not started")

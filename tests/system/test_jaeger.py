@@ -31,6 +31,7 @@ from opentelemetry.trace import (
 
 from doctor.jaeger import Jaeger, JaegerError
 from telemetry.traces import Event, Trace, traces_from_json
+from tests.house import PATIENCE_SECONDS
 from tests.ports import free_port
 from waybill import binaries
 from waybill.settings import settings
@@ -76,7 +77,7 @@ def jaeger(otlp_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def wait_until_it_answers(jaeger: Jaeger, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             jaeger.services()
@@ -245,7 +246,7 @@ def test_waiting_ends_when_the_last_span_arrives(jaeger: Jaeger, otlp_port: int)
             end(root, 30)
         return len(trace.spans) == 2
 
-    found = jaeger.wait_for_trace(trace_id(root), complete, timeout=10)
+    found = jaeger.wait_for_trace(trace_id(root), complete, PATIENCE_SECONDS)
     assert len(first_look[0].spans) == 1
     assert found
     assert len(found.spans) == 2

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberData
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
+from tests.house import PATIENCE_SECONDS, House, wait_until
 from tests.otlp import Backend, one_span, pair, send, send_spans, span_of, value_of
 
 MADE_UP = "AbCdEf0123456789GhIjKlMnOpQrStUvWxYz"
@@ -399,26 +398,6 @@ def test_what_is_too_long_is_cut_and_searched(house: House, backend: Backend) ->
         assert len(text.encode()) < LONGEST
     assert span_of(arrived).name.startswith("GET /ää")
     assert len(span_of(arrived).name.encode()) <= LONGEST_NAME
-
-
-def test_the_spans_of_orders_get_through_as_the_services_sent_them(house: House, backend: Backend) -> None:
-    with ExitStack() as stack:
-        before = stack.enter_context(Backend())
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": before.endpoint, "REQUEST_DEADLINE": "60"}
-        services = stack.enter_context(House(environment))
-        services.start(*DATABASES)
-        services.start(*SERVICES)
-        scenarios = ("cold-cache", "declined", "acquirer-errors-then-recovers", "pool-exhaustion")
-        answers = [services.order(headers={"baggage": f"waybill.scenario={name}"}) for name in scenarios]
-        assert [answer.status_code for answer in answers] == [201, 402, 201, 201]
-        # Each flushes what it holds.
-        services.stop_together(*(name for name in SERVICES if name != "acquirer"))
-        sent = before.received()
-    assert {"POST /orders", "process orders"} <= {span_of(of).name for of in sent}
-    send_spans(house, sent)
-    arrived = backend.wait_for({span_of(of).span_id for of in sent})
-    for of in sent:
-        assert str(arrived[span_of(of).span_id]) == str(of)
 
 
 def test_no_secret_gets_through_in_a_log(house: House) -> None:

@@ -25,6 +25,8 @@ from waybill.supervise import ROOT
 OF_EACH_KIND = 100
 KEPT = ("error", "slow", "scenario")
 REST = ("completed", "declined", "out of stock")
+WITH_EVENTS = {"cold-cache": 201, "acquirer-errors-then-recovers": 201, "pool-exhaustion": 201}
+"""Scenarios whose spans have events and links, and the status of their orders."""
 SHARES = {True: "ot=th:0", False: "ot=th:e6666666666666"}
 """In the tracestate of what is kept in any case, and of a tenth."""
 SLOW_SECONDS = 0.7
@@ -39,8 +41,8 @@ Trace = list[ResourceSpans]
 
 
 @pytest.fixture(scope="module")
-def recorded() -> dict[str, Trace]:
-    """A trace of each kind, as the services send it."""
+def placed() -> tuple[dict[str, requests.Response], list[ResourceSpans]]:
+    """An order of each kind, and all spans that the services sent meanwhile."""
     with ExitStack() as stack:
         backend = stack.enter_context(Backend())
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint, "REQUEST_DEADLINE": "60"}
@@ -52,6 +54,7 @@ def recorded() -> dict[str, Trace]:
             "declined": house.order(token="tok_declined"),
             "out of stock": house.order("TEA-SOLD-OUT"),
             "scenario": house.order(headers={"baggage": "waybill.scenario=n-plus-one"}),
+            **{name: house.order(headers={"baggage": f"waybill.scenario={name}"}) for name in WITH_EVENTS},
         }
         [worker] = house.workers("payment")
         worker.suspend()
@@ -67,11 +70,19 @@ def recorded() -> dict[str, Trace]:
             "scenario": 201,
             "slow": 201,
             "error": 503,
+            **WITH_EVENTS,
         }
         # Each sends what it holds.
         house.stop_together(*TRACED)
-        traces = by_trace(backend.received())
-        return {kind: traces[bytes.fromhex(answer.json()["trace_id"])] for kind, answer in answers.items()}
+        return answers, backend.received()
+
+
+@pytest.fixture(scope="module")
+def recorded(placed: tuple[dict[str, requests.Response], list[ResourceSpans]]) -> dict[str, Trace]:
+    """A trace of each kind, as the services send it."""
+    answers, sent = placed
+    traces = by_trace(sent)
+    return {kind: traces[bytes.fromhex(answer.json()["trace_id"])] for kind, answer in answers.items()}
 
 
 @pytest.fixture
@@ -80,6 +91,19 @@ def tail(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[House, Backend]]:
     monkeypatch.setenv("WAYBILL_SAMPLING", "tail")
     with Backend() as backend, House({"JAEGER_OTLP_ENDPOINT": backend.address}) as house:
         yield house, backend
+
+
+def test_without_sampling_the_spans_of_orders_get_through_as_the_services_sent_them(
+    placed: tuple[dict[str, requests.Response], list[ResourceSpans]],
+) -> None:
+    _, sent = placed
+    assert {"POST /orders", "process orders"} <= {span_of(of).name for of in sent}
+    with Backend() as backend, House({"JAEGER_OTLP_ENDPOINT": backend.address}) as house:
+        house.start("collector")
+        send_spans(house, sent)
+        arrived = backend.wait_for({span_of(of).span_id for of in sent})
+    for of in sent:
+        assert str(arrived[span_of(of).span_id]) == str(of)
 
 
 def test_tail_sampling_keeps_what_matters_and_a_tenth_of_the_rest_and_nothing_in_part(

@@ -80,22 +80,9 @@ def whole(jaeger: Jaeger, trace_id: str) -> bool:
     return trace is not None and trace.services == SHIPPED
 
 
-def test_down_after_the_supervisor_was_killed_leaves_nothing(environment: dict[str, str]) -> None:
-    up = waybill("up", environment, "--background")
-    assert up.returncode == 0, up.stdout
-    for process in processes_with(environment["TEST_MARK"]):
-        if process.cmdline()[-2:] == ["waybill", "up"]:
-            process.kill()
-    down = waybill("down", environment)
-    assert "Stopped what an earlier run left behind: " in down.stdout
-    assert "postgres." in down.stdout
-    ports = [int(environment[f"WAYBILL_{name.upper()}"]) for name in PORTS]
-    for port in ports:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
-
-
-def test_every_part_that_is_killed_comes_back_and_orders_go_on(environment: dict[str, str]) -> None:
+def test_a_killed_part_comes_back_and_down_leaves_nothing_of_a_killed_supervisor(
+    environment: dict[str, str],
+) -> None:
     up = waybill("up", environment, "--background")
     assert up.returncode == 0, up.stdout
     gateway = f"http://127.0.0.1:{environment['WAYBILL_GATEWAY_PORT']}"
@@ -119,6 +106,16 @@ def test_every_part_that_is_killed_comes_back_and_orders_go_on(environment: dict
     assert jaeger.wait_for_trace(
         placed.json()["trace_id"], lambda trace: not trace.problems() and trace.services >= SHIPPED, timeout=60
     )
+
+    for process in processes_with(environment["TEST_MARK"]):
+        if process.cmdline()[-2:] == ["waybill", "up"]:
+            process.kill()
+    down = waybill("down", environment)
+    assert "Stopped what an earlier run left behind: " in down.stdout
+    assert "postgres." in down.stdout
+    for name in PORTS:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(environment[f"WAYBILL_{name.upper()}"])))
 
 
 def test_the_demonstration_shows_orders_and_traces_until_it_is_told_to_stop(environment: dict[str, str]) -> None:

@@ -23,7 +23,7 @@ with trace.get_tracer("t").start_as_current_span("export"):
 LAST = """
 import atexit, time
 def last():
-    print("took", time.monotonic() - started < 6)
+    print("took", time.monotonic() - started < 30)
 atexit.register(last)
 """
 
@@ -263,8 +263,9 @@ def test_without_a_collector_the_end_is_near_and_standard_output_is_the_commands
 
 
 def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> None:
-    # The exporter tries for 10 s; the SDK's own end is not bounded at all.
-    done = run(f"import time, telemetry\n{LAST}telemetry.configure('shop')\n{ONE_SPAN}\nstarted = time.monotonic()")
+    # The SDK's own end is not bounded at all.
+    code = f"import time, telemetry\n{LAST}telemetry.configure('shop')\n{ONE_SPAN}\nstarted = time.monotonic()"
+    done = run(code, OTEL_EXPORTER_OTLP_TIMEOUT="90")
     assert done.stdout.split() == ["id,sku", "took", "True"]
     assert done.stderr == "1 spans were lost: 127.0.0.1:9 did not take them\n"
 

@@ -54,7 +54,7 @@ def cluster() -> Iterator[int]:
     with ValkeyServer(port=free_port(), config=options) as server:
         with suppress_instrumentation(), redis.Redis(port=server.port) as node:
             node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while "cluster_state:ok" not in str(node.execute_command("CLUSTER", "INFO")):
                 assert time.monotonic() < deadline, "the cluster does not form"
                 time.sleep(0.05)

@@ -14,12 +14,12 @@ from chassis.client import MAX_BYTES, Client
 from chassis.problems import Unavailable
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
-PAUSE = 0.05
+PAUSE = 0.2
 DRIPS = 100
 
 
 def drip(request: BaseHTTPRequestHandler) -> None:
-    """An answer of one character at a time: each comes soon, and the last one after 5 seconds."""
+    """An answer of one character at a time: each comes soon, and the last one after 20 seconds."""
     request.send_response(200)
     request.send_header("Content-Length", str(DRIPS))
     request.end_headers()

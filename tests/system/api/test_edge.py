@@ -175,7 +175,8 @@ def test_callers_who_do_not_hang_up_stop_nobody(house: House, edge: Edge, reques
         began = time.monotonic()
         assert house.session.get(f"{edge.url}/healthz", timeout=30).ok
         print(f"an answer took {time.monotonic() - began:.2f} s")
-        assert edge.connections_to(house.settings.gateway_port) == 0
+        # That of the last answer may be closing.
+        assert edge.connections_to(house.settings.gateway_port) <= 1
 
 
 def test_customers_who_give_up_are_gone_for_the_gateway_too(house: House, edge: Edge) -> None:
