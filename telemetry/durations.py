@@ -4,14 +4,14 @@ docs/upstream.md says what should change. If a newer SDK keeps them in another w
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from time import time_ns
 from typing import Any
 
-from opentelemetry import context
-from opentelemetry.context import Context
-from opentelemetry.metrics import Histogram
+from opentelemetry import metrics
+from opentelemetry.context import Context, get_current
+from opentelemetry.metrics import Histogram, NoOpMeterProvider
 
 
 class Durations:
@@ -26,7 +26,7 @@ class Durations:
         self._readers: object = None
         self._series: dict[tuple[tuple[str, Any], ...], list[_Series] | None] = {}
 
-    def record(self, seconds: float, attributes: Mapping[str, Any], within: Context | None = None) -> None:
+    def record(self, amount: float, attributes: Mapping[str, Any], context: Context | None = None) -> None:
         """Measure once, within a context, or the current one."""
         readers = getattr(getattr(self._instrument, "_measurement_consumer", None), "_reader_storages", None)
         if readers is not self._readers:
@@ -34,14 +34,36 @@ class Durations:
         key = tuple(attributes.items())
         if series := self._series.get(key):
             for each in series:
-                each.add(seconds, attributes, within)
+                each.add(amount, attributes, context)
             return
-        self._histogram.record(seconds, attributes, within)
+        self._histogram.record(amount, attributes, context)
         if key not in self._series:
             # Before there is a provider, it is one that stands for it.
             self._instrument = getattr(self._histogram, "_real_instrument", None) or self._histogram
             if readers is not None:
                 self._series[key] = _find(self._instrument, attributes)
+
+
+class Meters(NoOpMeterProvider):
+    """The meters of this process for an instrumentation, with `Durations` in the place of its histograms."""
+
+    def __init__(self, kind: Callable[[Histogram], Any] = Durations) -> None:
+        self._kind = kind
+
+    def get_meter(self, *args: Any, **options: Any) -> Any:
+        """Return a meter that makes such histograms."""
+        return _Meter(metrics.get_meter_provider().get_meter(*args, **options), self._kind)
+
+
+class _Meter:
+    def __init__(self, meter: Any, kind: Callable[[Histogram], Any]) -> None:
+        self._meter, self._kind = meter, kind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._meter, name)
+
+    def create_histogram(self, *args: Any, **options: Any) -> Any:
+        return self._kind(self._meter.create_histogram(*args, **options))
 
 
 class _Series:
@@ -75,7 +97,7 @@ class _Series:
                 sums._max = max(sums._max, seconds)
             if bucket in self._shown:
                 return
-        now, around = time_ns(), within or context.get_current()
+        now, around = time_ns(), within or get_current()
         if self._filter.should_sample(seconds, now, attributes, around):
             self._shown.add(bucket)
             sums._reservoir.offer(seconds, now, attributes, around)

@@ -126,7 +126,10 @@ def quiet(kind: type[Span]) -> type[Span]:
 
     class Quiet(kind):  # type: ignore[misc,valid-type]
         def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-            super().set_status(status.status_code if isinstance(status, Status) else status)
+            code = status.status_code if isinstance(status, Status) else status
+            # The SDK does nothing then, in four steps.
+            if code is not StatusCode.UNSET:
+                super().set_status(code)
 
     Quiet.record_exception = record_exception
     return Quiet

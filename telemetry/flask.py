@@ -27,6 +27,7 @@ from opentelemetry.util.http import (
 
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from .conventions import known_method
+from .durations import Meters
 from .guard import guarded, report
 from .sdk import Tally
 from .urls import OLD_NAMES, without_query
@@ -78,7 +79,9 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
     if get_global_response_propagator() is None:
         set_global_response_propagator(TraceResponsePropagator())
     with _corrected():
-        official.FlaskInstrumentor.instrument_app(app, request_hook=_name_request, enable_commenter=False)
+        official.FlaskInstrumentor.instrument_app(
+            app, request_hook=_name_request, enable_commenter=False, meter_provider=Meters()
+        )
     app.wsgi_app = _bounded(app.wsgi_app, plain, excluded)  # type: ignore[assignment,method-assign]
     start_span: Callable[[], None] = app._before_request  # type: ignore[attr-defined]
 
@@ -127,7 +130,9 @@ class _Wsgi:
     """The functions that the instrumentation shares with the one of WSGI, without what is done again or for nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(wsgi, name)
+        found = getattr(wsgi, name)
+        setattr(self, name, found)
+        return found
 
     def collect_request_attributes(self, environ: Environ, *options: Any, **named: Any) -> dict[str, Any]:
         """Return the attributes of a request: worked out once, in sound form, and as a copy for each who asks."""

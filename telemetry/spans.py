@@ -73,6 +73,10 @@ class LightSpan(Span):
             attributes, self._limits.max_span_attributes, self._limits.max_span_attribute_length
         )
 
+    def get_span_context(self) -> SpanContext:
+        """Return its identity."""
+        return self._context  # type: ignore[return-value]
+
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one, as the SDK does."""
         self.set_attributes({key: value})

@@ -11,7 +11,7 @@ from typing import Any
 
 from opentelemetry import metrics
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
-from sqlalchemy import URL, Connection
+from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.sql.expression import Alias, CompoundSelect, Select, TableClause, TableSample, UpdateBase
 
@@ -99,20 +99,24 @@ def begin_statement(tracer: Tracer, connection: Connection, statement: str, cont
 def describe(connection: Connection, statement: str, context: Any) -> Description:
     """Return what is to be said of a statement, but for its text; worked out once for each operation and table."""
     operation, table = operation_and_table(statement, context)
-    return _description(operation, table, _system(connection.dialect), connection.engine.url)
+    url = connection.engine.url
+    # Not the URL itself: it writes itself as text to be found.
+    return _description(operation, table, _system(connection.dialect), url.database, url.host, url.port)
 
 
 @lru_cache(maxsize=500)
-def _description(operation: str, table: str, system: str, url: URL) -> Description:
+def _description(
+    operation: str, table: str, system: str, database: str | None, host: str | None, port: int | None
+) -> Description:
     summary = f"{operation} {table}".strip()
     measured: dict[str, str | int] = {
         "db.system.name": system,
-        "db.namespace": url.database or "",
+        "db.namespace": database or "",
         "db.operation.name": operation,
         "db.query.summary": summary,
         **({"db.collection.name": table} if table else {}),
-        **({"server.address": url.host} if url.host else {}),
-        **({"server.port": url.port} if url.port else {}),
+        **({"server.address": host} if host else {}),
+        **({"server.port": port} if port else {}),
     }
     return Description(summary or system, measured)
 

@@ -1,13 +1,13 @@
 """Context within a process: threads whose work stays in the trace, and calls that are not traced."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from opentelemetry import context
+from opentelemetry.context import Context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,19 +25,27 @@ class ContextThreadPool(ThreadPoolExecutor):
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))
 
 
-@contextmanager
-def suppress_instrumentation() -> Iterator[None]:
+class Within:
+    """Have these values in the current context for a block, and put the context back behind it."""
+
+    __slots__ = ("_token", "_values")
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+
+    def __enter__(self) -> None:
+        self._token = context.attach(Context({**context.get_current(), **self._values}))
+
+    def __exit__(self, *_: object) -> None:
+        context.detach(self._token)
+
+
+def suppress_instrumentation() -> Within:
     """Have instrumented libraries make no spans; the one of opentelemetry.instrumentation, which may not be there."""
-    suppressed = context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True)
-    token = context.attach(context.set_value("suppress_instrumentation", True, suppressed))
-    try:
-        yield
-    finally:
-        context.detach(token)
+    return Within({context._SUPPRESS_INSTRUMENTATION_KEY: True, "suppress_instrumentation": True})
 
 
 def is_suppressed() -> bool:
     """Return whether nothing is traced just now, as the instrumentations see it."""
-    return bool(
-        context.get_value("suppress_instrumentation") or context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY)
-    )
+    current = context.get_current()
+    return bool(current.get("suppress_instrumentation") or current.get(context._SUPPRESS_INSTRUMENTATION_KEY))

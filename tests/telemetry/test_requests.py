@@ -1,9 +1,10 @@
 """Calls out, in this process, to a small server of the test's own."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
 import requests
@@ -13,6 +14,8 @@ from opentelemetry.instrumentation import requests as instrumentation
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.util.http import redact_url
+from opentelemetry.util.http.httplib import HttpClientInstrumentor
 from requests.adapters import BaseAdapter
 from werkzeug.serving import make_server
 
@@ -243,3 +246,48 @@ def test_baggage_that_no_header_can_hold_costs_itself(recorded: Recorded, sessio
         context.detach(token)
     assert "Baggage" not in sent
     assert sent["Traceparent"].split("-")[2] == trace.format_span_id(recorded.spans[0].context.span_id)
+
+
+URLS = [
+    "http://127.0.0.1:8001/things/7",
+    "HTTPS://Shop.Example/a;b/c#d",
+    "http://ann:sesame@shop.example:8080/x@y",
+    "http://[::1]:9/",
+    "http://shop.example/?sig=1&a=2",
+    "http://shop.example?AWSAccessKeyId=1",
+    "http://shop.example:99999/",
+    "http://[broken/",
+    "//shop.example/",
+    "shop.example",
+    "mailto:ann@shop.example",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_the_instrumentation_reads_a_url_as_before_in_fewer_steps(url: str, way: Any) -> None:
+    def said(parse: Callable[[str], Any], name: str) -> object:
+        try:
+            return getattr(parse(url), name)
+        except ValueError:
+            return ValueError
+
+    # If this fails with a newer instrumentation, look what it does with a URL, and add its version to VERSIONS.
+    assert instrumentation.urlparse is official._parsed or way is lean
+    for name in ("scheme", "hostname", "port"):
+        assert said(official._parsed, name) == said(urlparse, name)
+    assert instrumentation.redact_url(url) == redact_url(url)
+
+
+def test_a_call_has_the_address_of_its_connection_if_http_client_is_instrumented_too(
+    recorded: Recorded, session: requests.Session, url: str, way: Any
+) -> None:
+    if way is lean:
+        pytest.skip("lean has no such attribute")
+    HttpClientInstrumentor().instrument()
+    try:
+        with requests.Session() as fresh:
+            fresh.get(f"{url}/headers")
+    finally:
+        HttpClientInstrumentor().uninstrument()
+    assert (recorded.spans[0].attributes or {})["net.peer.ip"] == "127.0.0.1"

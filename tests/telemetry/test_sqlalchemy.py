@@ -14,6 +14,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.semconv._incubating.attributes.db_attributes import DbSystemNameValues
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import (
+    URL,
     Column,
     Engine,
     ForeignKey,
@@ -386,3 +387,15 @@ def test_an_engine_that_is_thrown_away_is_freed_and_counts_no_longer(recorded: R
     gc.collect()
     assert gone() is None
     assert "tenant" not in str(recorded.points("db.client.connection.count"))
+
+
+def test_a_statement_does_not_write_its_url_as_text(
+    recorded: Recorded, sqlite: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(*_: object, **__: object) -> str:
+        raise AssertionError
+
+    with sqlite.connect() as db:
+        monkeypatch.setattr(URL, "render_as_string", written)
+        db.execute(select(literal(1))).all()
+    assert recorded.names == ["SELECT"]
