@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from opentelemetry import context
+from opentelemetry.trace import SpanContext
 
 from .errors import type_name
 
@@ -19,6 +20,12 @@ Environ = dict[str, Any]
 WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 log = logging.getLogger(__name__)
+
+
+def traceparent(span: SpanContext) -> str:
+    """Return a span as the W3C writes it in a header: https://www.w3.org/TR/trace-context/#traceparent-header."""
+    trace_id, span_id, _, flags, _, _ = span
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
 
 def strip_incoming(wsgi_app: WsgiApp, keep_baggage: Callable[[str], str] | None = None) -> WsgiApp:

@@ -6,13 +6,13 @@ https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
 from opentelemetry import context, metrics, trace
+from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Link, SpanContext
 from sqlalchemy import Engine, event, exc
@@ -71,14 +71,6 @@ def _measure_connection(name: str, _connection: object, record: ConnectionPoolEn
         create_time.record(time.perf_counter() - begun, _named(name))
 
 
-@dataclass(frozen=True)
-class Holder:
-    """The holder of a connection: its span, and its work in words."""
-
-    span: SpanContext
-    route: str
-
-
 class WaitTracingPool(QueuePool):
     """SQLAlchemy's default pool; hand it to `create_engine(poolclass=...)`.
 
@@ -88,20 +80,17 @@ class WaitTracingPool(QueuePool):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._holders: dict[ConnectionPoolEntry, Holder] = {}
+        # The context of each that holds a connection.
+        self._holders: dict[ConnectionPoolEntry, Context] = {}
 
     def _do_get(self) -> ConnectionPoolEntry:
         # -1 is no limit, so that there is nothing to wait for.
         free = self._max_overflow < 0 or self.checkedout() < self.size() + self._max_overflow
         started = time.perf_counter()
         connection = super()._do_get() if free else self._wait()
-        self._note_holder(connection)
+        self._holders[connection] = context.get_current()
         _measure_wait(self, started)
         return connection
-
-    @guarded
-    def _note_holder(self, connection: ConnectionPoolEntry) -> None:
-        self._holders[connection] = Holder(trace.get_current_span().get_span_context(), _route())
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         self._holders.pop(record, None)
@@ -109,7 +98,7 @@ class WaitTracingPool(QueuePool):
 
     def _wait(self) -> ConnectionPoolEntry:
         # Holders outside any trace cannot be linked to.
-        holders = [holder for holder in self._holders.copy().values() if holder.span.is_valid][:MOST_HOLDERS]
+        holders = [within for within in self._holders.copy().values() if _span(within).is_valid][:MOST_HOLDERS]
         started = time.time_ns()
         try:
             connection = super()._do_get()
@@ -134,18 +123,18 @@ def _named(name: str) -> dict[str, str]:
 
 
 @guarded
-def _show_wait(pool: QueuePool, started: int, holders: list[Holder], error: Exception | None = None) -> None:
+def _show_wait(pool: QueuePool, started: int, holders: list[Context], error: Exception | None = None) -> None:
     """Make the span afterwards: only then it is known that there was a wait."""
     if is_suppressed():
         return
     span = tracer.start_span(
         "wait for connection",
         start_time=started,
-        links=[Link(holder.span) for holder in holders],
+        links=[Link(_span(holder)) for holder in holders],
         attributes={
             **_named(_name(pool)),
-            "pool.holders.trace_ids": [trace.format_trace_id(holder.span.trace_id) for holder in holders],
-            "pool.holders.routes": [holder.route for holder in holders],
+            "pool.holders.trace_ids": [trace.format_trace_id(_span(holder).trace_id) for holder in holders],
+            "pool.holders.routes": [_route(holder) for holder in holders],
         },
     )
     if error is not None:
@@ -161,8 +150,12 @@ def _measure_wait(pool: QueuePool, started: float) -> None:
         wait_time.record(time.perf_counter() - started, _named(_name(pool)))
 
 
-def _route() -> str:
-    return str(context.get_value(ROUTE) or getattr(trace.get_current_span(), "name", "untraced"))
+def _span(within: Context) -> SpanContext:
+    return trace.get_current_span(within).get_span_context()
+
+
+def _route(within: Context) -> str:
+    return str(context.get_value(ROUTE, within) or getattr(trace.get_current_span(within), "name", "untraced"))
 
 
 def _pools() -> list[QueuePool]:

@@ -17,6 +17,7 @@ from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import Setter, default_setter
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter
@@ -32,12 +33,13 @@ from opentelemetry.sdk.trace._sampling_experimental import (
 )
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.trace import Link, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 
 from . import logs as logging_out
 from . import metrics as metrics_out
+from .boundary import traceparent
 from .conventions import SCHEMA_URL, opt_in_to_stable_names
 from .encoder import encode_in_fewer_steps
 from .errors import QuietErrors, choose_signal
@@ -267,10 +269,10 @@ def configure(
     if spans:
         address = _address() if spans == OTLP else type(spans).__name__
         exporters.insert(0, exporter := CountingExporter(_otlp("traces", lean) if spans == OTLP else spans, address))
-        tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=spans_every))
+        tracer_provider.add_span_processor(_Batches(exporter, schedule_delay_millis=spans_every))
     trace.set_tracer_provider(tracer_provider)
     start_without_generators()
-    propagate.set_global_textmap(CompositePropagator([TraceContextTextMapPropagator(), _Baggage()]))
+    propagate.set_global_textmap(CompositePropagator([_TraceContext(), _Baggage()]))
     for name in STRANGERS:
         logging.getLogger(name).addFilter(_nothing_of_strangers)
     logging.getLogger("opentelemetry.attributes").addFilter(_nothing_of_length)
@@ -287,6 +289,25 @@ def shutdown(seconds: float = 3.0) -> None:
     """Shut down what `configure` has set up, within a deadline; do nothing if there is nothing to end."""
     if _configured:
         _configured[1].shutdown(seconds)
+
+
+class _TraceContext(TraceContextTextMapPropagator):
+    """The W3C's propagator, which writes its headers in half of the steps."""
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
+        span = trace.get_current_span(context).get_span_context()
+        if span != trace.INVALID_SPAN_CONTEXT:
+            setter.set(carrier, "traceparent", traceparent(span))
+            if state := span.trace_state:
+                setter.set(carrier, "tracestate", state.to_header())
+
+
+class _Batches(BatchSpanProcessor):
+    """The SDK's processor, which asks a span for its context but once."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span._context and span._context[3] & TraceFlags.SAMPLED:
+            self._batch_processor.emit(span)
 
 
 class _Baggage(W3CBaggagePropagator):

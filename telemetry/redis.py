@@ -61,24 +61,20 @@ def _execute_command(execute: Callable[..., Any], client: Any, args: Any, option
 
 
 def _execute_pipeline(execute: Callable[..., Any], pipeline: Any, args: Any, options: Any) -> Any:
-    _describe_pipeline(pipeline)
+    described: Mapping[str, Any] = {}
     try:
-        # It holds none any more when it is done.
-        described = _of_pipeline(pipeline)
+        # It holds no commands any more when it is done.
+        if names := [text(command[0]) for command in queued(pipeline)]:
+            name, own = pipeline_attributes(pipeline, names, len(names))
+            described = {**own, **database(pipeline), **server(pipeline)}
+            _name_pipeline(name, described)
     except Exception as error:
         report("the attributes of a pipeline", error)
-        described = {}
     return _measured(partial(execute, *args, **options), lambda: described)
 
 
 def _of_command(client: Any, args: Any) -> Mapping[str, Any]:
     return {"db.operation.name": text(args[0]), **database(client), **server(client)} if args else {}
-
-
-def _of_pipeline(pipeline: Any) -> Mapping[str, Any]:
-    names = [text(command[0]) for command in queued(pipeline)]
-    _, described = pipeline_attributes(pipeline, names, len(names)) if names else ("", {})
-    return {**described, **database(pipeline), **server(pipeline)}
 
 
 def _measured(execute: Callable[[], Any], describe: Callable[[], Mapping[str, Any]]) -> Any:
@@ -100,16 +96,13 @@ def _measure(started: float, describe: Callable[[], Mapping[str, Any]], error: B
     measure(started, describe(), error)
 
 
-@guarded
-def _describe_pipeline(pipeline: Any) -> None:
+def _name_pipeline(name: str, described: Mapping[str, Any]) -> None:
     """Have the span of a pipeline name each command once: by default fifty SETs make a name of fifty words.
 
     https://opentelemetry.io/docs/specs/semconv/database/redis/
     """
     span: Any = trace.get_current_span()
-    attributes = getattr(span, "attributes", None) or {}
     # The current span is another one if Redis is not traced just now.
-    if size := attributes.get("db.redis.pipeline_length"):
-        name, described = pipeline_attributes(pipeline, span.name.split(), size)
+    if "db.redis.pipeline_length" in (getattr(span, "attributes", None) or {}):
         span.update_name(name)
-        span.set_attributes(described | database(pipeline))
+        span.set_attributes(described)

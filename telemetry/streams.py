@@ -64,13 +64,13 @@ def sending(destination: str, origin: Context, server: tuple[str, int]) -> Itera
     """
     attributes = _attributes("send", destination, server)
     with (
-        _within(origin),
+        _Within(origin),
         tracer.start_as_current_span(
             f"send {destination}",
             kind=SpanKind.PRODUCER,
             attributes={**attributes, "messaging.operation.type": "send"},
         ) as span,
-        _measured(send_duration, sent_messages, attributes | {"messaging.operation.type": "send"}),
+        _Measured(send_duration, sent_messages, attributes | {"messaging.operation.type": "send"}),
         suppress_instrumentation(),
     ):
         fields: dict[str, str] = {}
@@ -97,14 +97,14 @@ def processing(
     sent_in = trace.get_current_span(sender).get_span_context()
     attributes = {**_attributes("process", destination, server), "messaging.consumer.group.name": group}
     with (
-        _within(sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender)),
+        _Within(sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender)),
         tracer.start_as_current_span(
             f"process {destination}",
             kind=SpanKind.CONSUMER,
             attributes={**attributes, "messaging.operation.type": "process", "messaging.message.id": _text(message_id)},
             links=[Link(sent_in)] if sent_in.is_valid else [],
         ) as span,
-        _measured(process_duration, consumed_messages, attributes),
+        _Measured(process_duration, consumed_messages, attributes),
     ):
         yield span
 
@@ -119,29 +119,35 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else bytes(value).decode(errors="replace")
 
 
-@contextmanager
-def _measured(duration: Durations, messages: Counter, attributes: dict[str, str | int]) -> Iterator[None]:
-    """Record how long it takes, and that it is one message; with the error that ends it."""
-    started = time.monotonic()
-    failure: dict[str, str | int] = {}
-    try:
-        yield
-    except Exception as error:
-        failure = {"error.type": type_name(error)}
-        raise
-    finally:
-        duration.record(time.monotonic() - started, attributes | failure)
-        messages.add(1, attributes | failure)
+class _Measured:
+    """Record how long a block takes, and that it is one message; with the error that ends it."""
+
+    def __init__(self, duration: Durations, messages: Counter, attributes: dict[str, str | int]) -> None:
+        self.duration, self.messages, self.attributes = duration, messages, attributes
+
+    def __enter__(self) -> None:
+        self.started = time.monotonic()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _stack: object) -> None:
+        seconds = time.monotonic() - self.started
+        attributes = self.attributes
+        if isinstance(error, Exception):
+            attributes = {**attributes, "error.type": type_name(error)}
+        self.duration.record(seconds, attributes)
+        self.messages.add(1, attributes)
 
 
-@contextmanager
-def _within(origin: Context) -> Iterator[None]:
+class _Within:
     """Make a context the current one. To start a span in it takes over its trace, and leaves its baggage behind."""
-    token = context.attach(origin)
-    try:
-        yield
-    finally:
-        context.detach(token)
+
+    def __init__(self, origin: Context) -> None:
+        self.origin = origin
+
+    def __enter__(self) -> None:
+        self.token = context.attach(self.origin)
+
+    def __exit__(self, *_: object) -> None:
+        context.detach(self.token)
 
 
 def _attributes(operation: str, destination: str, server: tuple[str, int]) -> dict[str, str | int]:

@@ -14,7 +14,7 @@ from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from .. import __version__
-from ..boundary import CONTEXT_HEADERS, ROUTE, Environ, WsgiApp, strip_incoming
+from ..boundary import CONTEXT_HEADERS, ROUTE, Environ, WsgiApp, strip_incoming, traceparent
 from ..conventions import SCHEMA_URL
 from ..errors import record_exception, type_name
 from ..guard import guarded, report
@@ -137,8 +137,7 @@ class _Request:
     @guarded
     def answer(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Say what is answered, and tell the caller the trace."""
-        span = self.span.get_span_context()
-        value = f"00-{trace.format_trace_id(span.trace_id)}-{trace.format_span_id(span.span_id)}-{span.trace_flags:02x}"
+        value = traceparent(self.span.get_span_context())
         headers += [("traceresponse", value), ("Access-Control-Expose-Headers", "traceresponse")]
         self.status = int(status[:3])
         self.span.set_attribute("http.response.status_code", self.status)

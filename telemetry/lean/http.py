@@ -1,12 +1,8 @@
-"""Code that incoming and outgoing calls share, and a span that is current for as long as a call."""
+"""Code that incoming and outgoing calls share."""
 
 from functools import lru_cache
-from types import TracebackType
 
-from opentelemetry import context, trace
-from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
-from opentelemetry.trace import Span, StatusCode
 
 from ..conventions import known_method
 from ..durations import Durations
@@ -38,24 +34,3 @@ def user_agent_attributes(agent: str | bytes | None) -> dict[str, str]:
     robot = any(name in text.lower() for name in ("googlebot", "bingbot"))
     synthetic = "test" if "alwayson" in text.lower() else "bot" if robot else ""
     return {"user_agent.original": text, **({"user_agent.synthetic.type": synthetic} if synthetic else {})}
-
-
-class Current:
-    """Make a span the current one within a block, show an exception that leaves it, and end the span."""
-
-    __slots__ = ("context", "span", "token")
-
-    def __init__(self, span: Span) -> None:
-        self.span = span
-        self.context: Context = trace.set_span_in_context(span)
-
-    def __enter__(self) -> Span:
-        self.token = context.attach(self.context)
-        return self.span
-
-    def __exit__(self, kind: object, error: BaseException | None, stack: TracebackType | None) -> None:
-        context.detach(self.token)
-        if isinstance(error, Exception):
-            self.span.record_exception(error)
-            self.span.set_status(StatusCode.ERROR)
-        self.span.end()

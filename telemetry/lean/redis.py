@@ -15,8 +15,8 @@ from .. import __version__
 from ..commands import database, measure, pipeline_attributes, query, queued, server, text
 from ..conventions import SCHEMA_URL
 from ..guard import report
+from ..spans import Current
 from ..threads import is_suppressed
-from .http import Current
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 

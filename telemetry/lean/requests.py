@@ -15,9 +15,10 @@ from ..conventions import SCHEMA_URL
 from ..errors import type_name
 from ..guard import guarded, report
 from ..requests import resend_count
+from ..spans import Current
 from ..threads import is_suppressed
 from ..urls import without_password, without_query
-from .http import Current, durations, method_attributes, user_agent_attributes
+from .http import durations, method_attributes, user_agent_attributes
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 duration = durations(metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL), "client")
