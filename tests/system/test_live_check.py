@@ -148,6 +148,8 @@ def outages_of_services(house: House, receiver: KeepingReceiver) -> None:
 def ask(house: House) -> None:
     """Ask for all that may be missing something."""
     house.order()
+    # When it is resumed, the stock goes back.
+    house.order(token="tok_declined")
     for path in ("/products", "/readyz", f"/orders/{SOMEBODY}"):
         house.session.get(house.url("gateway") + path, timeout=30)
 

@@ -506,9 +506,18 @@ def test_a_record_that_tells_of_an_order_belongs_to_a_trace(trace_id: bytes) -> 
 def test_what_never_came_is_named_if_all_was_to_come() -> None:
     check = LiveCheck()
     check.take(traces(span()))
+    check.take(traces(span(number=3), **{"service.name": "order-relay"}))
     never = {(each.name, each.about) for each in check.finish(complete=True) if each.id == "never_sent"}
     assert {("process_order", ""), ("waybill.orders", ""), ("calls", "http.request.resend_count")} <= never
     assert ("PUT", "") not in never
+
+
+def test_what_one_service_sends_another_does_not_send_for_it() -> None:
+    check = LiveCheck()
+    check.take(traces(span()))
+    check.take(metrics(duration(MEASURED)))
+    never = {(each.name, each.service) for each in check.finish(complete=True) if each.id == "never_sent"}
+    assert {("PUT", "order-relay"), ("http.client.request.duration", "gateway, order-relay, payment")} <= never
 
 
 def test_a_finding_with_a_reason_is_accepted_and_another_is_not() -> None:

@@ -91,11 +91,13 @@ class Accepted:
     signal: str = "*"
     name: str = "*"
     about: str = "*"
+    service: str = "*"
 
     def covers(self, finding: Finding) -> bool:
         """Return whether it is about this finding."""
         return finding.id == self.id and all(
-            fnmatchcase(getattr(finding, field), getattr(self, field)) for field in ("signal", "name", "about")
+            fnmatchcase(getattr(finding, field), getattr(self, field))
+            for field in ("signal", "name", "about", "service")
         )
 
 
@@ -126,7 +128,8 @@ class LiveCheck:
         self._resources: dict[tuple[bytes, str], tuple[str, str]] = {}
         self._series: set[tuple[str, str, bytes]] = set()
         self._seen: dict[str, set[str]] = defaultdict(set)
-        self._seen_spans: set[SpanRow] = set()
+        self._seen_spans: set[tuple[str, SpanRow]] = set()
+        self._seen_metrics: set[tuple[str, str]] = set()
         self._errors: dict[str, set[tuple[str, str]]] = defaultdict(set)
 
     # What comes in
@@ -216,7 +219,7 @@ class LiveCheck:
             message = f"{RULES_OF_OUR_OWN['undocumented_span']} ({kind})"
             self._find("violation", "undocumented_span", "span", span.name, "", message, service)
         else:
-            self._seen_spans.add(row)
+            self._seen_spans.add((service, row))
         failed = span.status.code == Status.STATUS_CODE_ERROR
         events = {event.name for event in span.events}
         of_span = {"kind": kind, "failed": failed, "events": events}
@@ -264,7 +267,7 @@ class LiveCheck:
 
     def _metric(self, metric: Metric, service: str) -> None:
         self.checked["metric"] += 1
-        self._seen["metrics"].add(metric.name)
+        self._seen_metrics.add((service, metric.name))
         described, of_conventions = self._metrics.get(metric.name), self.known.metrics.get(metric.name)
         if of_conventions and of_conventions.deprecated:
             self._find("violation", "deprecated", "metric", metric.name, "", of_conventions.deprecated, service)
@@ -415,7 +418,7 @@ class LiveCheck:
     def _compare_errors(self) -> None:
         for metric in self._metrics.values():
             measured = metric.group.ours.get("measures", ())
-            if not measured or metric.name not in self._seen["metrics"]:
+            if not measured or all((service, metric.name) not in self._seen_metrics for service in metric.services):
                 continue
             on_spans = {error for group in measured for error in self._errors[group]}
             for service, error in sorted(self._errors[metric.name] ^ on_spans):
@@ -428,8 +431,8 @@ class LiveCheck:
             self._find("violation", "never_sent", signal, name, about, message, service)
 
         for row in self.registry.spans():
-            if row not in self._seen_spans:
-                never("span", row.name, "", f"nobody made this {row.kind} span", ", ".join(row.services))
+            if silent := [service for service in row.services if (service, row) not in self._seen_spans]:
+                never("span", row.name, "", f"it did not make this {row.kind} span", ", ".join(silent))
         groups = [group for group in self.registry.groups.values() if group.type == "span" or group.id == LOG]
         common = set(self.registry.groups[EVERY_SPAN].carries)
         for group in groups:
@@ -440,8 +443,8 @@ class LiveCheck:
         for name in sorted(self._events.keys() - self._seen["events"]):
             never("span", "", name, "nobody added this event")
         for metric in self._metrics.values():
-            if metric.name not in self._seen["metrics"]:
-                never("metric", metric.name, "", "nobody sent it", ", ".join(metric.services))
+            if silent := [each for each in metric.services if (each, metric.name) not in self._seen_metrics]:
+                never("metric", metric.name, "", "it did not send it", ", ".join(silent))
             for name in sorted(metric.group.carries.keys() - self._seen[metric.group.id]):
                 never("metric", metric.name, name, "no point has it")
 
