@@ -463,6 +463,31 @@ def test_a_child_in_another_process_may_end_after_its_parent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "status", "error", "dishonest"),
+    [
+        (Span.SPAN_KIND_SERVER, 404, "", False),
+        (Span.SPAN_KIND_SERVER, 404, "404", True),
+        (Span.SPAN_KIND_SERVER, 500, "", True),
+        (Span.SPAN_KIND_SERVER, 200, "OSError", False),
+        (Span.SPAN_KIND_CLIENT, 404, "", True),
+        (Span.SPAN_KIND_CLIENT, 404, "404", False),
+        (Span.SPAN_KIND_CLIENT, 302, "302", True),
+    ],
+)
+def test_a_request_fails_by_the_status_that_is_an_error_for_its_side(
+    kind: Any, status: int, error: str, dishonest: bool
+) -> None:
+    attributes = CALL | {"http.response.status_code": status} | ({"error.type": error} if error else {})
+    said = span(kind=kind, attributes=attributes, status=FAILED if error else None)
+    assert ("dishonest_status" in {rule for _, rule, _ in found(traces(said))}) == dishonest
+
+
+def test_a_status_has_no_text() -> None:
+    told = Status(code=Status.STATUS_CODE_ERROR, message="a row of the database")
+    assert ("violation", "text_in_status", "") in found(traces(span(status=told)))
+
+
+@pytest.mark.parametrize(
     ("in_child", "found_there"),
     [("23514", True), ("psycopg.OperationalError", True), ("503", False), ("", False)],
 )

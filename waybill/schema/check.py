@@ -6,7 +6,7 @@ some for what it does not look at: see `RULES_OF_OUR_OWN`.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -33,6 +33,8 @@ RULES_OF_OUR_OWN = {
     "scope_without_schema_url": "A scope names no version of the conventions.",
     "scope_without_version": "A scope names no version of itself.",
     "condition_not_met": "The attribute is there, and the condition under which it is asked for does not hold.",
+    "dishonest_status": "A span of HTTP failed by a status that is no error for it, or did not by one that is.",
+    "text_in_status": "The status of a span has a text, which may be that of an exception.",
     "error_type_differs": "A metric and the spans that it measures name different errors.",
     "exception_not_innermost": "A span has an exception, and so had one of its children in the same process.",
     "baggage_lost": "A span lacks what the baggage of its parent says, or that of the span which it takes up again.",
@@ -225,6 +227,10 @@ class LiveCheck:
         of_span = {"kind": kind, "failed": failed, "events": events}
         group = row.group.id if row else EVERY_SPAN
         said = self._carried(group, span.attributes, "span", span.name, service, **of_span)
+        if _is_dishonest(said, kind, failed=failed):
+            self._broken("dishonest_status", "span", span.name, service)
+        if span.status.message:
+            self._broken("text_in_status", "span", span.name, service)
         if "order.id" in said:
             self._orders.add(said["order.id"].string_value)
         if failed and row and "error.type" in said:
@@ -473,6 +479,19 @@ def _points(metric: Metric) -> list[Any]:
 
 def _positive(point: Any) -> Iterable[float]:
     return (bound for bound in getattr(point, "explicit_bounds", ()) if bound > 0)
+
+
+def _is_dishonest(said: Mapping[str, AnyValue], kind: str, *, failed: bool) -> bool:
+    """Return whether a span of HTTP failed by its status alone, and that is none, or the reverse.
+
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/#status
+    """
+    if "http.response.status_code" not in said:
+        return False
+    status = said["http.response.status_code"].int_value
+    by_status = failed and "error.type" in said and said["error.type"].string_value == str(status)
+    is_error = status >= (500 if kind == "SERVER" else 400)
+    return not failed if is_error else by_status
 
 
 def _has_exception(span: Span) -> bool:
