@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from telemetry.testing import Receiver, Span
+from telemetry.testing import Receiver
 from tests.house import DATABASES, SERVICES, House
 from tests.otlp import KeepingReceiver
-from tests.trace.traces import Traces, assert_conventional
+from tests.trace.traces import Traces
 from waybill.schema.check import Accepted, LiveCheck, not_accepted
 from waybill.schema.command import accepted
 
@@ -86,25 +86,3 @@ def without(house: House) -> Iterator[Callable[[str], None]]:
     for name in stopped:
         if name not in house.processes:
             house.start(name)
-
-
-@pytest.fixture(scope="session")
-def arrivals(receiver: Receiver) -> Callable[[], list[Span]]:
-    """Tells which spans have arrived since it was last asked."""
-    told = 0
-
-    def new() -> list[Span]:
-        nonlocal told
-        spans = receiver.spans[told:]
-        told += len(spans)
-        return spans
-
-    return new
-
-
-@pytest.fixture(autouse=True)
-def every_span_is_conventional(arrivals: Callable[[], list[Span]]) -> Iterator[None]:
-    """Each span that arrives keeps the rules."""
-    yield
-    for span in arrivals():
-        assert_conventional(span)

@@ -156,6 +156,7 @@ def test_telemetry_that_is_right_has_no_finding() -> None:
         ("violation", "undocumented_attribute", "url.fragment", lambda: with_attributes(url__fragment="top")),
         ("violation", "unexpected_attribute", "order.id", lambda: with_attributes(order__id="7")),
         ("violation", "type_mismatch", "server.port", lambda: with_attributes(server__port="8001")),
+        ("violation", "port_in_address", "server.address", lambda: with_attributes(server__address="here:8001")),
         ("violation", "type_mismatch", "url.full", lambda: with_attributes(url__full=["http://a", "http://b"])),
         (
             "information",

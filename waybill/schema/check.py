@@ -35,6 +35,7 @@ RULES_OF_OUR_OWN = {
     "condition_not_met": "The attribute is there, and the condition under which it is asked for does not hold.",
     "dishonest_status": "A span of HTTP failed by a status that is no error for it, or did not by one that is.",
     "text_in_status": "The status of a span has a text, which may be that of an exception.",
+    "port_in_address": "The address has a port, which has an attribute of its own.",
     "error_type_differs": "A metric and the spans that it measures name different errors.",
     "exception_not_innermost": "A span has an exception, and so had one of its children in the same process.",
     "baggage_lost": "A span lacks what the baggage of its parent says, or that of the span which it takes up again.",
@@ -60,6 +61,7 @@ OURS = ("services.", "chassis.", "telemetry.", "exhibition.")
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 FORMAT = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+WITH_PORT = re.compile(r"[^:]*:\d+|\[.*\]:\d+")
 LOG = "waybill.log"
 """The group of the attributes that a log record may carry."""
 
@@ -367,6 +369,8 @@ class LiveCheck:
             elif key.rpartition(".")[0] in self._namespaces:
                 find("information", "extends_namespace", "Its namespace is one of the conventions.")
             return
+        if key.endswith(".address") and WITH_PORT.fullmatch(value.string_value):
+            find("violation", "port_in_address", RULES_OF_OUR_OWN["port_in_address"])
         if known and known.deprecated:
             find("violation", "deprecated", known.deprecated)
         if not (known.stable if known else ours and ours.stability == "stable"):
