@@ -1,12 +1,16 @@
 """The numbers of cards, which must not come here: https://www.pcisecuritystandards.org/ asks much of who stores one."""
 
 import re
+from urllib.parse import unquote
 
 _NUMBERS = re.compile(
     r"""(?<!\d)                                      # From 13 to 19 digits, ISO/IEC 7812-1:
         (?: \d{13,19}                                # as they are,
           | (?:\d{4}[^0-9A-Za-z]{1,2}){3}\d{1,7}     # or in the groups that are printed on cards.
           | \d{4}[^0-9A-Za-z]{1,2}\d{6}[^0-9A-Za-z]{1,2}\d{4,5}
+          | \d(?:\D{1,4}\d){12,18}                   # Each digit by itself, or two and two, with anything between.
+          | \d\d(?:\D{1,4}\d\d){6,8}
+          | \d{3}(?:[^0-9A-Za-z]{1,2}\d{3}){4}(?:[^0-9A-Za-z]{1,2}\d{1,3})?
         )(?!\d)""",
     re.VERBOSE,
 )
@@ -16,7 +20,9 @@ _RANDOM = re.compile(r"(?=\d*[a-f])[0-9a-f]{21,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0
 
 def refuse_card_number(token: str) -> str:
     """Return a payment token. Raises ValueError, without the token, if there is what passes for a card's number."""
-    if any(_passes(re.sub(r"\D", "", match[0])) for match in _NUMBERS.finditer(_RANDOM.sub("", token))):
+    # `%20` stands for a space, and has digits of its own.
+    texts = {_RANDOM.sub("", text) for text in (token, unquote(token), unquote(token).replace("+", " "))}
+    if any(_passes(re.sub(r"\D", "", match[0])) for text in texts for match in _NUMBERS.finditer(text)):
         raise ValueError("this passes for the number of a card: send a token that stands for it")
     return token
 

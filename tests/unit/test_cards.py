@@ -1,10 +1,12 @@
 """Texts that pass for a card's number are told from tokens."""
 
 import re
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
 
+from services.gateway.api import OrderRequest
 from services.gateway.cards import refuse_card_number
 
 NUMBERS = {
@@ -15,6 +17,8 @@ NUMBERS = {
     "Maestro, of 19 digits": "6304000000000000018",
     "UnionPay": "6200000000000005",
 }
+
+FULL_WIDTH = str.maketrans("0123456789", "".join(chr(0xFF10 + digit) for digit in range(10)))
 
 
 @pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
@@ -42,6 +46,35 @@ def test_a_number_in_groups_is_refused(number: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "form",
+    [
+        lambda number: " ".join(number),
+        lambda number: "[" + ",".join(number) + "]",
+        lambda number: '["' + '", "'.join(number) + '"]',
+        lambda number: "x".join(number),
+        lambda number: "%20".join(re.findall("....", number)),
+        lambda number: "%2D".join(number),
+        lambda number: "+".join(re.findall("....", number)),
+        lambda number: "%34" + number[1:],
+        lambda number: "-".join(re.findall("..", number)),
+        lambda number: "xy".join(re.findall("..", number)),
+        lambda number: "-".join(re.findall(".{1,3}", number)),
+    ],
+)
+def test_a_number_in_pieces_is_refused(form: Callable[[str], str]) -> None:
+    with pytest.raises(ValueError, match="the number of a card"):
+        refuse_card_number(form("4111111111111111"))
+
+
+@pytest.mark.parametrize("between", ["\u200b", "\u00a0", "\u2007", ""])
+def test_no_other_digits_and_no_hidden_characters_are_taken(between: str) -> None:
+    number = between.join("4111111111111111") if between else "4111111111111111".translate(FULL_WIDTH)
+    with pytest.raises(ValueError, match="payment_token") as refusal:
+        OrderRequest.model_validate({"items": [{"sku": "TEA-EARL-GREY", "quantity": 1}], "payment_token": number})
+    assert {each["type"] for each in refusal.value.errors()} == {"string_pattern_mismatch"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
     "token",
     [
         "tok_visa",
@@ -50,6 +83,9 @@ def test_a_number_in_groups_is_refused(number: str) -> None:
         "411111111111",
         "41111111111111111111111",
         "8d3f1c9e41111111111111118d3f1c9e",
+        "tok_1N3T00LkdIwHu7ixt44h1F8k",
+        "pm-2026-11-27T18:40:12.123456Z",
+        "a1b2c3d4e5f6",
     ],
 )
 def test_a_token_is_taken(token: str) -> None:
