@@ -38,7 +38,7 @@ HOST = re.compile(r"[^/?#]*//[^/?#]*")
 
 
 class _Sent:
-    """What has become of a call, inside of the instrumentation."""
+    """Keeps the outcome of a call, as it was inside of the instrumentation."""
 
     called = False
     response: Response | None = None
