@@ -8,7 +8,7 @@ ends what is left open: nothing of a request outlives its call, and no error of 
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import flask
@@ -28,6 +28,7 @@ from opentelemetry.util.http import (
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from .conventions import known_method
 from .durations import Meters
+from .errors import record_exception
 from .guard import guarded, report
 from .sdk import Tally
 from .urls import OLD_NAMES, without_query
@@ -92,19 +93,30 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
         if request is not None and not request.begun:
             request.begun = True
             start_span()
-            request.span = environ.get(official._ENVIRON_SPAN_KEY)
-            request.activation = environ.get(official._ENVIRON_ACTIVATION_KEY)
+
+    @guarded
+    def fail(*arguments: object, exception: BaseException, **_: object) -> None:
+        begin(*arguments)
+        if request := flask.request.environ.get(REQUEST):
+            request.failure = exception
 
     # Both come before url_value_preprocessor and the first before_request; the second if there is no session either.
     # They keep no app alive that is not used any more.
     flask.request_started.connect(begin, app)
-    flask.got_request_exception.connect(begin, app)
-    # Both stay where uninstrument_app looks for them; the first finds that the span has begun.
+    flask.got_request_exception.connect(fail, app)
+    # Both stay where uninstrument_app looks for them. The first finds that the span has begun; the other has nothing to
+    # do, since a later hook may still raise, and a stream goes on.
     end_span: Callable[..., None] = app._teardown_request  # type: ignore[attr-defined]
-    app._before_request, app._teardown_request = begin, guarded(end_span)  # type: ignore[attr-defined]
+    app._before_request, app._teardown_request = begin, _nothing  # type: ignore[attr-defined]
     _replace(app.before_request_funcs[None], start_span, begin)
-    _replace(app.teardown_request_funcs[None], end_span, app._teardown_request)  # type: ignore[attr-defined]
+    _replace(app.teardown_request_funcs[None], end_span, _nothing)
+    # Of the instance's own, so that they live as long as the app.
+    app.extensions[REQUEST] = begin, fail
     flask.request_finished.connect(_tell_streams, app)
+
+
+def _nothing(_: BaseException | None) -> None:
+    """Stand for the hook that would end the span."""
 
 
 def _replace(hooks: list[Any], old: object, new: object) -> None:
@@ -115,7 +127,7 @@ def _replace(hooks: list[Any], old: object, new: object) -> None:
 def _corrected() -> Iterator[None]:
     """Have the instrumentation of an app do once what it does twice; docs/upstream.md says what."""
     module: Any = official
-    module.otel_wsgi = _Wsgi()
+    module.otel_wsgi, module.trace = _Wsgi(), _Trace()
     before = module._excluded_urls_from_env, module.create_http_server_active_requests
     # It would build the URL three times a request to compare it, and Flask raises if the host is not trusted.
     module._excluded_urls_from_env = None
@@ -163,6 +175,21 @@ class _Wsgi:
         return wsgi.collect_custom_response_headers_attributes(headers) if wanted else {}
 
 
+class _Trace:
+    """The functions of OpenTelemetry's API, but for one: the span of a request ends with its WSGI call."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trace, name)
+
+    def use_span(self, span: trace.Span, *options: Any, **named: Any) -> Any:
+        """Make the span the current one; its end, and the errors that leave the request, are the request's."""
+        request: _Request | None = flask.request.environ.get(REQUEST)
+        if request is None:
+            return trace.use_span(span, *options, **named)
+        request.span = span
+        return request
+
+
 class _Active:
     """Counts the requests under way, of all apps. Two measurements of the SDK's take as long as a span."""
 
@@ -183,17 +210,25 @@ _active: _Active | None = None
 
 
 class _Request:
-    """The facts of a traced request, until its end."""
+    """The facts of a traced request, until its end; what makes its span the current one."""
 
     def __init__(self, start_response: Callable[..., Any]) -> None:
         self.start_response = start_response
-        self.called = self.begun = self.answered = self.streams = False
+        self.called = self.begun = self.answered = self.streams = self.ended = False
         self.body: Iterable[bytes] | None = None
         self.seen: list[Any] = []
         self.attributes: dict[str, Any] = {}
         self.asked_for: dict[str, Any] = {}
-        self.span: Any = None
-        self.activation: Any = None
+        self.span: trace.Span | None = None
+        self.failure: BaseException | None = None
+
+    def __enter__(self) -> None:
+        """Called by the instrumentation; the end of the WSGI call puts the context back."""
+        if self.span is not None:
+            context.attach(trace.set_span_in_context(self.span))
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def answer(self, *arguments: Any) -> Any:
         """Begin the response; the server's `start_response`."""
@@ -202,11 +237,15 @@ class _Request:
 
     @guarded
     def end(self, error: BaseException | None = None) -> None:
-        """End the span if nothing has ended it, before the context is put back: its end changes that once more."""
-        if self.activation is not None:
-            # It raises the error again, if it was not at its end before.
-            with suppress(BaseException):
-                self.activation.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        """End the span, once, with the error that has ended the request, or that the app made a 500 of."""
+        if self.span is None or self.ended:
+            return
+        self.ended = True
+        if failure := error or self.failure:
+            record_exception(self.span, failure)
+            self.span.set_status(trace.StatusCode.ERROR)
+        self.span.end()
+        self.failure = None
 
 
 def _kept(plain: WsgiApp) -> WsgiApp:
@@ -264,7 +303,6 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
             body = plain(environ, start_response) if request.body is None else request.body
         else:
             if request.streams and not sent_by_the_server(body, environ):
-                # The span is over before the first part, but with `stream_with_context` of a Flask before 3.1.
                 within = before if request.span is None else trace.set_span_in_context(request.span, before)
                 return Stream(body, within, request.end)
             request.end()

@@ -262,6 +262,41 @@ def test_what_ends_a_worker_ends_the_span(app: Flask, memory: InMemorySpanExport
     assert context.get_current() == {}
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ConnectionError])
+@pytest.mark.parametrize("place", ["view", "teardown_request", "teardown_appcontext"])
+def test_a_request_that_an_error_ends_is_an_error(
+    app: Flask, memory: InMemorySpanExporter, place: str, error: type[BaseException]
+) -> None:
+    def fail(*_: object) -> str:
+        raise error
+
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    if place == "view":
+        app.add_url_rule("/fails", "/fails", fail)
+    else:
+        getattr(app, place)(fail)
+    with pytest.raises(error):
+        Client(app).get("/fine" if place != "view" else "/fails")
+    span = only(memory)
+    assert (span.status.status_code, events(span)) == (trace.StatusCode.ERROR, [error.__name__])
+    assert (span.attributes or {})["error.type"] == error.__name__
+    assert context.get_current() == {}
+
+
+def test_what_is_done_in_any_teardown_is_in_the_trace(app: Flask, memory: InMemorySpanExporter) -> None:
+    def give_back(_: BaseException | None) -> None:
+        tracer.start_span("give back").end()
+
+    app.teardown_request(give_back)
+    app.teardown_appcontext(give_back)
+    for headers in ({}, {"traceparent": TRACEPARENT}):
+        memory.clear()
+        Client(app).get("/fine", headers=headers)
+        server = only(memory)
+        assert [span.parent for span in memory.get_finished_spans()] == [server.context, server.context, server.parent]
+        assert [span.name for span in memory.get_finished_spans()][-1] == "GET /fine"
+
+
 def test_a_request_that_is_over_is_freed_at_once(app: Flask) -> None:
     def left() -> int:
         return sum(type(thing).__name__ == "_Request" for thing in gc.get_objects())
@@ -426,7 +461,9 @@ def test_a_stream_that_breaks_leaves_nothing_to_the_next_request(app: Flask, mem
     app.add_url_rule("/rows", "/rows", lambda: Response(rows()))
     with pytest.raises(ConnectionError):
         Client(app).get("/rows", buffered=True)
-    assert only(memory).end_time
+    span = only(memory)
+    assert (span.status.status_code, events(span)) == (trace.StatusCode.ERROR, ["ConnectionError"])
+    assert (span.attributes or {})["error.type"] == "ConnectionError"
     assert not trace.get_current_span().get_span_context().is_valid
 
 
@@ -448,6 +485,15 @@ def test_a_stream_that_nobody_closes_leaves_nothing_to_the_next_request(
     assert context.get_current() == {}
     server = only(memory)
     assert [span.parent for span in memory.get_finished_spans() if span.name == "rows"] == [server.context] * read
+
+
+def test_the_span_of_a_stream_lasts_until_its_end(app: Flask, memory: InMemorySpanExporter) -> None:
+    app.add_url_rule("/rows", "/rows", lambda: Response(iter(["0", "1"])))
+    body = iter(app.wsgi_app(create_environ("/rows"), lambda *_: lambda _: None))
+    assert next(body) == b"0"
+    assert memory.get_finished_spans() == ()
+    assert list(body) == [b"1"]
+    assert only(memory).status.status_code is trace.StatusCode.UNSET
 
 
 def test_a_file_is_left_to_the_server(app: Flask, memory: InMemorySpanExporter) -> None:
