@@ -94,7 +94,7 @@ def frames(exception: BaseException) -> str:
 def _recorded_in(exception: BaseException) -> int | None:
     """Return the trace in which the exception was recorded."""
     _, trace_id = _recorded.get(id(exception), (None, None))
-    return trace_id or vars(exception).get(RECORDED)
+    return trace_id or getattr(exception, "__dict__", {}).get(RECORDED)
 
 
 def _remember(exception: BaseException, trace_id: int) -> None:

@@ -28,7 +28,7 @@ from opentelemetry.util.http import (
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
 from .conventions import known_method
 from .durations import Meters
-from .errors import record_exception
+from .errors import record_exception, type_name
 from .guard import guarded, report
 from .sdk import Tally
 from .urls import OLD_NAMES, without_query
@@ -97,8 +97,10 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
     @guarded
     def fail(*arguments: object, exception: BaseException, **_: object) -> None:
         begin(*arguments)
-        if request := flask.request.environ.get(REQUEST):
+        request: _Request | None = flask.request.environ.get(REQUEST)
+        if request is not None and request.span is not None:
             request.failure = exception
+            record_exception(request.span, exception)
 
     # Both come before url_value_preprocessor and the first before_request; the second if there is no session either.
     # They keep no app alive that is not used any more.
@@ -214,7 +216,7 @@ class _Request:
 
     def __init__(self, start_response: Callable[..., Any]) -> None:
         self.start_response = start_response
-        self.called = self.begun = self.answered = self.streams = self.ended = False
+        self.called = self.begun = self.answered = self.streams = self.lasts = False
         self.body: Iterable[bytes] | None = None
         self.seen: list[Any] = []
         self.attributes: dict[str, Any] = {}
@@ -238,13 +240,15 @@ class _Request:
     @guarded
     def end(self, error: BaseException | None = None) -> None:
         """End the span, once, with the error that has ended the request, or that the app made a 500 of."""
-        if self.span is None or self.ended:
-            return
-        self.ended = True
-        if failure := error or self.failure:
-            record_exception(self.span, failure)
-            self.span.set_status(trace.StatusCode.ERROR)
-        self.span.end()
+        span, self.span = self.span, None
+        # The app may have ended it.
+        if span is not None and span.is_recording():
+            if error and error is not self.failure:
+                record_exception(span, error)
+            if failure := error or self.failure:
+                span.set_attribute("error.type", type_name(failure))
+                span.set_status(trace.StatusCode.ERROR)
+            span.end()
         self.failure = None
 
 
@@ -304,6 +308,8 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
         else:
             if request.streams and not sent_by_the_server(body, environ):
                 within = before if request.span is None else trace.set_span_in_context(request.span, before)
+                if not request.lasts:
+                    request.end()
                 return Stream(body, within, request.end)
             request.end()
         finally:
@@ -319,8 +325,9 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
 @guarded
 def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> None:
     if request := flask.request.environ.get(REQUEST):
-        # Error pages come as iterators too.
-        request.streams = response.is_streamed and response.content_length is None
+        request.streams = response.is_streamed
+        # Error pages come as iterators too. Test clients do not close what they have not read.
+        request.lasts = response.is_streamed and response.content_length is None
 
 
 @guarded

@@ -90,8 +90,9 @@ def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
         finally:
             request.context = context.get_current()
             context.detach(token)
-        streams = request.streams and not sent_by_the_server(body, environ)
-        if not (streams and request.lasts):
+        # An app that is a generator has not answered yet.
+        streams = (request.streams or not request.answered) and not sent_by_the_server(body, environ)
+        if not (streams and (request.lasts or not request.answered)):
             request.end()
         return Stream(body, request.context, request.end) if streams else body
 
@@ -104,7 +105,7 @@ class _Request:
     def __init__(self, environ: Environ) -> None:
         self.environ = environ
         self.seen = _what_matters(environ)
-        self.streams = self.lasts = self._ended = False
+        self.answered = self.streams = self.lasts = self._ended = False
         self.failure: BaseException | None = None
         self.route, self.status = "", 0
         parent, kind = context.get_current(), SpanKind.INTERNAL
@@ -137,9 +138,13 @@ class _Request:
     @guarded
     def answer(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Say what is answered, and tell the caller the trace."""
+        self.answered = True
         value = traceparent(self.span.get_span_context())
         headers += [("traceresponse", value), ("Access-Control-Expose-Headers", "traceresponse")]
-        self.status = int(status[:3])
+        code = status.partition(" ")[0]
+        self.status = int(code) if code.isdecimal() else 0
+        if not (self.status and self.span.is_recording()):
+            return
         self.span.set_attribute("http.response.status_code", self.status)
         if self.status >= 500:
             self.span.set_attribute("error.type", type_name(self.failure) if self.failure else str(self.status))
@@ -148,8 +153,9 @@ class _Request:
     @guarded
     def show(self, error: BaseException) -> None:
         """Show an exception that left the app, or that the app made a 500 of."""
+        if error is not self.failure:
+            record_exception(self.span, error)
         self.failure = error
-        record_exception(self.span, error)
         self.span.set_status(StatusCode.ERROR)
 
     @guarded
@@ -162,7 +168,9 @@ class _Request:
             active.add(-1, self.method, self.scheme)
             measured = _measured(self.method, self.scheme, self.version, self.route, self.status)
             duration.record(perf_counter() - self.started, measured, trace.set_span_in_context(self.span))
-            self.span.end()
+            # The app may have ended it.
+            if self.span.is_recording():
+                self.span.end()
 
 
 # Called with the app that sends the signal, from within its request.
