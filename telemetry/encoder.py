@@ -14,6 +14,7 @@ from functools import lru_cache, wraps
 from importlib import import_module
 from typing import Any
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import StatusCode
@@ -85,6 +86,8 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
     """Return the encoder of a batch so that each span is made where it belongs; `official` is its module."""
     copying = official._encode_resource_spans
     unset = official.PB2Status()
+    # By their names: an enumeration's member works out its hash each time.
+    kinds = {kind.name: number for kind, number in official._SPAN_KIND_MAP.items()}
 
     @wraps(copying)
     def encode_resource_spans(spans: Sequence[ReadableSpan]) -> Any:
@@ -110,9 +113,13 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
     def encode(spans: Sequence[ReadableSpan]) -> list[Any]:
         of_resources: dict[Any, Any] = {}
         of_scopes: dict[Any, Any] = {}
+        same: dict[tuple[int, int], Any] = {}
         for span in spans:
-            resource, scope = span.resource, span.instrumentation_scope
-            within = of_scopes.get((resource, scope))
+            resource, scope = span._resource, span._instrumentation_scope
+            # A scope works out its hash each time.
+            within = same.get((id(resource), id(scope)))
+            if within is None:
+                within = of_scopes.get((resource, scope))
             if within is None:
                 if resource not in of_resources:
                     of_resources[resource] = official.PB2ResourceSpans(
@@ -122,6 +129,7 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
                     scope=official._encode_instrumentation_scope(sound_scope(scope)),
                     schema_url=sound(scope.schema_url) if scope else None,
                 )
+            same[id(resource), id(scope)] = within
             add(within.spans, span)
         return list(of_resources.values())
 
@@ -134,14 +142,18 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
     def add(messages: Any, span: ReadableSpan) -> None:
         own: Any = span._context
         parent, status = span._parent, span._status
+        attributes = span._attributes
+        if isinstance(attributes, BoundedAttributes):
+            # It is slow to look through, and quick to copy.
+            attributes = attributes.copy()
         message = messages.add(
             trace_id=own.trace_id.to_bytes(16),
             span_id=own.span_id.to_bytes(8),
             name=sound(span._name),
-            kind=official._SPAN_KIND_MAP[span._kind],
+            kind=kinds[span._kind._name_],
             start_time_unix_nano=span._start_time,
             end_time_unix_nano=span._end_time,
-            attributes=official._encode_attributes(span._attributes),
+            attributes=official._encode_attributes(attributes),
             status=unset if status.status_code is StatusCode.UNSET else status_of(status),
             flags=ELSEWHERE if parent and parent.is_remote else HERE,
         )
@@ -162,9 +174,9 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
             message.links.extend(official._encode_links(span.links))
         if lost := span.dropped_attributes:
             message.dropped_attributes_count = lost
-        if lost := span.dropped_events:
+        if span._events != () and (lost := span.dropped_events):
             message.dropped_events_count = lost
-        if lost := span.dropped_links:
+        if span._links != () and (lost := span.dropped_links):
             message.dropped_links_count = lost
 
     return encode_resource_spans

@@ -82,9 +82,9 @@ class SpanCounts:
 
     def start_span(self, parent: SpanContext | None, decision: Decision) -> Callable[[], None]:
         """Count a span that starts, and return what counts its end. Called by the SDK."""
-        # An enumeration's `name`, and itself as a key, are slow.
+        # An enumeration's `name`, and itself as a key, are slow, as is `is_remote`.
         result = decision._name_
-        self.started.add(1, "none" if parent is None else "remote" if parent.is_remote else "local", result)
+        self.started.add(1, "none" if parent is None else "remote" if parent[2] else "local", result)
         return _nothing if decision is Decision.DROP else self.ends[result]
 
     def tell_live(self, _options: CallbackOptions) -> Iterable[Observation]:

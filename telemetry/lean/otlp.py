@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind
+from opentelemetry.trace import Link, SpanContext, StatusCode
 
 from ..encoder import say_left_out
 from ..errors import type_name
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 LONGEST_KEPT = 1000
 """Characters of a value that is kept as bytes. Longer ones, such as stacks, are seldom the same twice."""
 
-KINDS = {SpanKind.INTERNAL: 1, SpanKind.SERVER: 2, SpanKind.CLIENT: 3, SpanKind.PRODUCER: 4, SpanKind.CONSUMER: 5}
 KNOWN, REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
 """Flags: it is known whether the parent, or what is linked, is in another process; and it is."""
 
@@ -51,6 +50,8 @@ def encode(spans: Iterable[ReadableSpan]) -> bytes:
     A span that cannot be encoded, as one whose times are no integers, is left out.
     """
     resources: dict[Resource, dict[InstrumentationScope | None, list[bytes]]] = {}
+    # The same lists by identity: a scope works out its hash each time.
+    lists: dict[tuple[int, int], list[bytes]] = {}
     errors: list[Exception] = []
     for span in spans:
         try:
@@ -58,7 +59,12 @@ def encode(spans: Iterable[ReadableSpan]) -> bytes:
         except Exception as error:
             errors.append(error)
             continue
-        resources.setdefault(span.resource, {}).setdefault(span.instrumentation_scope, []).append(encoded)
+        resource, scope = span._resource, span._instrumentation_scope
+        of_scope = lists.get((id(resource), id(scope)))
+        if of_scope is None:
+            of_scope = resources.setdefault(resource, {}).setdefault(scope, [])
+            lists[id(resource), id(scope)] = of_scope
+        of_scope.append(encoded)
     say_left_out(errors)
     return b"".join(
         _field(
@@ -89,12 +95,15 @@ def _scope(scope: InstrumentationScope | None) -> bytes:
 
 
 def _span(span: ReadableSpan) -> bytes:
-    own, parent, status = span.context, span.parent, span.status
+    # The fields, since each property is a call.
+    own: Any = span._context
+    parent, status, events, links = span._parent, span._status, span._events, span._links
     said = [
         _ids(own),
-        _text(b"\x2a", span.name),
-        kind_and_times(0x30, KINDS[span.kind], 0x39, span.start_time or 0, 0x41, span.end_time or 0),
-        *_attributes(b"\x4a", span.attributes),
+        _kept_text(b"\x2a", span._name),
+        # The kinds are counted from 0, and those of OTLP from 1.
+        kind_and_times(0x30, span._kind._value_ + 1, 0x39, span._start_time or 0, 0x41, span._end_time or 0),
+        *_attributes(b"\x4a", span._attributes),
     ]
     if own.trace_state:
         said.append(_text(b"\x1a", ",".join(f"{key}={value}" for key, value in own.trace_state.items())))
@@ -102,18 +111,22 @@ def _span(span: ReadableSpan) -> bytes:
         said += b"\x22\x08", parent.span_id.to_bytes(8)
     if dropped := span.dropped_attributes:
         said.append(_number(b"\x50", dropped))
-    if events := span.events:
+    # An empty tuple has lost none either.
+    if events != ():
         said += (_field(b"\x5a", _event(event)) for event in events)
-    if dropped := span.dropped_events:
-        said.append(_number(b"\x60", dropped))
-    if links := span.links:
+        if dropped := span.dropped_events:
+            said.append(_number(b"\x60", dropped))
+    if links != ():
         said += (_field(b"\x6a", _link(link)) for link in links)
-    if dropped := span.dropped_links:
-        said.append(_number(b"\x70", dropped))
+        if dropped := span.dropped_links:
+            said.append(_number(b"\x70", dropped))
     if status is not None:
-        code = status.status_code.value
+        code = status.status_code
+        failed = code is not StatusCode.UNSET
         said.append(
-            _field(b"\x7a", _text(b"\x12", status.description) + _number(b"\x18", code)) if code else b"\x7a\x00"
+            _field(b"\x7a", _text(b"\x12", status.description) + _number(b"\x18", code.value))
+            if failed
+            else b"\x7a\x00"
         )
     said += b"\x85\x01", _flags(parent)
     return b"".join(said)
@@ -130,7 +143,8 @@ def _link(link: Link) -> bytes:
 
 
 def _ids(context: SpanContext) -> bytes:
-    return b"\x0a\x10%b\x12\x08%b" % (context.trace_id.to_bytes(16), context.span_id.to_bytes(8))
+    trace_id, span_id, *_ = context
+    return b"\x0a\x10%b\x12\x08%b" % (trace_id.to_bytes(16), span_id.to_bytes(8))
 
 
 def _flags(context: SpanContext | None) -> bytes:
@@ -186,6 +200,9 @@ def _any(value: Any) -> bytes:
 
 def _text(tag: bytes, text: Any) -> bytes:
     return _field(tag, sound(text).encode())
+
+
+_kept_text = lru_cache(maxsize=1000, typed=True)(_text)
 
 
 def _field(tag: bytes, content: bytes) -> bytes:
