@@ -67,7 +67,6 @@ def configure_telemetry(name: str, settings: ServiceSettings, baggage_keys: Coll
     except ValueError as error:
         refuse(str(error))
     tracing.way().instrument_requests()
-    tracing.way().instrument_redis()
     chosen = {name: os.environ[name] for name in CHOICES if os.environ.get(name)}
     said = ", ".join(f"{key}={value}" for key, value in {**settings.open(), **chosen}.items())
     log.info("%s %s starts with %s", name, VERSION, said)

@@ -4,6 +4,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from chassis import problems, tracing
+
 
 def address(client: redis.Redis) -> tuple[str, int]:
     """Host and port of the server that a client talks to."""
@@ -13,6 +15,8 @@ def address(client: redis.Redis) -> tuple[str, int]:
 
 def connect(url: str, patience: float, client_class: type[redis.Redis] = redis.Redis) -> redis.Redis:
     """Return a client of the server at this URL, which waits `patience` seconds for an answer and asks only once."""
+    tracing.way().instrument_redis()
+    problems.add_dependency("the cache", lambda error: isinstance(error, redis.RedisError))
     return client_class.from_url(
         url,
         socket_timeout=patience,

@@ -12,7 +12,7 @@ from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 import telemetry
-from chassis import tracing
+from chassis import problems, tracing
 from chassis.settings import DO_NOT_RESTART
 from telemetry.errors import type_name
 
@@ -55,9 +55,17 @@ def connect(
         },
     )
     tracing.way().instrument_engine(engine)
+    problems.add_dependency("the database", is_absent)
     for name_of_event, listener in (listeners or {}).items():
         event.listen(engine, name_of_event, listener)
     return engine
+
+
+def is_absent(error: Exception) -> bool:
+    """Return whether an error shows that a database does not answer."""
+    return isinstance(error, (exc.OperationalError, exc.TimeoutError)) or (
+        isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    )
 
 
 def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:

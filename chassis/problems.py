@@ -1,12 +1,11 @@
 """Errors as problem documents, RFC 9457: `application/problem+json`, with the trace to look at."""
 
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
-import redis
-import sqlalchemy.exc
 from flask import Flask, Response, request
 from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +21,8 @@ RETRY_AFTER_SECONDS = 2
 IN_FLIGHT = "idempotency-key-in-flight"
 """The one kind of problem, 503 apart, that passes by itself."""
 MAX_ERRORS = 10
+_DEPENDENCIES: dict[str, Callable[[Exception], bool]] = {}
+"""The dependencies that this process has, each with the errors that show its absence."""
 CUT_OFF = "the body is cut off, or its chunks are broken"
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -122,19 +123,18 @@ def document(status: int, kind: str | None = None, detail: str | None = None, **
     return response
 
 
+def add_dependency(name: str, is_absent: Callable[[Exception], bool]) -> None:
+    """Answer 503 to errors for which `is_absent` returns true: this dependency does not answer."""
+    _DEPENDENCIES[name] = is_absent
+
+
 def failed_dependency(error: Exception) -> str | None:
     """Return the dependency that failed, or None if the error is a bug of ours."""
     if isinstance(error, Unavailable):
         return error.part
     if isinstance(error, deadline.DeadlineExceeded):
         return "a part that this request needs"
-    if isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)) or (
-        isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
-    ):
-        return "the database"
-    if isinstance(error, redis.RedisError):
-        return "the cache"
-    return None
+    return next((name for name, is_absent in _DEPENDENCIES.items() if is_absent(error)), None)
 
 
 def _from_problem(problem: Problem) -> Response:

@@ -1,7 +1,7 @@
 """The scenarios: every fault that a user can ask for, each with all that is known of it.
 
 This is the only list of them. The API, the load, the drill, the walkthroughs and the tests read it. It is data and
-imports nothing of ours, so that the tool can read it too. `exhibition/faults.py` makes the faults.
+imports nothing of ours, so that the tool can read it too. `exhibition/faults/` makes the faults.
 """
 
 from collections.abc import Mapping

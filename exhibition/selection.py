@@ -57,6 +57,12 @@ def running() -> Scenario | None:
     return SCENARIOS.get(_name())
 
 
+def runs(*names: str) -> bool:
+    """Return whether the current request, or message, runs one of these scenarios."""
+    scenario = running()
+    return scenario is not None and scenario.name in names
+
+
 def keep_baggage(header: str) -> str:
     """Return what the edge lets in of a caller's baggage: a scenario or a drill's, and whether it is synthetic.
 

@@ -126,7 +126,7 @@ def test_every_scope_of_ours_names_its_version_and_schema(spans: list[Span], rec
     for signal, module in (
         ("scope_spans", "services.order.process"),
         ("scope_metrics", "services.order.process"),
-        ("scope_spans", "exhibition.faults"),
+        ("scope_spans", "exhibition.faults.stores"),
         ("scope_logs", "chassis.app"),
     ):
         assert (signal, module) in named

@@ -22,11 +22,11 @@ from tests.documents import ROOT, blocks
 GATEWAY = ROOT / "services/gateway"
 NOWHERE = "http://127.0.0.1:9"
 MAKE = """
-import json
+import json, sys
 from services.gateway import create_app
 app = create_app()
 description = app.test_client().get("/openapi.json").json
-print(json.dumps([description, [[rule.rule, *rule.methods] for rule in app.url_map.iter_rules()]]))
+print(json.dumps([description, [[rule.rule, *rule.methods] for rule in app.url_map.iter_rules()], list(sys.modules)]))
 """
 ASSETS = "/assets/<path:filename>"
 """Files of the pages: no part of the API."""
@@ -36,26 +36,32 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=[{}, {"JAEGER_URL": NOWHERE}], ids=["with an index", "with pages"])
-def made(request: pytest.FixtureRequest) -> tuple[Json, list[list[str]]]:
-    """The description and the routes of an app."""
+def made(request: pytest.FixtureRequest) -> tuple[Json, list[list[str]], list[str]]:
+    """The description and the routes of an app, and the modules that its process has loaded."""
     urls = dict.fromkeys(("ORDER_URL", "INVENTORY_URL", "PAYMENT_URL"), NOWHERE)
     # In a process of its own: a process sets up its telemetry once.
-    environment = os.environ | urls | request.param | {"OTEL_SDK_DISABLED": "true"}
+    environment = os.environ | urls | request.param | {"OTEL_SDK_DISABLED": "true", "WAYBILL_SCENARIOS": "on"}
     run = subprocess.run(
         [sys.executable, "-c", MAKE], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert run.returncode == 0, run.stderr
-    description, routes = json.loads(run.stdout.splitlines()[-1])
-    return description, routes
+    description, routes, modules = json.loads(run.stdout.splitlines()[-1])
+    return description, routes, modules
 
 
 @pytest.fixture
-def description(made: tuple[Json, list[list[str]]]) -> Json:
+def description(made: tuple[Json, list[list[str]], list[str]]) -> Json:
     return made[0]
 
 
-def test_what_is_described_is_what_there_is(made: tuple[Json, list[list[str]]]) -> None:
-    description, routes = made
+def test_the_gateway_loads_no_client_of_a_database_or_a_cache(made: tuple[Json, list[list[str]], list[str]]) -> None:
+    _, _, modules = made
+    assert {"requests", "exhibition.faults.calls"} <= {*modules}
+    assert not {"psycopg", "redis", "sqlalchemy"} & {*modules}
+
+
+def test_what_is_described_is_what_there_is(made: tuple[Json, list[list[str]], list[str]]) -> None:
+    description, routes, _ = made
     served = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path), method)
         for path, *methods in routes

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 import telemetry
 from chassis.client import Adapter
-from exhibition import faults
+from exhibition.faults import calls, stores
 from exhibition.scenarios import SCENARIOS
 from exhibition.selection import injected, keep_baggage
 from tests.documents import ROOT
@@ -60,6 +60,7 @@ STARTS = [
     "payment:create_app",
     "fulfilment.consume:main",
 ]
+OPTIONS = {**calls.OPTIONS, **stores.OPTIONS}
 WITHOUT_FAULTS = {
     f"{each.__module__}.{each.__name__}" for each in (Engine, telemetry.WaitTracingPool, redis.Redis, Adapter)
 }
@@ -99,7 +100,7 @@ def test_with_the_switch_each_service_has_the_connections_that_break() -> None:
     assert {imported for imported, _, _ in found} == {"True"}
     assert [slow for _, slow, _ in found] == ["False", "False", "False", "True", "False", "True"]
     broken = set.union(*(types for _, _, types in found)) - WITHOUT_FAULTS
-    classes = {option for options in faults.OPTIONS.values() for option in options.values() if isinstance(option, type)}
+    classes = {option for options in OPTIONS.values() for option in options.values() if isinstance(option, type)}
     assert broken == {f"{each.__module__}.{each.__name__}" for each in classes}
 
 
@@ -129,13 +130,13 @@ def test_the_chassis_knows_no_service_and_no_scenario() -> None:
 
 def test_each_scenario_acts_on_connections_that_break() -> None:
     acted_on = {place for scenario in SCENARIOS.values() for place in scenario.acts}
-    assert acted_on == {*faults.OPTIONS, ("inventory", "catalogue")}
+    assert acted_on == {*OPTIONS, ("inventory", "catalogue")}
     handed_in = {
         place
         for file in (ROOT / "services").rglob("*.py")
         for place in re.findall(r'injected\("([^"]+)", "([^"]+)"\)', file.read_text())
     }
-    assert handed_in == faults.OPTIONS.keys()
+    assert handed_in == OPTIONS.keys()
 
 
 def test_a_connection_on_which_no_scenario_acts_is_not_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
