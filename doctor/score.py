@@ -200,5 +200,5 @@ def _as_json(found: Sequence[Score]) -> str:
 
 
 def _printable(line: str) -> str:
-    # What is found comes from elsewhere: no control character of it is obeyed.
+    # Findings repeat what others wrote: their control characters are not obeyed.
     return "".join(character if character.isprintable() else "?" for character in line)

@@ -444,7 +444,7 @@ def spa_006(service: Service, _: Telemetry) -> Iterator[Loss]:
     yield from _in_scopes(service, "span")
 
 
-# What they have in common
+# Shared by the rules
 
 
 def is_unit(unit: str) -> bool:

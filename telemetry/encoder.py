@@ -157,7 +157,7 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
             status=unset if status.status_code is StatusCode.UNSET else status_of(status),
             flags=ELSEWHERE if parent and parent.is_remote else HERE,
         )
-        # What most spans do not have is not asked for.
+        # Most spans do not have these, so they are not asked for.
         if parent:
             message.parent_span_id = parent.span_id.to_bytes(8)
         if own.trace_state:

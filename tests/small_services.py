@@ -44,7 +44,7 @@ def start(
     **environment: str,
 ) -> subprocess.Popen[bytes]:
     """Start `python -m` with this command, as the service `name`."""
-    # What the developer's shell says of OpenTelemetry and of proxies is not part of the test.
+    # The developer's settings for OpenTelemetry and proxies are not part of the test.
     inherited = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
     ours = {
         "OTEL_SERVICE_NAME": name,

@@ -38,7 +38,7 @@ def test_an_order_shows_its_outcome_and_the_trace_of_every_service(visit: Open) 
     expect(row(page, "order", "process_order")).to_contain_text("◆ order_completed")
     expect(row(page, "order", "process_order").locator("line.tick")).to_have_count(1)
     assert page.locator(".kind").all_inner_texts().count("consumer") == 1
-    # What fulfilment does comes after the customer has the answer.
+    # fulfilment works after the customer has the answer.
     answered, begun = (
         page.locator(place).first.evaluate("e => e.getBoundingClientRect().left")
         for place in ("line.answered", "tr:last-child .bar rect")

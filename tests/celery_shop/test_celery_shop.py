@@ -102,7 +102,7 @@ def test_set_up_before_the_fork_traces_how_the_worker_asks_for_tasks(
         shipped(receiver)
         if variant == "early":
             receiver.wait_for(lambda: "ZRANGE" in names(receiver, "worker"), PATIENCE_SECONDS, "A look at the queue")
-    # Of the early one, the spans of the task may be lost as well, so that nothing is asserted of them.
+    # With the early set-up the spans of the task may be lost as well, so nothing is asserted about them.
     if variant == "after":
         assert_is(receiver.spans, "after/order")
     assert (traces(receiver.spans) == 1) == (variant == "after")

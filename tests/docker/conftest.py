@@ -37,7 +37,7 @@ def stack() -> Iterator[Stack]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stack = Stack()
     take_down = partial(stack.compose, "--profile", "*", "down", "--volumes", "--remove-orphans")
-    # What a killed run may have left.
+    # A killed run may have left one.
     take_down()
     try:
         try:

@@ -35,7 +35,7 @@ def test_stopping_in_the_midst_of_orders_loses_no_span(stack: Stack) -> None:
     before = {
         trace_id: stack.find_trace(trace_id, {"gateway", "order", "inventory", "payment"}) for trace_id in trace_ids
     }
-    # What waited in the outbox or in the queue goes on where it stopped, in the same trace.
+    # Orders in the outbox or in the queue continue, in the same trace.
     stack.up()
     for trace_id in trace_ids:
         after = stack.find_trace(trace_id, SHIPPED, FEWEST_SPANS)
@@ -47,7 +47,7 @@ def test_stopping_in_the_midst_of_orders_loses_no_span(stack: Stack) -> None:
 def test_down_in_the_midst_of_orders_takes_ten_seconds_at_most_and_every_service_sends_its_last_spans_first(
     stack: Stack,
 ) -> None:
-    # What the parts said in the tests before is none of this one's.
+    # Log lines of earlier tests do not count.
     stack.compose("up", "--force-recreate", "--wait")
     endings = [end(stack)]
     # A machine that is busy with something else gets two more attempts.

@@ -115,7 +115,7 @@ def test_at_twice_the_load_it_waits_refuses_and_drops_the_oldest_no_customer_not
     print(f"{len(answers)} orders, {refused(house)} spans refused, {given_up} given up. {verdict(ledger)}")
 
     assert {answer.status_code for answer in answers} == {201}
-    # What the Collector has taken is stored: the rest was lost in the services, and is counted there.
+    # All that the Collector accepted is stored; the rest was lost in the services, and counted there.
     assert ledger.on_the_way == own(house, "otelcol_exporter_send_failed_spans") == 0
     assert 0 < ledger.dropped <= lost <= ledger.dropped + given_up
     # More than that is the half that is too much.

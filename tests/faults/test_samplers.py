@@ -110,7 +110,7 @@ def test_a_first_tier_that_is_killed_loses_nothing_that_it_had_accepted(running:
     running.send(traces, END)
     wait_until(lambda: running.total(ACCEPTED) >= len(traces) * PIECES, "all have come")
     found = sum(finish(running, traces), Counter())
-    # What was being sent is sent again.
+    # A batch that was being sent is sent again.
     assert set(found) <= {"whole", "some spans twice"}
 
 

@@ -13,7 +13,7 @@ def test_every_figure_that_needs_no_other_program_is_measured() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     found, known = json.loads(done.stdout), figures()
-    # Of `waybill bench`, and of an OpenSearch.
+    # Those of `waybill bench` and of an OpenSearch.
     others = {name for name in known if "services" in name or "opensearch" in name} | {"spans_a_trace"}
     assert found.keys() == known.keys() - others
     # So few traces may take no memory that shows.

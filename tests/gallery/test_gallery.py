@@ -18,7 +18,7 @@ SHOWN = ("http.response.status_code", "http.request.resend_count")
 PRICES = "tests.gallery.prices:app"
 
 either = pytest.mark.parametrize("variant", ["wrong", "right"])
-# What is right can be had without telemetry/ too, and is the same tree.
+# The fix also works without telemetry/, with the same tree.
 any_of_three = pytest.mark.parametrize(
     ("variant", "tree"), [("wrong", "wrong"), ("right", "right"), ("plain", "right")]
 )

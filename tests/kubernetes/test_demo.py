@@ -79,7 +79,7 @@ def test_a_drain_leaves_one_of_each_and_no_customer_notices(demo: float) -> None
         with Customers() as customers:
             try:
                 drained = drain(node)
-                # Where there is no other node, the budgets keep one of each.
+                # If there is no other node, the budgets keep one of each.
                 assert drained or not several
                 for service in SHIPPED:
                     assert any(is_ready(pod) for pod in pods(service)), service
@@ -145,7 +145,7 @@ def test_a_pod_is_killed_and_the_books_balance(demo: float, victims: tuple[str, 
     assert not customers.broken or "gateway" in victims
     books_balance()
     if "otel-collector" in victims:
-        # What it took is on its volume, and what it did not take is sent again.
+        # Accepted spans are on its volume, and the rest is sent again.
         find_traces(customers.placed)
 
 

@@ -196,7 +196,7 @@ def test_a_sender_with_names_without_end_makes_a_bounded_number_of_series(house:
     send_spans(house, [of_service(f"service-{number}") for number in range(SERIES // 2 + more)])
     send_spans(house, [of_service("scanned", name=f"GET /{number}") for number in range(SERIES // 2 + more)])
     send_spans(house, [of_service("order")])
-    # What is over the limit is counted all the same, as one.
+    # Series over the limit are still counted, as one.
     sent = 2 + SERIES + 2 * more
     wait_until(lambda: sum(sample.value for sample in all_calls(house)) == sent, "all are counted")
     assert len(all_calls(house)) == SERIES + 1
@@ -217,7 +217,7 @@ def test_a_sender_with_services_without_end_keeps_nobody_else_out(house: House) 
     send_metrics(house, [metrics_of("order")])
     assert own(house, "otelcol_receiver_refused_spans") == own(house, "otelcol_receiver_refused_metric_points") == 0
     assert own(house, "otelcol_receiver_accepted_spans") == MANY_SERVICES + 1
-    # What the memory limiter allows.
+    # Allowed by the memory limiter.
     assert process.memory_info().rss < 160 * 2**20
     jobs = {sample.labels["job"] for sample in samples(house.settings.metrics_port, "target_info")}
     assert jobs == {"waybill/order"}

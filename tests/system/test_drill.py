@@ -44,7 +44,7 @@ def test_the_right_answer_ends_well_and_no_span_tells_the_fault(house: House) ->
     assert status == 0
     assert f"Drill {plan.seed}. `make drill SEED={plan.seed}` repeats it." in output
     assert "docs/walkthroughs/slow-query.md" in output
-    # What the page says, its line of code and its fix.
+    # The page's explanation, line of code and fix.
     assert "end at UPDATE products" in output
     assert "taken = set(db.scalars(ADJUST_STOCK, _sorted(quantities)))" in output
     assert "CREATE INDEX CONCURRENTLY" in output

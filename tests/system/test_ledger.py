@@ -214,7 +214,7 @@ def test_what_a_full_disk_does_not_take_is_lost_and_does_not_wait(house: House) 
             place_orders(house)
             fill_the_disk(house)
             wait_until(lambda: place_orders(house) and own(house, "otelcol_exporter_enqueue_failed_spans"), "a refusal")
-            # What was refused once may find room when it is sent again: more comes until something does not.
+            # Refused spans may find room when they are sent again, so more orders are placed until some do not.
             wait_until(
                 lambda: place_orders(house) and losses(watch(house.settings, before, patience=0)),
                 "the services give up",

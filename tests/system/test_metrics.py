@@ -99,7 +99,7 @@ def test_a_prometheus_that_is_killed_costs_no_order_and_no_trace(house: House) -
     assert "10 of 10 orders have a complete one" in summary
     assert status == 0, summary
     house.start("prometheus")
-    # What it had taken in is still there.
+    # Its data is still there.
     assert query(house, "sum(waybill_orders_total)", time=counted[0])[0]["value"] == counted
 
 

@@ -351,7 +351,7 @@ ORDINARY_KEYS = (
     "security_rule.name",
     "geo.country.iso_code",
 )
-# What a rule that is too wide would spoil.
+# Ordinary words, which a rule that is too wide would spoil.
 ORDINARY: Sequence[Any] = (
     "GET /orders/<uuid:order_id>",
     "http://127.0.0.1:8002/reservations/41234567-1234-4123-8123-123456789012",
@@ -547,7 +547,7 @@ def test_all_else_gets_through_as_it_is(house: House, backend: Backend) -> None:
     texts = [value for value in ORDINARY if isinstance(value, str)]
     everything = [pair(f"ordinary.{number}", value) for number, value in enumerate(ORDINARY)]
     everything += [pair(f"ordinary.{number}.{number}", [value]) for number, value in enumerate(ORDINARY)]
-    # What our own services have put in the place of a query.
+    # Our own services' replacement for a query.
     named = [pair("url.query", "REDACTED"), pair("k8s.svc", "shop"), pair("input_tokens", 12)]
     span.attributes.extend([*everything, *named, *(pair(key, "German") for key in ORDINARY_KEYS)])
     of.resource.attributes.extend(everything)

@@ -63,5 +63,5 @@ def test_the_second_tier_sends_to_jaeger_as_one_tier_does() -> None:
     assert sampler["processors"]["memory_limiter"] == one["processors"]["memory_limiter"]
     largest = agent["exporters"]["load_balancing"]["sending_queue"]["batch"]["max_size"]
     assert largest < sampler["receivers"]["otlp"]["protocols"]["grpc"]["max_recv_msg_size_mib"] * 2**20
-    # What waits in memory has room for it.
+    # The queue in memory has room for them.
     assert largest < agent["exporters"]["load_balancing"]["protocol"]["otlp"]["sending_queue"]["queue_size"]

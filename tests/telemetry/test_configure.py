@@ -307,7 +307,7 @@ def test_a_disabled_sdk_starts_no_thread_and_says_nothing() -> None:
     assert (done.stdout.split(), done.stderr) == (["id,sku", "[]"], "")
 
 
-# Where it goes
+# Exporters
 
 
 @pytest.mark.parametrize("protocol", ["", "grpc", "http/protobuf"])

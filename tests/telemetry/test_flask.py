@@ -328,7 +328,7 @@ def test_a_request_counts_as_active_until_it_is_over(app: Flask, way: Any, recor
     assert active() == 0
 
 
-# What a span says of a request
+# Attributes of a request
 
 
 def test_what_middleware_makes_of_a_request_is_what_its_span_says(memory: InMemorySpanExporter) -> None:
@@ -511,7 +511,7 @@ def test_a_file_is_left_to_the_server(app: Flask, memory: InMemorySpanExporter) 
     assert only(memory)
 
 
-# What belongs to the process
+# Settings of the process
 
 
 def test_a_response_propagator_of_the_application_stays(memory: InMemorySpanExporter) -> None:
@@ -525,7 +525,7 @@ def test_a_response_propagator_of_the_application_stays(memory: InMemorySpanExpo
         propagators.set_global_response_propagator(before)
 
 
-# What is left out
+# Untraced paths
 
 
 def test_health_checks_and_untraced_paths_have_no_spans(

@@ -64,7 +64,7 @@ def spans(house: House, receiver: Receiver) -> list[Span]:
     Traces(house, receiver).settle()
     traces = {trace_id_of(response) for response in responses}
     traces |= {link.trace_id for span in receiver.spans if span.trace_id in traces for link in span.links}
-    # What was announced again is a trace of its own: nobody could read that message.
+    # An order that is announced again has a trace of its own: its message could not be read.
     again = receiver.wait_for(
         lambda: [span for span in receiver.spans if span.name == "announce_again" and links_to(span, poisoned)],
         PATIENCE_SECONDS,
@@ -182,7 +182,7 @@ def test_every_service_of_ours_scores_100(spans: list[Span], receiver: KeepingRe
         export = as_json(request)
         for of_resource in export.get("resourceSpans", ()):
             for of_scope in of_resource["scopeSpans"]:
-                # Of others, spans may be on their way, or have ended with the process that a test has killed.
+                # Other spans may be on their way, or lost with a process that a test has killed.
                 of_scope["spans"] = [span for span in of_scope["spans"] if span["traceId"] in whole]
         telemetry.add(export)
     found = scores(telemetry, TRACED)

@@ -227,7 +227,7 @@ def third_party(drips: int) -> Iterator[str]:
         server.shutdown()
 
 
-# Who says so
+# Scopes
 
 
 def test_spans_name_their_version_of_the_conventions(odd: str, received: Receiver) -> None:

@@ -64,7 +64,7 @@ def test_an_idle_poll_makes_no_span(house: House, traces: Traces) -> None:
     before = len(traces.receiver.spans)
     idle_polls(house, 2)
     traces.settle()
-    # What is resumed meanwhile was left pending by another test.
+    # Other tests have left orders pending, which are resumed too.
     roots = [span for span in traces.receiver.spans[before:] if span.service in WORKERS and not span.parent_span_id]
     assert {span.name for span in roots} <= {"resume_order"}
 

@@ -473,7 +473,7 @@ def test_interrupting_a_build_ends_what_it_started_and_leaves_nothing(
     process.communicate()
     assert process.returncode != 0
     for pid in map(int, pids.read_text().split()):
-        # Where nothing reaps orphans, one that has ended stays in the list as a zombie.
+        # If nothing reaps orphans, one that has ended stays in the list as a zombie.
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert machine.kept() == []
 

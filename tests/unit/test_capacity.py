@@ -10,7 +10,7 @@ from tests.shapes import assert_documented
 from waybill import capacity
 from waybill.capacity import command
 
-# A trace has 20 spans. Of 1,000 spans a second the agent uses a tenth of a core; the samplers hold 500 traces of 50 kB.
+# A trace has 20 spans. At 1,000 spans a second the agent uses a tenth of a core; the samplers hold 500 traces of 50 kB.
 FIGURES = {
     "machine": "a machine",
     "spans_a_trace": 20.0,

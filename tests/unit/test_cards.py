@@ -94,6 +94,6 @@ def test_a_token_is_taken(token: str) -> None:
 
 def test_random_tokens_are_taken() -> None:
     for token in (form for uuid in (uuid4() for _ in range(20_000)) for form in (str(uuid), uuid.hex)):
-        # Of all digits, one in ten passes.
+        # One digit in ten passes the check.
         if re.search("[a-f]", token):
             assert refuse_card_number(token) == token

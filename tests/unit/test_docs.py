@@ -44,7 +44,7 @@ THE_READERS = {"handle", "payload", "queue", "stream", "url"}
 each_document = pytest.mark.parametrize("file", ALL, ids=lambda file: str(file.relative_to(ROOT)))
 
 
-# What the documents name exists
+# Names in the documents exist
 
 
 @each_document

@@ -46,7 +46,7 @@ STABILITIES = ("stable", "development", "alpha", "beta", "release_candidate")
 TYPES = {"string": str, "int": int, "double": float, "boolean": bool}
 
 
-# What is written from it
+# Generated files
 
 
 def test_the_tables_are_written_from_the_registry() -> None:

@@ -17,7 +17,7 @@ from waybill.binaries.build import (
 )
 from waybill.binaries.download import Release
 
-# What collector-config.yaml may use; otelcol-builder.yaml builds exactly these.
+# The components that collector-config.yaml may use; otelcol-builder.yaml builds exactly these.
 COLLECTOR_COMPONENTS = frozenset(
     {
         "otlp",

@@ -136,7 +136,7 @@ class LiveCheck:
         self._seen_metrics: set[tuple[str, str]] = set()
         self._errors: dict[str, set[tuple[str, str]]] = defaultdict(set)
 
-    # What comes in
+    # Input
 
     def take(self, request: Any) -> None:
         """Check one export of spans, metrics or log records: an OTLP message of any of the three."""

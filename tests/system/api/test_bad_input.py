@@ -195,7 +195,7 @@ def test_a_body_that_stops_coming_is_not_waited_for(house: House, headers: dict[
         connection.endheaders(beginning)
         response = connection.getresponse()
         assert (response.status, json.load(response)["status"]) == (408, 408)
-        # What comes later is no request.
+        # Later bytes are no request.
         assert connection.sock is None or connection.sock.recv(1) == b""
 
 

@@ -20,7 +20,7 @@ METHODS = {"get", "put", "post", "delete", "patch"}
 @pytest.fixture(scope="module")
 def description(house: House) -> Iterator[dict[str, Any]]:
     """The document, as the gateway gives it."""
-    # Of which the page of a trace reads.
+    # The page of a trace reads from it.
     house.start("jaeger")
     yield house.session.get(f"{house.url('gateway')}/openapi.json", timeout=30).json()
     house.stop("jaeger")

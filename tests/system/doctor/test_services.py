@@ -176,7 +176,7 @@ def test_an_order_fails(house: House) -> None:
 def test_the_sdk_is_disabled(house: House) -> None:
     with restarted(house, "payment", OTEL_SDK_DISABLED="true") as pid:
         ours(house).names("sdk-disabled", "payment makes no spans", f"process {pid}")
-        # Of two faults the one that comes first on the way is named.
+        # If there are two faults, the first one on the way is named.
         with away(house, "jaeger"):
             ours(house).names("sdk-disabled", "payment")
 
