@@ -15,7 +15,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from doctor.jaeger import Jaeger, JaegerError
-from exhibition.scenarios import SCENARIOS
+from exhibition.scenarios import SCENARIOS, Scenario
 from telemetry.traces import duration
 from waybill import waterfall
 from waybill.grading import Answer, Grade, grade_answer, plain
@@ -23,7 +23,7 @@ from waybill.load import run, skus_in_stock, wait_for_traces
 from waybill.orders import Job, Order
 from waybill.settings import settings
 from waybill.supervise import ROOT
-from waybill.walkthroughs import FINDINGS, Finding, lesson, page, search, symptom
+from waybill.walkthroughs import lesson, page, search, symptom
 
 ORDERS = 30
 FAULTY = range(3, 6)
@@ -51,9 +51,9 @@ class Plan:
     """Among which to choose, in this order."""
 
     @property
-    def finding(self) -> Finding:
-        """Return the right answer."""
-        return FINDINGS[self.scenario]
+    def right(self) -> Scenario:
+        """Return the scenario, which has the right answer."""
+        return SCENARIOS[self.scenario]
 
     @property
     def mix(self) -> dict[str, int]:
@@ -92,7 +92,7 @@ def drill(seed: int | None, service: str | None, span: str | None, cause: str | 
     except JaegerError as error:
         raise click.ClickException(str(error)) from error
     given = Answer(service, span, cause_of(plan, cause)) if service and span and cause else None
-    right = grade(console, plan.finding, given or ask(console, plan))
+    right = grade(console, plan.right, given or ask(console, plan))
     console.print()
     console.print(Markdown(lesson(plan.scenario)))
     console.print()
@@ -104,8 +104,8 @@ def drill(seed: int | None, service: str | None, span: str | None, cause: str | 
 def plan_of(seed: int) -> Plan:
     """Return the drill of this number."""
     dice = random.Random(seed)  # noqa: S311
-    scenario = dice.choice(sorted(FINDINGS.keys() - NEVER_LOOKED_FOR))
-    causes = sorted({finding.cause for finding in FINDINGS.values()})
+    scenario = dice.choice(sorted(SCENARIOS.keys() - NEVER_LOOKED_FOR))
+    causes = sorted({scenario.cause for scenario in SCENARIOS.values()})
     dice.shuffle(causes)
     return Plan(seed, scenario, dice.choice(FAULTY), tuple(causes))
 
@@ -174,7 +174,7 @@ def ask(console: Console, plan: Plan) -> Answer:
     """Put the three questions. Raises click.Abort at Ctrl-C, and where no answer comes."""
     hints = hints_of(plan)
     console.print("\nWhich span tells what is wrong? `hint` gets a hint.")
-    services = sorted({service for finding in FINDINGS.values() for service in finding.services} | OTHERS)
+    services = sorted({service for each in SCENARIOS.values() for service, _ in each.spans} | OTHERS)
     service = _ask(f"Service ({', '.join(services)})", hints, services)
     span = _ask("Name of the span", hints)
     console.print("What is the cause?")
@@ -187,15 +187,15 @@ def ask(console: Console, plan: Plan) -> Answer:
 def hints_of(plan: Plan) -> Iterator[str]:
     """Three hints, each narrower than the one before."""
     yield symptom(plan.scenario)
-    whose = " or ".join(f"{service}'s" for service in plan.finding.services)
+    whose = " or ".join(f"{service}'s" for service in dict.fromkeys(service for service, _ in plan.right.spans))
     yield f"The span is one of {whose}."
     fields = ", ".join(f"{name} {value}" for name, value in search(plan.scenario).items())
     yield f"Search for {fields}."
 
 
-def grade(console: Console, right: Finding, answer: Answer) -> bool:
+def grade(console: Console, right: Scenario, answer: Answer) -> bool:
     """Print which parts of an answer are right; return whether all are."""
-    grades = grade_answer(right, answer)
+    grades = grade_answer(right.spans, right.cause, answer)
     console.print()
     for each in grades:
         show_grade(console, each)
@@ -219,9 +219,9 @@ def cause_of(plan: Plan, said: str) -> str:
 def seeds_of_faults() -> Table:
     """Return the first seeds of each fault that is looked for."""
     table = Table("fault", "seeds", "span", box=None, pad_edge=False, header_style="dim")
-    for name in sorted(FINDINGS.keys() - NEVER_LOOKED_FOR):
+    for name in sorted(SCENARIOS.keys() - NEVER_LOOKED_FOR):
         seeds = [str(seed) for seed in range(100) if plan_of(seed).scenario == name]
-        table.add_row(name, " ".join(seeds[:5]), " ".join(FINDINGS[name].spans[0]))
+        table.add_row(name, " ".join(seeds[:5]), " ".join(SCENARIOS[name].spans[0]))
     return table
 
 

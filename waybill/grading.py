@@ -1,9 +1,7 @@
 """Grade what somebody says of a fault: the orders that it hit, the span that tells it, and the cause."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-
-from waybill.walkthroughs import Finding
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,16 @@ class Grade:
     score: float
 
 
-def grade_answer(right: Finding, answer: Answer) -> list[Grade]:
-    """Return the grades of service, span and cause. The span is to be one of the service that was named."""
-    of_service = [span for service, span in right.spans if service == plain(answer.service)]
+def grade_answer(spans: Sequence[tuple[str, str]], cause: str, answer: Answer) -> list[Grade]:
+    """Return the grades of service, span and cause. The span is to be one of the service that was named.
+
+    `spans` are the right ones, by service and name.
+    """
+    of_service = [span for service, span in spans if service == plain(answer.service)]
     return [
-        _grade("service", answer.service, right.services),
-        _grade("span", answer.span, of_service or [span for _, span in right.spans]),
-        _grade("cause", answer.cause, [right.cause]),
+        _grade("service", answer.service, list(dict.fromkeys(service for service, _ in spans))),
+        _grade("span", answer.span, of_service or [span for _, span in spans]),
+        _grade("cause", answer.cause, [cause]),
     ]
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from doctor.jaeger import Jaeger, JaegerError
-from exhibition.scenarios import SCENARIO
+from exhibition.scenarios import SCENARIO, SCENARIOS
 from telemetry.records import newest
 from telemetry.traces import traces_from_json
 from waybill.drill import NEVER_LOOKED_FOR, WRONG, Plan, find_example, place, plan_of, show_grade
@@ -31,7 +31,6 @@ from waybill.orders import Order
 from waybill.registry import SHIPPED
 from waybill.settings import settings
 from waybill.supervise import services_log, state_folder
-from waybill.walkthroughs import FINDINGS, Finding
 
 RECORDED = 12
 """The number of incidents of a release: each fault once, and some twice."""
@@ -145,7 +144,7 @@ def grade(folder: Path, as_json: bool, answer: Path) -> None:
 def recorded_seeds() -> list[int]:
     """Return the seeds of a release: the first of each fault, then further ones, in their numerical order."""
     faults = [plan_of(seed).scenario for seed in range(ENOUGH_SEEDS)]
-    first = {faults.index(fault) for fault in FINDINGS.keys() - NEVER_LOOKED_FOR}
+    first = {faults.index(fault) for fault in SCENARIOS.keys() - NEVER_LOOKED_FOR}
     further = (seed for seed in range(ENOUGH_SEEDS) if seed not in first)
     return sorted([*first, *itertools.islice(further, RECORDED - len(first))])
 
@@ -181,7 +180,7 @@ def key_of(plan: Plan, orders: Sequence[Order], traces: Sequence[Json]) -> Key:
     affected = {order.trace_id for order in orders if order.kind == plan.scenario and order.trace_id}
     of_orders = {order.trace_id for order in orders}
     found = traces_from_json([spans for trace in traces for spans in trace["resourceSpans"]])
-    telling = set(plan.finding.spans)
+    telling = set(plan.right.spans)
     beside = [
         trace.trace_id
         for trace in found
@@ -197,8 +196,8 @@ def key_of(plan: Plan, orders: Sequence[Order], traces: Sequence[Json]) -> Key:
     return Key(
         seed=plan.seed,
         kind=plan.scenario,
-        cause=plan.finding.cause,
-        spans=list(plan.finding.spans),
+        cause=plan.right.cause,
+        spans=list(plan.right.spans),
         span_ids=sorted(span_ids),
         trace_ids=sorted(filter(None, affected)),
         beside=sorted(beside),
@@ -207,8 +206,7 @@ def key_of(plan: Plan, orders: Sequence[Order], traces: Sequence[Json]) -> Key:
 
 def grades_of(key: Key, said: IncidentAnswer) -> list[Grade]:
     """Return the grades of an answer: its traces, service, span and cause."""
-    right = Finding(tuple(key.spans), key.cause)
-    by_name = grade_answer(right, Answer(said.service, said.span, said.cause))
+    by_name = grade_answer(key.spans, key.cause, Answer(said.service, said.span, said.cause))
     return [grade_traces(key.trace_ids, key.beside, said.trace_ids), *by_name]
 
 

@@ -1,36 +1,17 @@
-"""The lessons of `docs/walkthroughs/`: the span that tells each scenario, and the page that leads to it.
+"""The lessons of `docs/walkthroughs/`, the page of each scenario.
 
 The pages are the truth of what to say; tests/system/test_walkthroughs.py holds them against real runs.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from exhibition.scenarios import SCENARIOS
 from waybill.supervise import ROOT
 
 FOLDER = ROOT / "docs/walkthroughs"
 
 LESSON = ("What it says", "The line of code", "The fix")
 """The headings of a page that a drill shows when it has been answered."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The spans to find in the trace of a scenario."""
-
-    spans: tuple[tuple[str, str], ...]
-    """Service and name of each span that is right; the first is that which the page marks."""
-    cause: str
-
-    @property
-    def services(self) -> tuple[str, ...]:
-        """Return the services of these spans, each once."""
-        return tuple(dict.fromkeys(service for service, _ in self.spans))
-
-
-FINDINGS = {name: Finding(scenario.spans, scenario.cause) for name, scenario in SCENARIOS.items()}
 
 
 def page(scenario: str) -> Path:

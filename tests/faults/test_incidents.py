@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from exhibition.scenarios import SCENARIOS
 from tests.house import DATABASES, SERVICES, House
 from tests.system.test_drill import check_incident, tool
 from waybill.drill import NEVER_LOOKED_FOR
 from waybill.incident import RECORDED, unsealed
-from waybill.walkthroughs import FINDINGS
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_twelve_incidents_are_recorded_with_right_keys_and_packed(house: House, 
     assert len(folders) == RECORDED
     for folder in folders:
         check_incident(folder)
-    assert {unsealed(folder).kind for folder in folders} == FINDINGS.keys() - NEVER_LOOKED_FOR
+    assert {unsealed(folder).kind for folder in folders} == SCENARIOS.keys() - NEVER_LOOKED_FOR
     with tarfile.open(out / "incidents.tar.gz") as archive:
         assert {name.partition("/")[0] for name in archive.getnames()} == {folder.name for folder in folders}
     assert (out / "incidents.tar.gz").stat().st_size < 5 * 2**20

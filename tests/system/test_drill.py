@@ -123,7 +123,7 @@ def drill_with(scenario: str) -> Plan:
 
 def right(plan: Plan) -> tuple[str, str, str]:
     """Return what to type at the three questions."""
-    return *plan.finding.spans[0], str(plan.causes.index(plan.finding.cause) + 1)
+    return *plan.right.spans[0], str(plan.causes.index(plan.right.cause) + 1)
 
 
 def start(house: House, plan: Plan) -> subprocess.Popen[str]:

@@ -19,7 +19,7 @@ from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span, Trace
 from tests.documents import blocks
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_for
-from waybill.walkthroughs import FINDINGS, page, search
+from waybill.walkthroughs import page, search
 
 IDS = re.compile(r'"(id|order_id|trace_id)":"[^"]+"')
 LAST_LINE = re.compile(r"^HTTP (\d+) after ([\d.]+) s$", re.MULTILINE)
@@ -70,7 +70,7 @@ def test_the_answer_is_as_shown_and_the_search_finds_its_trace(
         wait_for_trace_that_begins_in(jaeger, fields, began)
         return
     trace = found(jaeger, response.json()["trace_id"], fields)
-    assert FINDINGS[scenario].spans[0] in {(span.service, span.name) for span in trace.spans}
+    assert SCENARIOS[scenario].spans[0] in {(span.service, span.name) for span in trace.spans}
     assert not [span for span in undisturbed.spans if matches(span, fields)]
 
 

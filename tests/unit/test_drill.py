@@ -17,7 +17,6 @@ from waybill import drill
 from waybill.drill import NEVER_LOOKED_FOR, Answer, Plan, ask, grade, hints_of, plan_of
 from waybill.orders import KINDS
 from waybill.supervise import ROOT
-from waybill.walkthroughs import FINDINGS
 
 RIGHT = Answer("inventory", "UPDATE products", SLOW_STATEMENT)
 
@@ -45,7 +44,7 @@ def test_a_drill_is_mostly_good_orders_and_offers_the_right_cause_among_all() ->
         assert sum(plan.mix.values()) == drill.ORDERS
         assert plan.mix["completed"] > drill.ORDERS / 2
         assert plan.mix.keys() <= KINDS.keys()
-        assert set(plan.causes) == {finding.cause for finding in FINDINGS.values()}
+        assert set(plan.causes) == {finding.cause for finding in SCENARIOS.values()}
 
 
 def test_the_right_answer_is_right_however_it_is_written() -> None:
@@ -58,7 +57,7 @@ def test_the_right_answer_is_right_however_it_is_written() -> None:
     [
         (Answer("order", RIGHT.span, RIGHT.cause), "✗ ✓ ✓"),
         (Answer(RIGHT.service, "PUT", RIGHT.cause), "✓ ✗ ✓"),
-        (Answer(RIGHT.service, RIGHT.span, FINDINGS["declined"].cause), "✓ ✓ ✗"),
+        (Answer(RIGHT.service, RIGHT.span, SCENARIOS["declined"].cause), "✓ ✓ ✗"),
         (Answer("", "", ""), "✗ ✗ ✗"),
     ],
 )
@@ -67,14 +66,14 @@ def test_each_part_of_an_answer_is_graded_by_itself(answer: Answer, marks: str) 
 
 
 @pytest.mark.parametrize(
-    ("scenario", "service", "span"), [(name, *span) for name, finding in FINDINGS.items() for span in finding.spans]
+    ("scenario", "service", "span"), [(name, *span) for name, finding in SCENARIOS.items() for span in finding.spans]
 )
 def test_each_span_that_tells_a_fault_is_right(scenario: str, service: str, span: str) -> None:
-    assert graded(Answer(service, span, FINDINGS[scenario].cause), scenario) == (True, "✓ ✓ ✓")
+    assert graded(Answer(service, span, SCENARIOS[scenario].cause), scenario) == (True, "✓ ✓ ✓")
 
 
 def test_the_span_is_to_be_one_of_the_service_that_was_named() -> None:
-    cause = FINDINGS["lost-context"].cause
+    cause = SCENARIOS["lost-context"].cause
     assert graded(Answer("payment", "PUT", cause), "lost-context") == (False, "✓ ✗ ✓")
     assert graded(Answer("order", "PUT /payments/<uuid:order_id>", cause), "lost-context") == (False, "✓ ✗ ✓")
 
@@ -83,7 +82,7 @@ def test_the_span_is_to_be_one_of_the_service_that_was_named() -> None:
 def test_the_last_hint_finds_a_span_that_is_right(scenario: str) -> None:
     *_, last = hints_of(Plan(1, scenario, 3, ()))
     service, span = re.findall(r"Service ([^,]+), Operation ([^,.]+)", last)[0]
-    assert graded(Answer(service, span, FINDINGS[scenario].cause), scenario) == (True, "✓ ✓ ✓")
+    assert graded(Answer(service, span, SCENARIOS[scenario].cause), scenario) == (True, "✓ ✓ ✓")
 
 
 def test_without_a_seed_it_is_another_drill_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +113,11 @@ def test_make_does_not_call_a_wrong_answer_an_error(status: int, of_make: int) -
 @pytest.mark.parametrize("scenario", sorted(SCENARIOS.keys() - NEVER_LOOKED_FOR))
 def test_hints_grow_narrower_and_name_neither_the_scenario_nor_the_cause(scenario: str) -> None:
     first, second, third = hints_of(Plan(1, scenario, 3, ()))
-    assert all(service in second for service in FINDINGS[scenario].services)
+    assert all(service in second for service, _ in SCENARIOS[scenario].spans)
     assert "Search for Service " in third
     for hint in (first, second, third):
         assert scenario not in hint
-        assert FINDINGS[scenario].cause not in hint
+        assert SCENARIOS[scenario].cause not in hint
 
 
 def test_a_question_is_put_again_after_a_hint_and_after_what_is_no_answer() -> None:
@@ -157,7 +156,7 @@ def test_the_address_of_jaegers_search_has_service_operation_and_both_moments() 
 def graded(answer: Answer, scenario: str = "slow-query") -> tuple[bool, str]:
     """Return whether all is right, and the mark of each part."""
     console = Console(file=StringIO(), width=200)
-    right = grade(console, FINDINGS[scenario], answer)
+    right = grade(console, SCENARIOS[scenario], answer)
     assert isinstance(console.file, StringIO)
     return right, " ".join(line[0] for line in console.file.getvalue().split("\n") if line)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from exhibition.scenarios import SCENARIOS
 from waybill.drill import NEVER_LOOKED_FOR, plan_of
 from waybill.grading import grade_traces
 from waybill.incident import KEY, RECORDED, Key, grade, incident, recorded_seeds, sealed, unsealed
-from waybill.walkthroughs import FINDINGS
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
-CAUSE = FINDINGS["lost-context"].cause
+CAUSE = SCENARIOS["lost-context"].cause
 RIGHT = {"trace_ids": [A, B], "service": "order", "span": "PUT", "cause": CAUSE}
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
         seed=1,
         kind="lost-context",
         cause=CAUSE,
-        spans=list(FINDINGS["lost-context"].spans),
+        spans=list(SCENARIOS["lost-context"].spans),
         span_ids=["1" * 16],
         trace_ids=[A, B],
         beside=[C],
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_release_has_every_fault_and_is_the_same_everywhere() -> None:
     seeds = recorded_seeds()
     assert len(seeds) == len(set(seeds)) == RECORDED
-    assert {plan_of(seed).scenario for seed in seeds} == FINDINGS.keys() - NEVER_LOOKED_FOR
+    assert {plan_of(seed).scenario for seed in seeds} == SCENARIOS.keys() - NEVER_LOOKED_FOR
     assert seeds == recorded_seeds()
 
 
