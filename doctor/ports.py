@@ -7,29 +7,24 @@ import psutil
 
 def listeners(port: int) -> list[psutil.Process]:
     """Return the processes that listen on a TCP port of this machine; none if the system does not tell."""
-    with suppress(psutil.Error):
-        pids = {
-            connection.pid
-            for connection in psutil.net_connections(kind="tcp")
-            if connection.status == psutil.CONN_LISTEN
-            and connection.laddr
-            and connection.laddr.port == port
-            and connection.pid
-        }
-        return [psutil.Process(pid) for pid in sorted(pids)]
-    return []
+    return _processes(port, psutil.CONN_LISTEN)
 
 
 def holder(port: int) -> str:
     """Return the processes that have a TCP port of this machine, for people; at least that there is one."""
-    try:
+    names: list[str] = []
+    with suppress(psutil.Error):
+        names = sorted(f"{process.name()} (process {process.pid})" for process in _processes(port))
+    return " and ".join(names) or "a process of another user"
+
+
+def _processes(port: int, status: str | None = None) -> list[psutil.Process]:
+    # macOS tells this to root only.
+    with suppress(psutil.Error):
         pids = {
             connection.pid
             for connection in psutil.net_connections(kind="tcp")
-            if connection.laddr and connection.laddr.port == port and connection.pid
+            if connection.laddr and connection.laddr.port == port and status in (None, connection.status)
         }
-        names = sorted(f"{psutil.Process(pid).name()} (process {pid})" for pid in pids)
-    except psutil.Error:
-        # macOS shows this to root only.
-        names = []
-    return " and ".join(names) or "a process of another user"
+        return [psutil.Process(pid) for pid in sorted(filter(None, pids))]
+    return []
