@@ -13,10 +13,12 @@ from typing import Any
 
 import flask
 from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.instrumentation import flask as official
 from opentelemetry.instrumentation import wsgi
 from opentelemetry.instrumentation.propagators import (
     TraceResponsePropagator,
+    default_setter,
     get_global_response_propagator,
     set_global_response_propagator,
 )
@@ -25,7 +27,7 @@ from opentelemetry.util.http import (
     OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
 )
 
-from .boundary import ROUTE, Environ, WsgiApp, strip_incoming
+from .boundary import ROUTE, Environ, WsgiApp, strip_incoming, traceparent
 from .conventions import known_method
 from .durations import Meters
 from .errors import record_exception, type_name
@@ -78,7 +80,7 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
     plain = app.wsgi_app
     app.wsgi_app = _kept(plain)  # type: ignore[assignment,method-assign]
     if get_global_response_propagator() is None:
-        set_global_response_propagator(TraceResponsePropagator())
+        set_global_response_propagator(_TraceResponse())
     with _corrected():
         official.FlaskInstrumentor.instrument_app(
             app, request_hook=_name_request, enable_commenter=False, meter_provider=Meters()
@@ -138,6 +140,16 @@ def _corrected() -> Iterator[None]:
         yield
     finally:
         module._excluded_urls_from_env, module.create_http_server_active_requests = before
+
+
+class _TraceResponse(TraceResponsePropagator):
+    """The instrumentation's own, which writes its header in half of the steps."""
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = default_setter) -> None:
+        span = trace.get_current_span(context).get_span_context()
+        if span != trace.INVALID_SPAN_CONTEXT:
+            setter.set(carrier, "traceresponse", traceparent(span))
+            setter.set(carrier, "Access-Control-Expose-Headers", "traceresponse")
 
 
 class _Wsgi:
