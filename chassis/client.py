@@ -134,7 +134,7 @@ class Client:
         )
 
     def ping(self) -> None:
-        """Raise where the service does not answer that it lives."""
+        """Raise if the service does not answer that it is alive."""
         self.session.get(f"{self.base_url}/healthz", timeout=1).raise_for_status()
 
     def read(self, response: requests.Response, shape: type[Answer]) -> Answer:
@@ -195,7 +195,7 @@ class Adapter(telemetry.StrictAdapter):
 
 
 class _NoTimeLeft(stop_base):
-    """Stop where the wait for the next attempt would outlast the deadline."""
+    """Stop if the wait for the next attempt would outlast the deadline."""
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         try:

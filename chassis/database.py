@@ -71,7 +71,7 @@ def is_absent(error: Exception) -> bool:
 def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
     """Create what is missing; workers that start at the same time take turns.
 
-    Waits for a database that is away; where it stays away the process ends, and whoever started it starts it again.
+    Waits for a database that is away; if it stays away, the process ends, and its supervisor restarts it.
     A real service migrates its tables with Alembic, before it starts; this one refuses those of another version.
     """
     try:
@@ -113,6 +113,6 @@ def _missing_columns(connection: Connection, base: type[DeclarativeBase]) -> lis
 
 
 def ping(engine: Engine) -> None:
-    """Raise where the database does not answer."""
+    """Raise if the database does not answer."""
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))

@@ -77,8 +77,8 @@ class Unavailable(Exception):
 def read_body(model: type[Body]) -> Body:
     """Return the request's JSON body as a model, with strict types.
 
-    Raises Problem: 408 where it stops coming until the request's deadline, 413 over the app's
-    MAX_CONTENT_LENGTH, 415 where it is not declared as JSON, 400 where it is not JSON, 422 with a JSON pointer
+    Raises Problem: 408 if it stops coming until the request's deadline, 413 over the app's
+    MAX_CONTENT_LENGTH, 415 if it is not declared as JSON, 400 if it is not JSON, 422 with a JSON pointer
     (RFC 6901) to each wrong field.
     """
     if request.mimetype != "application/json":

@@ -20,7 +20,7 @@ AFTER_AN_ERROR_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Loop:
-    """A step that is called again and again; it says whether there was work, and where there was none, wait."""
+    """A step that is called again and again; it returns whether there was work; if there was none, wait."""
 
     step: Callable[[], bool]
     idle_seconds: float

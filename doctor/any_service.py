@@ -265,7 +265,7 @@ def _find(jaeger: Jaeger, visit: Visit) -> Trace | None:
 
 
 def _with_the_caller(trace: Trace, visit: Visit) -> Trace:
-    """Return the trace with the doctor's own span, which Jaeger does not have where no Collector is known."""
+    """Return the trace with the doctor's own span, which Jaeger does not have if no Collector is known."""
     if visit.span_id in trace.by_id:
         return trace
     caller = Span(

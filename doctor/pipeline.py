@@ -14,7 +14,7 @@ A_PAGE = re.compile(r"/(search|trace/[0-9a-f]+|dependencies|monitor)/?([?#].*)?$
 
 
 class Collector:
-    """A Collector of which nothing is known but where it takes spans."""
+    """A Collector of which only the endpoint for spans is known."""
 
     def waiting(self) -> str:
         """Return a sentence with the number of spans that wait for Jaeger, or "" if it does not tell."""

@@ -54,7 +54,7 @@ class Answer:
         return self.body.decode(errors="replace")
 
     def json(self) -> dict[str, Any] | None:
-        """Return the body, where it is an object in JSON."""
+        """Return the body, if it is an object in JSON."""
         # A RecursionError comes of brackets without end.
         with suppress(ValueError, RecursionError):
             read = json.loads(self.body)

@@ -127,10 +127,10 @@ SCENARIOS = {
         ),
         Scenario(
             "n-plus-one",
-            "Inventory reads the products one by one, where one statement would do.",
+            "Inventory reads the products one by one, although one statement would do.",
             acts=(("inventory", "cache"), ("inventory", "catalogue")),
             spans=(("inventory", "SELECT products"),),
-            cause="Rows are read one by one, where one statement would do.",
+            cause="Rows are read one by one, although one statement would do.",
             products=5,
         ),
         Scenario(

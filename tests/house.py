@@ -175,7 +175,7 @@ class House:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, for as long as a busy machine may take; `what` says which, where it never holds."""
+    """Wait for a condition, for as long as a busy machine may take; `what` names it if it never holds."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"timed out: {what}"

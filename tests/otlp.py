@@ -165,7 +165,7 @@ class Backend:
 
 
 def one_span(name: str = "GET /orders/<uuid:order_id>") -> ResourceSpans:
-    """A span, alone in its trace."""
+    """A span that is the only one of its trace."""
     number = time.time_ns()
     span = Span(
         trace_id=number.to_bytes(16),

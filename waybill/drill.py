@@ -171,7 +171,7 @@ def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:
 
 
 def ask(console: Console, plan: Plan) -> Answer:
-    """Put the three questions. Raises click.Abort at Ctrl-C, and where no answer comes."""
+    """Put the three questions. Raises click.Abort at Ctrl-C, and if there is no answer."""
     hints = hints_of(plan)
     console.print("\nWhich span tells what is wrong? `hint` gets a hint.")
     services = sorted({service for each in SCENARIOS.values() for service, _ in each.spans} | OTHERS)

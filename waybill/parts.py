@@ -33,8 +33,8 @@ def all_parts(settings: Settings) -> list[Part]:
     """Return every part, in the order in which they are named, started if one waits for another, and (last first)
     stopped.
 
-    Finds the Collector, Jaeger and, where it is asked for, Prometheus first, which takes minutes where they have to
-    be fetched. Raises click.ClickException when one cannot be had, or when the data folder cannot be used.
+    Finds the Collector, Jaeger and, if asked for, Prometheus first, which takes minutes if they have to be fetched.
+    Raises click.ClickException when one cannot be had, or when the data folder cannot be used.
     """
     data = data_folder(settings)
     passwords = postgres.passwords(data)

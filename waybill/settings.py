@@ -100,7 +100,7 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """Return the settings of this run. Raises click.ClickException with the variable's name where one is wrong."""
+    """Return the settings of this run. Raises click.ClickException with the variable's name if one is wrong."""
     try:
         return Settings()
     except ValidationError as error:

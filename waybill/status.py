@@ -19,7 +19,7 @@ MEBIBYTE = 2**20
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(as_json: bool) -> None:
-    """Show every part that runs, with its memory. Exits with 1 where nothing runs."""
+    """Show every part that runs, with its memory. Exits with 1 if nothing runs."""
     state = State.read(state_file(state_folder(settings())))
     if state is None or state.supervisor.process() is None:
         raise click.ClickException("Nothing is running. `make up` starts everything.")

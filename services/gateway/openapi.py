@@ -46,7 +46,7 @@ an error. A `traceparent` that is sent here has no effect.
 Another path is answered with 404, and another method with 405, as described in `#/components/responses`; but `HEAD` is
 answered where `GET` is, and `OPTIONS` at each path. Four more answers can come to anything, with a problem document:
 414 and 431, without a trace, where the address or a header is longer than 8 KiB; 421, where the name in `Host` is not
-one of this service; and 500, where the mistake is ours."""
+one of this service; and 500, if the mistake is ours."""
 
 REFUSALS = {
     400: "The body is not JSON, a header is not sound, or there is no such scenario (`unknown-scenario`).",

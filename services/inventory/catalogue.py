@@ -50,7 +50,7 @@ Reader = Callable[[Engine, Sequence[str]], dict[str, Price]]
 
 
 class Catalogue:
-    """Prices by SKU, from the cache where it has them, else from the database."""
+    """Return prices by SKU, from the cache if it has them, else from the database."""
 
     def __init__(self, engine: Engine, cache: redis.Redis, read: Reader = read_prices) -> None:
         self.engine = engine

@@ -53,7 +53,7 @@ def create_blueprint(dependencies: Dependencies) -> Blueprint:
 
     @blueprint.post("/orders")
     def post_order() -> ResponseReturnValue:
-        """Place an order: 201 where it is new, 200 where it was placed before. A refusal is an answer, not an error."""
+        """Place an order: 201 if it is new, 200 if it was placed before. A refusal is an answer, not an error."""
         body = read_body(OrderRequest)
         key = request.headers.get("Idempotency-Key", "")
         if not IDEMPOTENCY_KEY.fullmatch(key):

@@ -57,7 +57,7 @@ class Order(Base):
     leased_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """The time at which the lease began. It does not hold before that: the clock was set back since."""
     resume_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """Until then the relay leaves a pending order alone; the customer may send it again at any time."""
+    """Until then the relay does not touch a pending order; the customer may send it again at any time."""
     items: Mapped[list[dict[str, Any]] | None]
     """The ordered products with names and prices; None until they are reserved."""
     amount: Mapped[int | None] = mapped_column(BigInteger)

@@ -47,7 +47,7 @@ def instrument_app(
     if not claim(app, public, keep_baggage, tuple(untraced)):
         return
     app.wsgi_app = _traced(app.wsgi_app, excluded_by(untraced))  # type: ignore[assignment,method-assign]
-    # The mark of the official instrumentation, which then leaves the app alone.
+    # The mark of the official instrumentation, which then does not touch the app.
     app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]
     flask.request_started.connect(_name_request, app)
     flask.got_request_exception.connect(_show_exception, app)

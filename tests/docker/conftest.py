@@ -98,7 +98,7 @@ def probes(stack: Stack, probe: Callable[[str], dict[str, Any]]) -> dict[str, An
 
 
 def require_docker() -> None:
-    """End the tests, as failed, where they cannot run: to skip them would say that all is well."""
+    """Fail all tests if they cannot run: skipping them would say that all is well."""
     try:
         docker("version")
         docker("compose", "version")

@@ -108,7 +108,7 @@ def wait_until(holds: Callable[[], bool], explain: Callable[[], str]) -> None:
 
 
 def docker(*arguments: str, environment: dict[str, str] | None = None, stdin: str = "") -> str:
-    """Run `docker` and return what it prints. Raises AssertionError with what it says where it fails."""
+    """Run `docker` and return what it prints. Raises AssertionError with its message if it fails."""
     done = subprocess.run(
         ["docker", *arguments],
         cwd=ROOT,

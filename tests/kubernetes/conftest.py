@@ -23,7 +23,7 @@ def demo() -> Iterator[float]:
 
 
 def require_kubectl() -> None:
-    """End the tests, as failed, where they cannot run: to skip them would say that all is well."""
+    """Fail all tests if they cannot run: skipping them would say that all is well."""
     if not shutil.which("kubectl"):
         pytest.exit("These tests need kubectl.", returncode=1)
 

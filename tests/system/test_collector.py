@@ -304,7 +304,7 @@ def durations(house: House) -> list[Sample]:
 
 
 def own(house: House, name: str) -> float:
-    """Return what the Collector counts of itself; 0 where there is nothing yet."""
+    """Return a count of the Collector about itself, or 0 if there is none yet."""
     return sum(one.value for one in samples(house.settings.collector_metrics_port, name))
 
 

@@ -17,7 +17,7 @@ from tests.system.test_up_and_down import environment, waybill  # noqa: F401
 from waybill.parts import all_parts
 
 DOCUMENTS = [ROOT / "docs/metrics.md", *sorted((ROOT / "docs/walkthroughs").glob("*.md"))]
-# With `bool`, a comparison has an answer also where it does not hold.
+# With `bool`, a comparison has an answer even if it does not hold.
 QUERIES = [re.sub(r" ([<>]=?) (?=[\d.])", r" \1 bool ", each) for file in DOCUMENTS for each in blocks(file, "promql")]
 REQUESTS = "http_server_request_duration_seconds_bucket"
 SPANS = "traces_span_metrics_duration_milliseconds_bucket"

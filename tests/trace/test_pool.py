@@ -1,4 +1,4 @@
-"""Waiting for a connection, on the real PostgreSQL: seen where it happens, with who was in the way."""
+"""Waiting for a connection to the real PostgreSQL: the wait is a span, with links to the holders."""
 
 import sys
 import threading

@@ -19,7 +19,7 @@ MAKE = ["make", "--no-print-directory", f"VENV={sys.prefix}", "--old-file", f"{s
 
 
 def without_make() -> dict[str, str]:
-    """Return our environment as it is where no make has started us."""
+    """Return our environment as it would be if no make had started us."""
     ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV", "SEED", "ORDERS")
     return {name: value for name, value in os.environ.items() if name not in ours}
 

@@ -1,4 +1,4 @@
-"""The tool for scripts: the exit statuses of its commands, and what they print where nothing runs."""
+"""The tool for scripts: the exit statuses of its commands, and their output if nothing runs."""
 
 import re
 from collections.abc import Iterator

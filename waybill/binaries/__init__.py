@@ -38,7 +38,7 @@ class BinaryNotFoundError(click.ClickException):
 
 
 def find(name: Name, *, releases: str = GITHUB, timeout: float = 5.0) -> Path:
-    """Return the path of a working executable, fetched or built first where there is none: that takes minutes.
+    """Return the path of a working executable, fetched or built first if there is none, which takes minutes.
 
     `releases` is the server that has the official releases; `timeout` is how many seconds it may stay silent.
     Raises BinaryNotFoundError.

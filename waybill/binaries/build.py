@@ -1,4 +1,4 @@
-"""The Collector, Jaeger and Prometheus built from Go modules, where a module proxy can be reached but no release."""
+"""The Collector, Jaeger and Prometheus built from Go modules, if a module proxy can be reached but no release."""
 
 import os
 import re

@@ -59,7 +59,7 @@ class Collector(pipeline.Collector):
 
 
 def notice_sampling(collector: Collector) -> Iterator[Finding]:
-    """Say it where the Collector leaves traces out."""
+    """Yield a notice if the Collector leaves traces out."""
     if collector.samples():
         yield found("tail-sampling")
 

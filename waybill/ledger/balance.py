@@ -260,7 +260,7 @@ class Ledger:
 
     @property
     def lost_somewhere(self) -> int:
-        """Spans that are missing at the end, where the Collector has forgotten the steps between."""
+        """Spans that are missing at the end, if the Collector has forgotten the steps between."""
         if not self.exact or not self.collector_restarted or self.tail_sampling or self.now.jaeger is None:
             return 0
         if self.jaeger_restarted:

@@ -57,7 +57,7 @@ def put(owner: str, files: dict[str, bytes]) -> None:
 
 
 def ask(method: str, owner: str, body: bytes | None = None) -> None:
-    """Ask the cluster's API. Raises HTTPError if it refuses, URLError where it does not answer."""
+    """Ask the cluster's API. Raises HTTPError if it refuses, URLError if it does not answer."""
     namespace = os.environ["NAMESPACE"]
     url = f"https://kubernetes.default.svc/api/v1/namespaces/{namespace}/secrets/{owner}-secrets"
     headers = {
