@@ -503,6 +503,21 @@ def test_an_exception_belongs_to_the_innermost_span_that_it_left(in_child: str, 
     assert ("exception_not_innermost" in rules) == found_there
 
 
+@pytest.mark.parametrize(("counts", "right"), [([0, 1, 2], True), ([0, 0], False), ([0, 2], False), ([1], False)])
+def test_each_attempt_of_a_call_tells_how_many_there_were_before(counts: list[int], right: bool) -> None:
+    above = span(number=1, **PROCESS_ORDER, attributes={"order.id": "7"})
+    calls = [
+        span(
+            number=number,
+            start=number,
+            parent_span_id=above.span_id,
+            attributes=CALL | ({"http.request.resend_count": count} if count else {}),
+        )
+        for number, count in enumerate(counts, 11)
+    ]
+    assert ("attempts_not_counted" in {rule for _, rule, _ in found(traces(above, *calls))}) is not right
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("again", [True, False], ids=["taken up again", "below"])
 def test_the_baggage_of_a_parent_and_of_an_order_that_is_taken_up_again_is_not_lost(again: bool, kept: bool) -> None:

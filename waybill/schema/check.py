@@ -38,6 +38,7 @@ RULES_OF_OUR_OWN = {
     "port_in_address": "The address has a port, which has an attribute of its own.",
     "error_type_differs": "A metric and the spans that it measures name different errors.",
     "exception_not_innermost": "A span has an exception, and so had one of its children in the same process.",
+    "attempts_not_counted": "Calls of one span to one URL do not tell how many there were before.",
     "baggage_lost": "A span lacks what the baggage of its parent says, or that of the span which it takes up again.",
     "record_outside_of_trace": "A log record tells of an order, and belongs to no trace.",
     "bounds_of_another_unit": "A histogram of seconds has no boundary below one.",
@@ -169,6 +170,7 @@ class LiveCheck:
         `complete` says that everything in the registry was to be seen.
         """
         self._compare_with_parents()
+        self._compare_attempts()
         self._compare_errors()
         for order, scope, service in sorted(self._outside):
             if order in self._orders:
@@ -416,6 +418,18 @@ class LiveCheck:
             if outside:
                 message = f"{RULES_OF_OUR_OWN['outside_of_parent']} ({parent.name})"
                 self._find("violation", "outside_of_parent", "span", span.name, "", message, service)
+
+    def _compare_attempts(self) -> None:
+        attempts: dict[tuple[bytes, bytes, str, str], list[tuple[int, int, str]]] = defaultdict(list)
+        for span, service, _ in self._spans.values():
+            said = {pair.key: pair.value for pair in span.attributes}
+            if span.kind == Span.SPAN_KIND_CLIENT and span.parent_span_id and "url.full" in said:
+                call = span.trace_id, span.parent_span_id, span.name, said["url.full"].string_value
+                before = said["http.request.resend_count"].int_value if "http.request.resend_count" in said else 0
+                attempts[call].append((span.start_time_unix_nano, before, service))
+        for (*_, name, _), made in attempts.items():
+            if [before for _, before, _ in sorted(made)] != list(range(len(made))):
+                self._broken("attempts_not_counted", "span", name, made[0][2])
 
     def _compare_baggage(self, span: Span, others: Iterable[Span], service: str) -> None:
         said = {pair.key for pair in span.attributes}

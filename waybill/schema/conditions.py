@@ -106,4 +106,4 @@ NOT_TOLD = frozenset(
         "under the tool",
     )
 )
-"""Those that nothing in the telemetry tells."""
+"""Those that what carries the attribute does not tell."""
