@@ -1,6 +1,7 @@
 """The demo overlay on a cluster, and customers in it."""
 
 import json
+import re
 import subprocess
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ import requests
 from doctor.jaeger import Jaeger, whole
 from telemetry.traces import Trace
 from tests.ports import free_port
+from waybill.binaries.catalog import COLLECTOR, COLLECTOR_COMPONENTS
 from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import losses, verdict
 from waybill.ledger.watch import begin, watch
@@ -87,7 +89,18 @@ def wait_ready(*kinds: str) -> None:
                 kubectl("rollout", "status", name, f"--timeout={PATIENCE_SECONDS}s")
     except AssertionError as error:
         events = kubectl("get", "events", "--sort-by=.lastTimestamp").splitlines()[-30:]
-        raise AssertionError("\n".join([str(error), kubectl("get", "pods"), *events])) from None
+        logs = [last_words(pod["metadata"]["name"]) for pod in pods() if not is_ready(pod)]
+        raise AssertionError("\n".join([str(error), kubectl("get", "pods"), *events, *logs])) from None
+
+
+def last_words(pod: str) -> str:
+    """Return the end of a pod's log, of its last process if that has ended and another one is to come."""
+    for options in (["--previous"], []):
+        try:
+            return f"{pod} said:\n{kubectl('logs', pod, '--tail=10', *options)}"
+        except AssertionError:
+            continue
+    return f"{pod} said nothing"
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -275,9 +288,25 @@ def applied(overlay: str) -> Iterator[None]:
         }
         kubectl("apply", "--filename", "-", stdin=json.dumps(edge))
         kubectl("apply", "--filename", "-", stdin=json.dumps(CUSTOMERS_POD), namespace=EDGE)
+        check_collector()
         wait_ready()
         kubectl("wait", "--for=condition=Ready", "pod/customers", "--timeout=300s", namespace=EDGE)
         yield
+
+
+def check_collector() -> None:
+    """Raise AssertionError if the Collector on the nodes lacks a part of our configuration.
+
+    An image that was made here, and is not a registry's, may be of an older executable.
+    """
+    image = f"otel/opentelemetry-collector-contrib:{COLLECTOR.release.version}"
+    pod = ["components", f"--image={image}", "--image-pull-policy=IfNotPresent", "--restart=Never"]
+    kubectl("run", *pod, "--", "components", namespace=EDGE)
+    ended = ["wait", "pod/components", "--for=jsonpath={.status.phase}=Succeeded", f"--timeout={PATIENCE_SECONDS}s"]
+    kubectl(*ended, namespace=EDGE)
+    components = re.findall(r"^\s+- name: (\S+)$", kubectl("logs", "components", namespace=EDGE), re.MULTILINE)
+    missing = sorted(COLLECTOR_COMPONENTS - set(components))
+    assert not missing, f"the image {image} on the nodes is an old one, without {missing}: build and load it again"
 
 
 def remove_leftovers() -> None:
@@ -287,7 +316,11 @@ def remove_leftovers() -> None:
     for name in names:
         assert OF_A_TEST in found[name], f"there is a namespace {name} that no test has made: delete it first"
     if names:
-        kubectl("delete", "namespace", *names, "--timeout=300s")
+        kubectl("delete", "namespace", *names, "--wait=false")
+        for name in names:
+            # Nobody waits for an orderly end of what is thrown away.
+            kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false", namespace=name)
+        kubectl("wait", "--for=delete", *(f"namespace/{name}" for name in names), "--timeout=300s")
 
 
 def order_through_port_forward() -> requests.Response:

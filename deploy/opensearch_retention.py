@@ -1,0 +1,62 @@
+"""Delete the days of traces that are too old: Jaeger makes indices for each day in OpenSearch, and deletes none.
+
+Environment variables: OPENSEARCH_URL, and RETENTION_DAYS, for how many days traces are kept. With `--every 3600` it goes
+on, once an hour.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import requests
+
+INDEX = re.compile(r"jaeger-(?:span|service)-(\d{4}-\d{2}-\d{2})")
+TIMEOUT_SECONDS = 60
+
+
+def delete_old(url: str, days: int, now: datetime) -> list[str]:
+    """Delete the indices of days that ended more than `days` days ago, and return their names.
+
+    Raises requests.RequestException if OpenSearch does not do it.
+    """
+    found = requests.get(f"{url}/_cat/indices/jaeger-*", {"h": "index", "format": "json"}, timeout=TIMEOUT_SECONDS)
+    found.raise_for_status()
+    last = (now - timedelta(days=days)).date().isoformat()
+    names = sorted(each["index"] for each in found.json())
+    old = [name for name in names if (index := INDEX.fullmatch(name)) and index[1] < last]
+    for name in old:
+        answer = requests.delete(f"{url}/{name}", timeout=TIMEOUT_SECONDS)
+        # Somebody else may have deleted it meanwhile.
+        if answer.status_code != requests.codes.not_found:
+            answer.raise_for_status()
+    return old
+
+
+def main() -> None:
+    """Delete what is old; once, or again and again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=float, metavar="SECONDS")
+    every = parser.parse_args().every
+    url, days = os.environ["OPENSEARCH_URL"], int(os.environ["RETENTION_DAYS"])
+    if days < 1:
+        sys.exit("RETENTION_DAYS is less than 1")
+    while True:
+        try:
+            names = delete_old(url, days, datetime.now(UTC))
+        except requests.RequestException as error:
+            if not every:
+                # Its text may have the URL with a password.
+                sys.exit(f"OpenSearch: {type(error).__name__}")
+            print(f"OpenSearch: {type(error).__name__}", flush=True)
+        else:
+            print(f"deleted {', '.join(names) or 'nothing'}", flush=True)
+        if not every:
+            return
+        time.sleep(every)
+
+
+if __name__ == "__main__":
+    main()
