@@ -14,5 +14,6 @@ COPY chassis chassis
 COPY exhibition exhibition
 COPY services services
 COPY deploy/docker/prepare.py deploy/docker/
+COPY deploy/opensearch_retention.py deploy/
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER waybill

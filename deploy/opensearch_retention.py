@@ -1,10 +1,11 @@
 """Delete the days of traces that are too old: Jaeger makes indices for each day in OpenSearch, and deletes none.
 
-Environment variables: OPENSEARCH_URL, and RETENTION_DAYS, for how many days traces are kept. With `--every 3600` it goes
-on, once an hour.
+Environment variables: OPENSEARCH_URL, and RETENTION_DAYS, for how many days traces are kept. With `--every 3600` it
+goes on, once an hour.
 """
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -12,6 +13,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import requests
+
+log = logging.getLogger("opensearch-retention")
 
 INDEX = re.compile(r"jaeger-(?:span|service)-(\d{4}-\d{2}-\d{2})")
 TIMEOUT_SECONDS = 60
@@ -37,6 +40,7 @@ def delete_old(url: str, days: int, now: datetime) -> list[str]:
 
 def main() -> None:
     """Delete what is old; once, or again and again."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=float, metavar="SECONDS")
     every = parser.parse_args().every
@@ -47,12 +51,12 @@ def main() -> None:
         try:
             names = delete_old(url, days, datetime.now(UTC))
         except requests.RequestException as error:
+            # Without its text, which may have the URL with a password.
+            log.warning("OpenSearch: %s", type(error).__name__)
             if not every:
-                # Its text may have the URL with a password.
-                sys.exit(f"OpenSearch: {type(error).__name__}")
-            print(f"OpenSearch: {type(error).__name__}", flush=True)
+                sys.exit(1)
         else:
-            print(f"deleted {', '.join(names) or 'nothing'}", flush=True)
+            log.info("deleted: %s", ", ".join(names) or "nothing")
         if not every:
             return
         time.sleep(every)

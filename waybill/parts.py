@@ -42,6 +42,7 @@ def all_parts(settings: Settings) -> list[Part]:
         _postgres(settings, data, passwords),
         _valkey(settings, data, passwords),
         _jaeger(settings, data),
+        *([_opensearch_retention(settings)] if settings.storage == "opensearch" else []),
         *([sampler(settings, name) for name in registry.SAMPLERS] if settings.sampling == "two-tier" else []),
         _collector(settings),
         *([_prometheus(settings, data)] if settings.metrics == "on" else []),
@@ -134,6 +135,17 @@ def _jaeger(settings: Settings, data: Path) -> Part:
         where=settings.jaeger_url,
         ports=settings.ports_of("jaeger"),
         ready=lambda: answers(f"http://{health}/status"),
+    )
+
+
+def _opensearch_retention(settings: Settings) -> Part:
+    """Return what deletes the days that are too old: Jaeger does not."""
+    return Part(
+        name="opensearch-retention",
+        command=[sys.executable, "deploy/opensearch_retention.py", "--every", "3600"],
+        environment={"OPENSEARCH_URL": settings.opensearch_url, "RETENTION_DAYS": str(settings.retention)},
+        # Nobody waits for it.
+        ready=lambda: True,
     )
 
 

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     """The place of traces: Jaeger's memory, its disk (deploy/jaeger-badger.yaml), or an OpenSearch of yours
     (deploy/jaeger-opensearch.yaml)."""
     retention: Annotated[int, Field(ge=1)] = 7
-    """The days that Jaeger keeps a trace on disk, or looks for it in OpenSearch."""
+    """The days that a trace is kept on disk, or in OpenSearch."""
     opensearch_url: str = "http://127.0.0.1:9200"
 
     @property

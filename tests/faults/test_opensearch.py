@@ -7,9 +7,11 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import requests
 
 from doctor.jaeger import Jaeger
 from tests.house import House, wait_until
@@ -101,3 +103,26 @@ def test_two_jaegers_read_each_others_traces_which_outlive_them_and_the_node(
             house.start("jaeger")
         for jaeger in jaegers:
             wait_until(lambda: all(jaeger.trace(trace) for trace in traces), "nothing is lost")  # noqa: B023
+
+
+def test_days_that_are_too_old_are_deleted_and_nothing_else(
+    opensearch: OpenSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAYBILL_STORAGE", "opensearch")
+    monkeypatch.setenv("WAYBILL_OPENSEARCH_URL", opensearch.url)
+    monkeypatch.setenv("WAYBILL_RETENTION", "3")
+    today = datetime.now(UTC).date()
+    days = {age: (today - timedelta(days=age)).isoformat() for age in (0, 1, 3, 4, 5, 400)}
+    kinds = ("span", "service")
+    others = {"jaeger-dependencies-2020-01-01", "orders-2020-01-01", "jaeger-span-2020-01-01-mine"}
+    for name in (*others, *(f"jaeger-{kind}-{day}" for kind in kinds for day in days.values())):
+        requests.put(f"{opensearch.url}/{name}", timeout=30).raise_for_status()
+    with House() as house:
+        house.start("opensearch-retention")
+        kept = others | {f"jaeger-{kind}-{days[age]}" for kind in kinds for age in (0, 1, 3)}
+        wait_until(lambda: indices(opensearch) == kept, "the days before the last three are gone")
+
+
+def indices(opensearch: OpenSearch) -> set[str]:
+    answer = requests.get(f"{opensearch.url}/_cat/indices", {"h": "index", "format": "json"}, timeout=30)
+    return {each["index"] for each in answer.json()}

@@ -83,8 +83,9 @@ def test_every_pod_may_do_little(manifests: Path) -> None:
     # These ask the cluster's API.
     asks = {"passwords"} | ({"otel-collector"} if "tail-sampler" in manifests.read_text() else set())
     for document in documents(manifests):
-        if "template" in document.get("spec", {}):
-            spec, name = document["spec"]["template"]["spec"], document["metadata"]["name"]
+        job = document.get("spec", {}).get("jobTemplate", document)
+        if "template" in job.get("spec", {}):
+            spec, name = job["spec"]["template"]["spec"], document["metadata"]["name"]
             assert spec["enableServiceLinks"] is False, name
             assert spec["automountServiceAccountToken"] is (name in asks), name
             assert spec["securityContext"]["runAsNonRoot"], name

@@ -1,18 +1,38 @@
 """overlays/scale on a real cluster: traces go through two tiers of Collectors, and survive Jaeger and its storage."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
+import requests
 
 from telemetry.traces import Trace
 from tests.kubernetes import cluster
-from tests.kubernetes.cluster import Customers, is_ready, jaeger, kubectl, objects, pods, wait_ready, wait_until
+from tests.kubernetes.cluster import (
+    Customers,
+    find_traces,
+    forwarded,
+    is_ready,
+    jaeger,
+    kubectl,
+    objects,
+    pods,
+    wait_ready,
+    wait_until,
+)
 from tests.kubernetes.conftest import require_cluster
+from waybill.ledger.balance import TO_JAEGER, TO_SAMPLERS, TO_STORAGE, Ledger
+from waybill.ledger.numbers import Numbers, Snapshot, parse
 from waybill.registry import SHIPPED
+from waybill.settings import Settings
 
 pytestmark = pytest.mark.timeout(900)
 
 ORDERS = 100
+EACH = 40
+"""Orders with each number of tail samplers."""
 DECIDED_SECONDS = 60
 """Longer than the agents' queue, decision_wait and the tail samplers' queue take together."""
 
@@ -78,6 +98,120 @@ def test_the_autoscalers_see_what_they_scale_by(placed: list[str]) -> None:
     wait_until(seen, "every autoscaler has its metric")
 
 
+def test_days_of_traces_that_are_too_old_are_deleted(placed: list[str]) -> None:
+    with forwarded("opensearch", 9200) as port:
+        url, old, today = f"http://127.0.0.1:{port}", "jaeger-span-2020-01-01", f"jaeger-span-{datetime.now(UTC):%F}"
+        requests.put(f"{url}/{old}", timeout=30).raise_for_status()
+        assert {old, today} <= indices(url)
+        kubectl("create", "job", "--from=cronjob/opensearch-retention", "retention")
+        kubectl("wait", "--for=condition=Complete", "job/retention", "--timeout=300s")
+        assert old not in indices(url)
+        assert today in indices(url)
+
+
+def test_another_number_of_tail_samplers_loses_no_span_and_splits_traces_under_way_only(placed: list[str]) -> None:
+    # Nobody else changes it meanwhile.
+    kubectl("delete", "horizontalpodautoscaler", "tail-sampler")
+    keep_all()
+    before = settled()
+    with Customers() as customers:
+        customers.wait_for(EACH)
+        scale_samplers(3)
+        customers.wait_for(len(customers.answers) + EACH)
+        scale_samplers(2)
+        customers.wait_for(len(customers.answers) + EACH)
+    assert set(customers.statuses) == {201}, customers.statuses
+    traces = find_traces(customers.placed)
+    after = settled()
+    assert after.ended - before.ended == after.accepted - before.accepted > 0
+    # What was sent without an answer is sent again.
+    assert after.stored - before.stored >= after.accepted - before.accepted
+    split = [trace for trace in traces if len({span.resource[SAMPLER] for span in trace.spans}) > 1]
+    print(f"{len(split)} of {len(traces)} traces are split; {after.accepted - before.accepted} spans, none lost")
+    assert {span.resource[SAMPLER] for trace in traces for span in trace.spans} == {
+        f"tail-sampler-{n}" for n in range(3)
+    }
+    # Those that were under way at the two moments, of three customers.
+    assert len(split) < len(traces) / 4
+
+
+SAMPLER = "sampler"
+KEEP_ALL = {
+    "processors::tail_sampling::policies": "[{name: all, type: always_sample}]",
+    f"processors::resource/{SAMPLER}::attributes": f"[{{key: {SAMPLER}, value: '${{env:HOSTNAME}}', action: upsert}}]",
+    "service::pipelines::traces/jaeger::processors": f"[tail_sampling, resource/{SAMPLER}]",
+}
+"""Settings by which each tail sampler keeps every trace, and writes its name on it."""
+
+
+def keep_all() -> None:
+    """Have the tail samplers do so."""
+    path = "/spec/template/spec/containers/0/args/-"
+    patch = [{"op": "add", "path": path, "value": f"--config=yaml:{key}: {value}"} for key, value in KEEP_ALL.items()]
+    kubectl("patch", "statefulset", "tail-sampler", "--type=json", "--patch", json.dumps(patch))
+    kubectl("rollout", "status", "statefulset/tail-sampler", "--timeout=300s")
+
+
+def scale_samplers(number: int) -> None:
+    kubectl("scale", "statefulset", "tail-sampler", f"--replicas={number}")
+    wait_until(
+        lambda: (
+            len(objects("pods", "app.kubernetes.io/name=tail-sampler")) == number
+            and len(list(filter(is_ready, pods("tail-sampler")))) == number
+        ),
+        f"there are {number}",
+    )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The spans at three steps of their way, since each process started."""
+
+    ended: int
+    accepted: int
+    stored: int
+    rests: bool
+    """True if nothing is on its way in the Collectors or Jaeger."""
+
+
+def settled() -> Counts:
+    """Return the counts once nothing is on its way, and the services have told of all that they sent."""
+    found: list[Counts] = []
+
+    def rests() -> bool:
+        found.append(counts())
+        # The services report every five seconds.
+        return len(found) > 10 and all(each == found[-1] and each.rests for each in found[-5:])
+
+    wait_until(rests, "nothing is on its way", 120)
+    return found[-1]
+
+
+def counts() -> Counts:
+    names = {part: [pod["metadata"]["name"] for pod in pods(part)] for part in ("tail-sampler", "jaeger")}
+    (agent,) = [pod["metadata"]["name"] for pod in pods("otel-collector")]
+    services, first = numbers(agent, 8889), numbers(agent, 8888)
+    samplers = [numbers(name, 8888) for name in names["tail-sampler"]]
+    jaegers = [numbers(name, 8890) for name in names["jaeger"]]
+    ledger = Ledger(Settings(), Snapshot(services, first, None), frozenset(), settled=True)
+    undecided = "otelcol_processor_tail_sampling_sampling_traces_on_memory"
+    waiting = first.total("otelcol_exporter_queue_size", exporter=TO_SAMPLERS)
+    waiting += sum(s.total(undecided) + s.total("otelcol_exporter_queue_size", exporter=TO_JAEGER) for s in samplers)
+    waiting += sum(each.total("otelcol_exporter_queue_size") for each in jaegers)
+    stored = sum(each.total("otelcol_exporter_sent_spans", exporter=TO_STORAGE) for each in jaegers)
+    return Counts(ledger.ended, ledger.accepted, stored, not waiting)
+
+
+def numbers(pod: str, port: int) -> Numbers:
+    with forwarded(pod, port, kind="pod") as local:
+        return parse(cluster.page(local))
+
+
+def indices(url: str) -> set[str]:
+    answer = requests.get(f"{url}/_cat/indices", {"h": "index", "format": "json"}, timeout=30)
+    return {each["index"] for each in answer.json()}
+
+
 def whole(trace: Trace) -> bool:
     """Return whether a trace has spans of every service and no problem."""
     return trace.services >= SHIPPED and not trace.problems()
@@ -85,7 +219,7 @@ def whole(trace: Trace) -> bool:
 
 def accepted(pod: str) -> float:
     """Return how many spans a tail sampler has accepted."""
-    with cluster.forwarded(pod, 8888, kind="pod") as port:
+    with forwarded(pod, 8888, kind="pod") as port:
         page = cluster.page(port)
     lines = [line for line in page.splitlines() if line.startswith("otelcol_receiver_accepted_spans")]
     return sum(float(line.split()[-1]) for line in lines)

@@ -34,7 +34,12 @@ PORT = {
 }
 TO_STORAGE = {
     "demo": [("otel-collector", "jaeger")],
-    "scale": [("otel-collector", "tail-sampler"), ("tail-sampler", "jaeger"), ("jaeger", "opensearch")],
+    "scale": [
+        ("otel-collector", "tail-sampler"),
+        ("tail-sampler", "jaeger"),
+        ("jaeger", "opensearch"),
+        ("opensearch-retention", "opensearch"),
+    ],
 }
 """The way of the spans behind the services, in an overlay."""
 OF_THE_POD = {"POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "ENVIRONMENT"}
