@@ -13,16 +13,17 @@ ROOT = Path("/secrets")
 OWNERS = ("order", "inventory", "payment", "fulfilment")
 USERS_OF_VALKEY = ("order-relay", "inventory", "fulfilment")
 
-COLLECTOR = Path("/collector")
-COLLECTOR_USER = 10001
-"""The user of its image, which has no shell to do this itself; the volumes of the other images belong to whom they
-should.
+VOLUMES = Path("/volumes")
+USER = 10001
+"""The user of the Collector's image, which has no shell to do this itself, and of Jaeger's. The volumes of the other
+images belong to whom they should.
 """
 
 
 def main() -> None:
     """Do what has not been done yet."""
-    os.chown(COLLECTOR, COLLECTOR_USER, COLLECTOR_USER)
+    for volume in VOLUMES.iterdir():
+        os.chown(volume, USER, USER)
     make_passwords(ROOT)
 
 

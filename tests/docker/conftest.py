@@ -24,6 +24,9 @@ LISTENS = {
     "valkey": [6379],
     "otel-collector": [4317, 8888, 8889],
     "jaeger": [4318, 8890, 16686],
+    "sampler-1": [4317, 8888],
+    "sampler-2": [4317, 8888],
+    "opensearch": [9200],
     "prometheus": [9090],
 }
 """The ports of each part that has any; under Docker, any of them may be asked by who shares a network."""

@@ -18,7 +18,16 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[2]
 PROJECT = "waybill-test"
 PATIENCE_SECONDS = 300
-PORTS = ("gateway", "jaeger", "jaeger_metrics", "collector_metrics", "metrics", "prometheus")
+PORTS = (
+    "gateway",
+    "jaeger",
+    "jaeger_metrics",
+    "collector_metrics",
+    "metrics",
+    "prometheus",
+    "sampler_1_metrics",
+    "sampler_2_metrics",
+)
 """The published ports, by the names in waybill/settings.py."""
 
 
@@ -39,7 +48,7 @@ class Stack:
     def environment(self, **variables: str) -> dict[str, str]:
         """The environment for a command on this stack: its ports, and what the test sets."""
         # The stack reads these too; the tests are about its defaults.
-        read = ("OTEL_", "COMPOSE_", "SAMPLING", "WAYBILL_")
+        read = ("OTEL_", "COMPOSE_", "SAMPLING", "STORAGE", "RETENTION", "WAYBILL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(read)}
         ports = {f"WAYBILL_{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
         return inherited | ports | variables

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.docker.stack import Stack, docker, wait_until
+from tests.docker.test_networks import OF_A_PROFILE
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -14,6 +15,9 @@ WRITABLE = {
     "postgres": {"/var/lib/postgresql", "/run/postgresql"},
     "valkey": {"/data"},
     "otel-collector": {"/var/lib/otelcol"},
+    "sampler-1": {"/var/lib/otelcol"},
+    "jaeger": {"/badger"},
+    "opensearch": {f"/usr/share/opensearch/{folder}" for folder in ("config", "data", "logs")},
     "prometheus": {"/prometheus"},
 }
 """The folders that a part may write to beside that."""
@@ -86,7 +90,7 @@ def test_all_parts_are_killed_at_once_and_come_back_and_take_orders(stack: Stack
 
 def test_the_configuration_is_what_compose_reads_with_every_profile(stack: Stack) -> None:
     config = json.loads(stack.compose("--profile", "*", "config", "--format", "json"))
-    assert {name for name, service in config["services"].items() if service.get("profiles")} == {"prometheus"}
+    assert {name for name, service in config["services"].items() if service.get("profiles")} == OF_A_PROFILE
     for name, service in config["services"].items():
         assert service["restart"] == ("no" if name == "prepare" else "unless-stopped"), name
         assert service.get("read_only"), name

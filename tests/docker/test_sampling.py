@@ -2,10 +2,14 @@
 
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from tests.docker.stack import Stack
+from tests.docker.stack import Stack, wait_until
+from tests.docker.test_hardening import assert_unprivileged, assert_writes_little
+from tests.docker.test_networks import PARTS, may_reach
 from waybill.registry import SHIPPED
 
 pytestmark = pytest.mark.timeout(1800)
@@ -36,6 +40,30 @@ def test_tail_sampling_keeps_an_order_with_a_scenario_and_leaves_others_out(stac
     stack.find_trace(answer.json()["trace_id"], SHIPPED)
 
 
+def test_two_tiers_keep_a_trace_whole_and_share_the_traces(
+    stack: Stack, probe: Callable[[str], dict[str, Any]]
+) -> None:
+    chosen = {"SAMPLING": "two-tier", "COMPOSE_PROFILES": "two-tier"}
+    parts = ("sampler-1", "sampler-2")
+    stack.up("otel-collector", *parts, **chosen)
+    try:
+        order = stack.place_order(scenario="slow-query").json()
+        for _ in range(ASKED):
+            stack.get("gateway", "/products")
+        stack.find_trace(order["trace_id"], {"gateway", "order", "inventory", "payment"})
+        wait_until(
+            lambda: all(decisions(stack, port=f"{part.replace('-', '_')}_metrics") for part in parts),
+            lambda: "one has none",
+        )
+        found = probe("sampler-1")
+        assert_unprivileged("sampler-1", found)
+        assert_writes_little("sampler-1", found)
+        assert found["reached"] == may_reach("sampler-1", [*PARTS, *parts])
+    finally:
+        stack.up()
+        stack.compose("rm", "--stop", "--force", *parts, **chosen)
+
+
 def test_head_sampling_is_one_variable(stack: Stack) -> None:
     stack.up("--no-deps", "gateway", OTEL_TRACES_SAMPLER_ARG="0.0")
     try:
@@ -54,9 +82,7 @@ def test_a_sampling_that_does_not_exist_is_named_in_the_collector_s_log(stack: S
         stack.compose("run", "--rm", "--no-deps", "otel-collector", SAMPLING="nonsense")
 
 
-def decisions(stack: Stack, sampled: str = "true|false") -> int:
+def decisions(stack: Stack, sampled: str = "true|false", port: str = "collector_metrics") -> int:
     """Return how many traces tail sampling has decided on."""
     line = rf'^otelcol_processor_tail_sampling_global_count_traces_sampled\S*sampled="(?:{sampled})"\S* (\S+)$'
-    return sum(
-        int(float(count)) for count in re.findall(line, stack.get("collector_metrics", "/metrics").text, re.MULTILINE)
-    )
+    return sum(int(float(count)) for count in re.findall(line, stack.get(port, "/metrics").text, re.MULTILINE))
