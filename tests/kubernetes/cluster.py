@@ -26,6 +26,8 @@ from waybill.settings import Settings
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "waybill"
 EDGE = "waybill-test-edge"
+DATABASES, OBSERVABILITY = "databases", "observability"
+"""The namespaces that overlays/external expects."""
 OF_A_TEST = "waybill-test"
 """Label of a namespace that a test has made, and so may delete."""
 PATIENCE_SECONDS = 300
@@ -112,10 +114,10 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE
 
 
 @contextmanager
-def forwarded(part: str, port: int, kind: str = "service") -> Iterator[int]:
+def forwarded(part: str, port: int, kind: str = "service", namespace: str = NAMESPACE) -> Iterator[int]:
     """Give a port of a Service, or of a pod, on loopback, as `kubectl port-forward` does."""
     local = free_port()
-    command = ["kubectl", "--namespace", NAMESPACE, "port-forward", f"{kind}/{part}", f"{local}:{port}"]
+    command = ["kubectl", "--namespace", namespace, "port-forward", f"{kind}/{part}", f"{local}:{port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout
@@ -133,9 +135,9 @@ def page(port: int) -> str:
 
 
 @contextmanager
-def jaeger() -> Iterator[Jaeger]:
+def jaeger(namespace: str = NAMESPACE) -> Iterator[Jaeger]:
     """Jaeger's API."""
-    with forwarded("jaeger", 16686) as port:
+    with forwarded("jaeger", 16686, namespace=namespace) as port:
         yield Jaeger(f"http://127.0.0.1:{port}")
 
 
@@ -212,10 +214,10 @@ class Customers:
         return [answer.body["trace_id"] for answer in self.answers if answer.status == 201]
 
 
-def find_traces(trace_ids: list[str]) -> list[Trace]:
+def find_traces(trace_ids: list[str], namespace: str = NAMESPACE) -> list[Trace]:
     """Wait until each trace is whole, with spans of every service. Raises AssertionError with those that are not."""
     found, missing = [], {}
-    with jaeger() as client:
+    with jaeger(namespace) as client:
         deadline = time.monotonic() + 60
         for trace_id in trace_ids:
             left = max(deadline - time.monotonic(), 0.5)
@@ -274,24 +276,31 @@ def books_balance() -> None:
 
 
 @contextmanager
-def applied(overlay: str) -> Iterator[None]:
-    """Apply an overlay, wait until it is ready, with customers beside it; delete it in the end with its data."""
+def applied(overlay: str, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Apply an overlay, wait until it is ready, with customers beside it; delete it in the end with its data.
+
+    `before` makes what the overlay expects to be there.
+    """
     remove_leftovers()
     with ExitStack() as stack:
         stack.callback(remove_leftovers)
+        before()
         kubectl("apply", "--kustomize", f"deploy/kubernetes/overlays/{overlay}")
         kubectl("label", "namespace", NAMESPACE, f"{OF_A_TEST}=true")
-        edge = {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": EDGE, "labels": {"waybill-edge": "true", OF_A_TEST: "true"}},
-        }
-        kubectl("apply", "--filename", "-", stdin=json.dumps(edge))
+        make_namespace(EDGE, **{"waybill-edge": "true"})
         kubectl("apply", "--filename", "-", stdin=json.dumps(CUSTOMERS_POD), namespace=EDGE)
         check_collector()
         wait_ready()
         kubectl("wait", "--for=condition=Ready", "pod/customers", "--timeout=300s", namespace=EDGE)
         yield
+
+
+def make_namespace(name: str, **labels: str) -> None:
+    """Make a namespace that a test may delete."""
+    metadata = {"name": name, "labels": {OF_A_TEST: "true"} | labels}
+    kubectl(
+        "apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    )
 
 
 def check_collector() -> None:
@@ -312,7 +321,7 @@ def check_collector() -> None:
 def remove_leftovers() -> None:
     """Delete what a test has made, at its end or before it. Raises AssertionError for what somebody else has made."""
     found = {each["metadata"]["name"]: each["metadata"]["labels"] for each in objects("namespaces")}
-    names = [name for name in (NAMESPACE, EDGE) if name in found]
+    names = [name for name in (NAMESPACE, EDGE, DATABASES, OBSERVABILITY) if name in found]
     for name in names:
         assert OF_A_TEST in found[name], f"there is a namespace {name} that no test has made: delete it first"
     if names:

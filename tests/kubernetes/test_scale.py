@@ -110,8 +110,8 @@ def test_days_of_traces_that_are_too_old_are_deleted(placed: list[str]) -> None:
 
 
 def test_another_number_of_tail_samplers_loses_no_span_and_splits_traces_under_way_only(placed: list[str]) -> None:
-    # Nobody else changes it meanwhile.
-    kubectl("delete", "horizontalpodautoscaler", "tail-sampler")
+    # Nobody else changes a number meanwhile.
+    kubectl("delete", "horizontalpodautoscalers", "--all")
     keep_all()
     before = settled()
     with Customers() as customers:
@@ -133,6 +133,18 @@ def test_another_number_of_tail_samplers_loses_no_span_and_splits_traces_under_w
     }
     # Those that were under way at the two moments, of three customers.
     assert len(split) < len(traces) / 4
+
+
+def test_an_update_of_the_agents_loses_no_trace(placed: list[str]) -> None:
+    # The tail samplers keep all, since the test above.
+    before = {pod["metadata"]["name"] for pod in pods("otel-collector")}
+    with Customers() as customers:
+        kubectl("rollout", "restart", "daemonset/otel-collector")
+        kubectl("rollout", "status", "daemonset/otel-collector", "--timeout=300s")
+        customers.wait_for(len(customers.answers) + EACH)
+    assert not before & {pod["metadata"]["name"] for pod in pods("otel-collector")}
+    assert set(customers.statuses) == {201}, customers.statuses
+    find_traces(customers.placed)
 
 
 SAMPLER = "sampler"
