@@ -183,10 +183,15 @@ class Customers:
 
     def __exit__(self, *_: object) -> None:
         assert self._process
-        out, err = self._process.communicate("", timeout=120)
-        for line in out.splitlines():
+        assert self._process.stdin
+        assert self._process.stdout
+        assert self._process.stderr
+        self._process.stdin.close()
+        # Not by communicate(), which does not know of what readline() has read ahead.
+        for line in self._process.stdout:
             self._take(line)
-        assert self._process.returncode == 0, err
+        err = self._process.stderr.read()
+        assert self._process.wait() == 0, err
 
     def wait_for(self, number: int) -> None:
         """Wait until this many orders were answered."""
