@@ -121,6 +121,8 @@ def test_another_number_of_tail_samplers_loses_no_span_and_splits_traces_under_w
         scale_samplers(2)
         customers.wait_for(len(customers.answers) + EACH)
     assert set(customers.statuses) == {201}, customers.statuses
+    # What it had not sent is on its volume, until it is started once more.
+    scale_samplers(3)
     traces = find_traces(customers.placed)
     after = settled()
     assert after.ended - before.ended == after.accepted - before.accepted > 0
