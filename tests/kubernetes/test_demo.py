@@ -145,7 +145,7 @@ def test_a_pod_is_killed_and_the_books_balance(demo: float, victims: tuple[str, 
     assert not customers.broken or "gateway" in victims
     books_balance()
     if "otel-collector" in victims and not given_up():
-        # What it took is on its volume, and what it did not take is sent again.
+        # Accepted spans are on its volume, and the rest is sent again.
         find_traces(customers.placed)
 
 
