@@ -88,8 +88,13 @@ def is_of(document: dict[str, Any], parts: tuple[str, ...]) -> bool:
     """Return whether a document of the demo is to be applied for these parts; policies between namespaces differ."""
     if document["kind"] in ("NetworkPolicy", "PodDisruptionBudget", "Namespace"):
         return False
-    if document["kind"] == "StatefulSet" and document["metadata"]["name"] == "postgres":
-        document["spec"]["template"]["metadata"]["labels"]["cnpg.io/cluster"] = "waybill"
+    if document["kind"] == "StatefulSet":
+        # A cluster may have few volumes, and nothing has to stay.
+        template = document["spec"]["template"]
+        claims = document["spec"].pop("volumeClaimTemplates", [])
+        template["spec"]["volumes"] += [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in claims]
+        if document["metadata"]["name"] == "postgres":
+            template["metadata"]["labels"]["cnpg.io/cluster"] = "waybill"
     # All run as this account.
     everybody = document["kind"] == "ServiceAccount" and document["metadata"]["name"] == "waybill"
     return everybody or document["metadata"]["name"].startswith(parts)
