@@ -11,7 +11,7 @@ from tests.trace.traces import Traces
 from waybill.schema.check import Accepted, LiveCheck, not_accepted
 from waybill.schema.command import accepted
 
-SENT_ELSEWHERE = Accepted("missing_parent", "A test has `order` send to who never answers.", name="send orders")
+SENT_ELSEWHERE = Accepted("missing_parent", "A test has `order` send to who never answers.")
 
 
 @pytest.fixture(scope="session", params=["official", "lean"])

@@ -81,6 +81,11 @@ def failed(error: str, **changed: Any) -> Span:
     return span(attributes=said, status=Status(code=Status.STATUS_CODE_ERROR), **changed)
 
 
+def raised(type_: str, stack: str = "") -> Span.Event:
+    said = [pair("exception.type", type_), pair("exception.stacktrace", stack)]
+    return Span.Event(name="exception", attributes=said)
+
+
 def traces(*spans: Span, scope: InstrumentationScope = SCOPE, schema_url: str = SCHEMA_URL, **resource: str) -> Any:
     said = Resource(attributes=[pair(key, value) for key, value in (RESOURCE | resource).items()])
     scopes = [ScopeSpans(scope=scope, schema_url=schema_url, spans=spans)]
@@ -493,13 +498,22 @@ def test_a_status_has_no_text() -> None:
     [("23514", True), ("psycopg.OperationalError", True), ("503", False), ("", False)],
 )
 def test_an_exception_belongs_to_the_innermost_span_that_it_left(in_child: str, found_there: bool) -> None:
-    exception = Span.Event(
-        name="exception", attributes=[pair("exception.type", "KeyError"), pair("exception.stacktrace", "")]
-    )
-    outer = {**PROCESS_ORDER, "attributes": {"order.id": "7", "error.type": "KeyError"}, "events": [exception]}
+    outer = {**PROCESS_ORDER, "attributes": {"order.id": "7", "error.type": "KeyError"}, "events": [raised("KeyError")]}
     inner = {"parent_span_id": bytes(7) + b"\1", "start": 12}
     child = failed(in_child, **inner) if in_child else span(**inner)
     rules = {rule for _, rule, _ in found(traces(span(number=1, status=FAILED, **outer), child))}
+    assert ("exception_not_innermost" in rules) == found_there
+
+
+@pytest.mark.parametrize(("stack", "found_there"), [("KeyError\ncaused by OSError\n", True), ("KeyError\n", False)])
+def test_an_exception_after_an_attempt_that_failed_is_another_one(stack: str, found_there: bool) -> None:
+    outer = {
+        **PROCESS_ORDER,
+        "attributes": {"order.id": "7", "error.type": "KeyError"},
+        "events": [raised("KeyError", stack)],
+    }
+    attempt = failed("OSError", parent_span_id=bytes(7) + b"\1", start=12, events=[raised("OSError")])
+    rules = {rule for _, rule, _ in found(traces(span(number=1, status=FAILED, **outer), attempt))}
     assert ("exception_not_innermost" in rules) == found_there
 
 

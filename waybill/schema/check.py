@@ -6,7 +6,7 @@ some for what it does not look at: see `RULES_OF_OUR_OWN`.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -409,7 +409,7 @@ class LiveCheck:
                 # A message is sent by whoever finds it in the outbox, which may be the same process.
                 if span.kind != Span.SPAN_KIND_PRODUCER:
                     outside |= span.end_time_unix_nano > parent.end_time_unix_nano
-                if _has_exception(parent) and _left_by_exception(span):
+                if _left_by_exception(span) and _shows_that_of(parent, span):
                     message = f"{RULES_OF_OUR_OWN['exception_not_innermost']} ({span.name})"
                     self._find("violation", "exception_not_innermost", "span", parent.name, "", message, service)
                 if span.kind == parent.kind != Span.SPAN_KIND_INTERNAL:
@@ -512,8 +512,22 @@ def _is_dishonest(said: Mapping[str, AnyValue], kind: str, *, failed: bool) -> b
     return not failed if is_error else by_status
 
 
-def _has_exception(span: Span) -> bool:
-    return any(event.name == "exception" for event in span.events)
+def _shows_that_of(parent: Span, child: Span) -> bool:
+    """Return whether the exception of a parent may be the one that its child failed with.
+
+    It is another one if the child has one of its own, as an attempt that was made again, and the parent's stack has
+    no such cause.
+    """
+    own = {type_ for type_, _ in _exceptions(child)}
+    return any(not own or any(type_ in stack for type_ in own) for _, stack in _exceptions(parent))
+
+
+def _exceptions(span: Span) -> Iterator[tuple[str, str]]:
+    """Yield the type and the stack of each exception of a span."""
+    for event in span.events:
+        if event.name == "exception":
+            said = {pair.key: pair.value.string_value for pair in event.attributes}
+            yield said.get("exception.type", ""), said.get("exception.stacktrace", "")
 
 
 def _left_by_exception(span: Span) -> bool:
