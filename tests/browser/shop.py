@@ -27,6 +27,12 @@ def row(page: Page, service: str, name: str) -> Locator:
     return of_service.filter(has=page.locator(".name").get_by_text(name, exact=True)).first
 
 
+def open_span(row: Locator) -> None:
+    """Open a span. A click is lost if the page draws the trace once more between press and release."""
+    while row.locator("details").get_attribute("open") is None:
+        row.locator("summary").click()
+
+
 def shown_trace(page: Page) -> str:
     """The id of the trace that is shown."""
     return page.locator("#trace-heading code").inner_text()

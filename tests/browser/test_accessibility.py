@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from exhibition.viewer import COLOURS
 from tests.browser.conftest import Open
-from tests.browser.shop import outcome, place_order, rows
+from tests.browser.shop import open_span, outcome, place_order, rows
 from tests.browser.spans import id_of, send_span
 from tests.house import House
 
@@ -80,7 +80,7 @@ def test_contrast_is_enough(visit: Open, scheme: str, scenario: str) -> None:
     place_order(page, scenario)
     expect(outcome(page)).to_have_class(OUTCOMES[scenario])
     rows(page, "gateway", "order", "inventory", "payment")
-    page.locator("tr:nth-child(5) summary").click()
+    open_span(page.locator("tbody tr:nth-child(5)"))
     assert_contrast(page)
 
 
@@ -119,7 +119,7 @@ def test_a_row_that_is_open_is_called_as_before_and_a_product_by_its_name_and_pr
     place_order(page)
     rows(page, "fulfilment")
     first = page.get_by_role("rowheader").first
-    first.locator("summary").click()
+    open_span(page.locator("tbody tr").first)
     expect(first.get_by_role("heading", name="Resource")).to_be_visible()
     expect(first).to_have_accessible_name("gateway POST /orders server level 1")
 
@@ -146,7 +146,7 @@ def test_axe_finds_nothing(visit: Open, scenario: str, width: int) -> None:
     page = visit(width=width)
     place_order(page, scenario)
     rows(page, "gateway", "order", "payment")
-    page.locator("tr.origin summary").first.click()
+    open_span(page.locator("tr.origin").first)
     found = Axe().run(page).response["violations"]
     assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
 

@@ -11,7 +11,7 @@ import requests
 from playwright.sync_api import Locator, Route, expect
 
 from tests.browser.conftest import Change, Open, Without
-from tests.browser.shop import outcome, place_order, row, rows, shown_trace
+from tests.browser.shop import open_span, outcome, place_order, row, rows, shown_trace
 from tests.documents import ROOT
 from tests.house import House, wait_until
 from tests.system.api.shopping import hanging
@@ -383,7 +383,7 @@ def test_a_picture_of_the_page_is_small(
         page.clock.fast_forward(15_000)
     expect(page.locator("#said")).to_contain_text("Nothing new has come")
     if failed:
-        page.locator("tr.origin summary").first.click()
+        open_span(page.locator("tr.origin").first)
         page.locator("dd").evaluate_all(WITHOUT_FOLDERS)
         # The end of the stack is where it failed.
         page.locator("tr.origin dd[tabindex]").first.evaluate("stack => stack.scrollTop = stack.scrollHeight")

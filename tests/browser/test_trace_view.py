@@ -21,7 +21,7 @@ from playwright.sync_api import expect
 
 from doctor.jaeger import Jaeger
 from tests.browser.conftest import Change, Open, Without
-from tests.browser.shop import assert_highlighted, place_order, row, rows, shown_trace
+from tests.browser.shop import assert_highlighted, open_span, place_order, row, rows, shown_trace
 from tests.browser.spans import id_of, send_span
 from tests.documents import ROOT
 from tests.house import House, wait_until
@@ -44,7 +44,7 @@ def test_what_a_span_says_opens_below_it(visit: Open, house: House) -> None:
     page = visit(f"/traces/{house.order().json()['trace_id']}")
     rows(page, "fulfilment")
     opened = row(page, "order", "process_order")
-    opened.locator("summary").click()
+    open_span(opened)
     expect(opened.get_by_role("heading", name="Event order_completed")).to_be_visible()
     expect(opened.locator("dl").filter(has_text="order.outcome")).to_contain_text("completed")
     expect(opened.locator("dl").filter(has_text="service.instance.id")).to_be_visible()
@@ -63,7 +63,7 @@ def test_the_log_lines_of_a_span_are_in_it_and_a_page_that_cannot_read_them_says
     page = visit(f"/traces/{order['trace_id']}")
     rows(page, "fulfilment")
     opened = row(page, "order", "process_order")
-    opened.locator("summary").click()
+    open_span(opened)
     expect(opened.get_by_role("heading", name="Log lines")).to_be_visible()
     expect(opened.locator(".log")).to_contain_text(f"INFO order {order['id']} is completed")
     expect(page.get_by_text("Log lines are not shown")).to_have_count(0)
@@ -79,7 +79,7 @@ def test_the_log_lines_of_a_span_are_in_it_and_a_page_that_cannot_read_them_says
 def test_a_link_leads_to_the_span_that_it_points_to(visit: Open, house: House) -> None:
     page = visit(f"/traces/{house.order().json()['trace_id']}")
     rows(page, "fulfilment")
-    row(page, "fulfilment", "process orders").locator("summary").click()
+    open_span(row(page, "fulfilment", "process orders"))
     page.get_by_role("link", name="send orders").click()
     target = row(page, "order-relay", "send orders")
     assert page.url.endswith(f"#{target.get_attribute('id')}")
@@ -92,7 +92,7 @@ def test_a_link_that_names_no_span_is_shown_with_what_it_says(visit: Open, house
     root = send_span(house, "linked", links=links)
     page = visit(f"/traces/{id_of(root)}")
     opened = row(page, "stranger", "linked")
-    opened.locator("summary").click()
+    open_span(opened)
     expect(opened.get_by_role("listitem")).to_contain_text("to no span")
     expect(opened.get_by_role("listitem").locator("dl")).to_contain_text("it was lost")
     expect(opened.locator("a")).to_have_count(0)
