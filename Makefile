@@ -128,8 +128,8 @@ check: lint ## what to run after each change: lint, types, and the tests that ne
 
 test: $(VENV)/dev ## every test that needs no Docker
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null
-	$(VENV)/bin/pytest --numprocesses 5 --no-loadscope-reorder tests --ignore tests/docker --ignore tests/faults \
-		--ignore tests/celery_shop --ignore tests/kubernetes
+	$(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults --ignore tests/celery_shop \
+		--ignore tests/kubernetes
 
 test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down
 	$(VENV)/bin/pytest tests/docker

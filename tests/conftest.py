@@ -1,7 +1,6 @@
 """Settings that hold for every test."""
 
 import os
-import re
 import signal
 from typing import Any
 
@@ -15,24 +14,15 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARE_A_HOUSE = ("tests/trace/", "tests/system/api/", "tests/browser/")
-"""Folders of tests with one house for all of their files; `tests/trace` has one for each way to trace."""
+"""Folders of tests with one house for all of their files."""
 
 
 class ByHouse(LoadScopeScheduling):  # type: ignore[misc]
     """Has one process run all tests that share a house: else each that gets some of them would start one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        folder = next((folder for folder in SHARE_A_HOUSE if file.startswith(folder)), None)
-        if folder == "tests/trace/" and "lean" in re.split(r"[][-]", test):
-            return folder + "lean"
-        return folder or file
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest, and end with single functions, which fill the processes that are done before others."""
-    ranks = {"tests/trace/": 0, "tests/telemetry/": 2, "tests/unit/": 2}
-    items.sort(key=lambda item: next((rank for folder, rank in ranks.items() if item.nodeid.startswith(folder)), 1))
+        file = nodeid.split("::")[0]
+        return next((folder for folder in SHARE_A_HOUSE if file.startswith(folder)), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByHouse:
