@@ -174,7 +174,7 @@ def _bounded(traced: Send, plain: Send) -> Send:
             _sent.reset(token)
         if sent.error is not None:
             raise sent.error
-        return sent.response if sent.response is not None else plain(*args, **options)
+        return sent.response if sent.called else plain(*args, **options)  # type: ignore[return-value]
 
     send.__wrapped__ = plain
     return send

@@ -291,3 +291,17 @@ def test_a_call_has_the_address_of_its_connection_if_http_client_is_instrumented
     finally:
         HttpClientInstrumentor().uninstrument()
     assert (recorded.spans[0].attributes or {})["net.peer.ip"] == "127.0.0.1"
+
+
+def test_a_call_that_was_answered_with_nothing_is_not_sent_again() -> None:
+    sent = []
+
+    def plain() -> Any:
+        sent.append(1)
+
+    def failing() -> Any:
+        official._noted(plain)()
+        raise AttributeError("status_code")
+
+    assert official._bounded(failing, plain)() is None  # type: ignore[func-returns-value]
+    assert sent == [1]
