@@ -89,7 +89,7 @@ def _value(value: object) -> str | bool | int | float:
     if isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63):
         return value
     try:
-        return sound(str(value))
+        return sound(value)
     except Exception:
         # The record is worth more than a value that has no text.
         return f"<{type(value).__name__}>"

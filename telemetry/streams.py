@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry import context, metrics, propagate, trace
+from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Counter
 from opentelemetry.trace import Link, Span, SpanKind
@@ -17,7 +17,7 @@ from . import __version__
 from .conventions import SCHEMA_URL
 from .durations import Durations
 from .errors import type_name
-from .threads import suppress_instrumentation
+from .threads import Within, suppress_instrumentation
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
@@ -64,7 +64,8 @@ def sending(destination: str, origin: Context, server: tuple[str, int]) -> Itera
     """
     attributes = _attributes("send", destination, server)
     with (
-        _Within(origin),
+        # To start a span in it takes over its trace, and leaves its baggage behind.
+        Within({}, origin),
         tracer.start_as_current_span(
             f"send {destination}",
             kind=SpanKind.PRODUCER,
@@ -97,7 +98,7 @@ def processing(
     sent_in = trace.get_current_span(sender).get_span_context()
     attributes = {**_attributes("process", destination, server), "messaging.consumer.group.name": group}
     with (
-        _Within(sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender)),
+        Within({}, sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender)),
         tracer.start_as_current_span(
             f"process {destination}",
             kind=SpanKind.CONSUMER,
@@ -135,19 +136,6 @@ class _Measured:
             attributes = {**attributes, "error.type": type_name(error)}
         self.duration.record(seconds, attributes)
         self.messages.add(1, attributes)
-
-
-class _Within:
-    """Make a context the current one. To start a span in it takes over its trace, and leaves its baggage behind."""
-
-    def __init__(self, origin: Context) -> None:
-        self.origin = origin
-
-    def __enter__(self) -> None:
-        self.token = context.attach(self.origin)
-
-    def __exit__(self, *_: object) -> None:
-        context.detach(self.token)
 
 
 def _attributes(operation: str, destination: str, server: tuple[str, int]) -> dict[str, str | int]:

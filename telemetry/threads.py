@@ -26,15 +26,16 @@ class ContextThreadPool(ThreadPoolExecutor):
 
 
 class Within:
-    """Have these values in the current context for a block, and put the context back behind it."""
+    """Make a context the current one for a block, by default that which is, with these values; then put it back."""
 
-    __slots__ = ("_token", "_values")
+    __slots__ = ("_of", "_token", "_values")
 
-    def __init__(self, values: Mapping[str, object]) -> None:
-        self._values = values
+    def __init__(self, values: Mapping[str, object], of: Context | None = None) -> None:
+        self._values, self._of = values, of
 
     def __enter__(self) -> None:
-        self._token = context.attach(Context({**context.get_current(), **self._values}))
+        of = context.get_current() if self._of is None else self._of
+        self._token = context.attach(Context({**of, **self._values}))
 
     def __exit__(self, *_: object) -> None:
         context.detach(self._token)
