@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from statistics import median
 
+import psutil
 import pytest
 import requests
 
@@ -53,14 +54,22 @@ def pending(house: House) -> int:
     return int(count)
 
 
+def hanging_up(port: int) -> bool:
+    """Whether a caller of this port has closed its side, and the other side does not know it yet."""
+    connections = psutil.net_connections("tcp4")
+    return any(it.status == psutil.CONN_FIN_WAIT1 and it.raddr.port == port for it in connections if it.raddr)
+
+
 @contextmanager
 def busy_elsewhere(house: House) -> Iterator[None]:
-    """The gateway's workers do nothing for a while."""
+    """The gateway's workers do nothing for a while; then what was sent to them has come, the end included."""
     processes = house.workers("gateway")
     for process in processes:
         process.suspend()
     try:
+        wait_until(lambda: all(it.status() == psutil.STATUS_STOPPED for it in processes), "the workers do not stop")
         yield
+        wait_until(lambda: not hanging_up(house.settings.gateway_port), "the end of a connection does not arrive")
     finally:
         for process in processes:
             process.resume()
