@@ -126,15 +126,18 @@ capacity: $(VENV)/tool ## what so many spans a second need at each stage, from m
 check: lint ## what to run after each change: lint, types, and the tests that need nothing but Python; under a minute
 	$(VENV)/bin/pytest --quiet --numprocesses auto -m "not processes" tests/unit tests/telemetry
 
-test: $(VENV)/dev ## every test that needs no Docker
+test: $(VENV)/dev ## the tests of everything that runs here, but for those of the targets below
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null
 	$(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults --ignore tests/celery_shop \
-		--ignore tests/kubernetes
+		--ignore tests/kubernetes --ignore tests/packages
 
 test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down
 	$(VENV)/bin/pytest tests/docker
 
-test-faults: $(VENV)/dev ## end and kill parts under load, then check the books
+test-packages: $(VENV)/dev ## the wheels, in empty environments; telemetry with the oldest and newest versions that it allows
+	$(VENV)/bin/pytest --numprocesses 2 tests/packages
+
+test-faults: $(VENV)/dev ## cut, end and kill parts under load, then check the books, the ledger and the doctor
 ##   SEED=7               repeat a run
 ##   RHYTHM=2             kill twice as often
 	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 2 tests/faults tests/celery_shop
@@ -192,5 +195,5 @@ $(VENV)/tool $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	$(call run,$(PYTHON) -I waybill/environment.py $(VENV) $< . && touch $@)
 
 .PHONY: help setup demo up down status retention load load-ui drill incident incidents grade ledger trace logs dead-letters doctor doctor-table \
-	live-check telemetry-docs score bench bench-micro capacity check test test-docker test-faults test-kubernetes \
+	live-check telemetry-docs score bench bench-micro capacity check test test-docker test-packages test-faults test-kubernetes \
 	kubernetes-files trees lint lint-workflows lint-devcontainer lock

@@ -12,10 +12,10 @@ import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from doctor.jaeger import Jaeger
+from tests.faults.test_ledger import begin_ledger
 from tests.house import DATABASES, SERVICES, House, wait_until
 from tests.otlp import OverHttp
 from tests.system.test_collector import own
-from tests.system.test_ledger import begin_ledger
 from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import losses, verdict
 from waybill.ledger.watch import watch

@@ -24,7 +24,7 @@ from tests.documents import ROOT
 from waybill.doctor import doctor
 
 DOCUMENT = ROOT / "docs/doctor.md"
-TESTS = "".join(file.read_text() for file in (ROOT / "tests/system/doctor").glob("test_*.py"))
+TESTS = "".join(file.read_text() for file in (ROOT / "tests/faults/doctor").glob("test_*.py"))
 MILLISECOND = 1_000_000
 
 

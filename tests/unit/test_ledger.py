@@ -1,4 +1,4 @@
-"""The ledger's conclusions from numbers; tests/system/test_ledger.py has the real ones."""
+"""The ledger's conclusions from numbers; tests/faults/test_ledger.py has the real ones."""
 
 import pytest
 

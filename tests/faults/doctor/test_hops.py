@@ -14,9 +14,7 @@ import pytest
 import requests
 
 from telemetry.testing import Receiver
-from tests.house import PATIENCE_SECONDS, House
-from tests.ports import free_port
-from tests.system.doctor.runs import (
+from tests.faults.doctor.runs import (
     BY_VARIABLES,
     SOON,
     WITH_KEY,
@@ -42,6 +40,8 @@ from tests.system.doctor.runs import (
     web_server,
     yours,
 )
+from tests.house import PATIENCE_SECONDS, House
+from tests.ports import free_port
 from waybill import postgres
 from waybill.supervise import ROOT
 

@@ -9,9 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from telemetry.testing import Receiver
-from tests.house import House
-from tests.ports import free_port
-from tests.system.doctor.runs import (
+from tests.faults.doctor.runs import (
     BY_VARIABLES,
     SOON,
     Circle,
@@ -31,6 +29,8 @@ from tests.system.doctor.runs import (
     write_state,
     yours,
 )
+from tests.house import House
+from tests.ports import free_port
 from waybill.supervise import ROOT
 
 # Nothing is broken

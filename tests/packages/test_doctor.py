@@ -12,9 +12,9 @@ import pytest
 
 from telemetry.testing import Receiver
 from tests.documents import ROOT
+from tests.packages.test_distributions import UV, environment
+from tests.packages.test_distributions import run as build
 from tests.ports import free_port
-from tests.system.test_distributions import UV, environment
-from tests.system.test_distributions import run as build
 
 SHOP = """\
 import flask, sys
