@@ -22,11 +22,11 @@ COMMANDS = {
     "retention": "waybill.retention:retention",
     "doctor": "waybill.doctor:doctor",
     "score": "waybill.score:score",
-    "live-check": "waybill.schema.command:live_check",
+    "live-check": "conformance.command:live_check",
     "binaries": "waybill.binaries:binaries_command",
-    "bench": "waybill.bench.command:bench",
-    "bench-micro": "waybill.bench.command:bench_micro",
-    "capacity": "waybill.capacity:command",
+    "bench": "benchmarks.command:bench",
+    "bench-micro": "benchmarks.command:bench_micro",
+    "capacity": "benchmarks.capacity:command",
 }
 
 

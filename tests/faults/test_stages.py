@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 
-from waybill.capacity import capacity, figures
+from benchmarks.capacity import capacity, figures
 from waybill.supervise import ROOT
 
 
 def test_every_figure_that_needs_no_other_program_is_measured() -> None:
-    command = [sys.executable, "-m", "waybill.bench.stages", "--orders=60"]
+    command = [sys.executable, "-m", "benchmarks.stages", "--orders=60"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     found, known = json.loads(done.stdout), figures()

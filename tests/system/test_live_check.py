@@ -17,6 +17,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from conformance.check import Accepted, Finding, LiveCheck, not_accepted
+from conformance.command import accepted
+from conformance.files import line
 from exhibition.scenarios import SCENARIOS
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.otlp import Backend, KeepingReceiver, hand_on, send
@@ -24,9 +27,6 @@ from tests.system.test_collector import own
 from tests.trace.traces import refused_by_the_database
 from waybill.parts import answers
 from waybill.registry import TRACED
-from waybill.schema.check import Accepted, Finding, LiveCheck, not_accepted
-from waybill.schema.command import accepted
-from waybill.schema.files import line
 
 WAYS = ("official", "lean")
 ONE_BY_ONE = ("gateway", "order", "order-relay", "inventory", "payment", "acquirer", "fulfilment")

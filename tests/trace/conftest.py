@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from conformance.check import Accepted, LiveCheck, not_accepted
+from conformance.command import accepted
 from telemetry.testing import Receiver
 from tests.house import DATABASES, SERVICES, House
 from tests.otlp import KeepingReceiver
 from tests.trace.traces import Traces
-from waybill.schema.check import Accepted, LiveCheck, not_accepted
-from waybill.schema.command import accepted
 
 SENT_ELSEWHERE = Accepted("missing_parent", "A test has `order` send to who never answers.")
 

@@ -8,6 +8,9 @@ import pytest
 import requests
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
+from conformance.document import unit
+from conformance.registry import EVERY_SPAN, SpanRow, registry
+from conformance.registry import Metric as Described
 from doctor.score import scores
 from doctor.score_input import Telemetry
 from telemetry import __version__
@@ -19,9 +22,6 @@ from tests.otlp import KeepingReceiver, as_json
 from tests.trace.measured import points
 from tests.trace.traces import Traces, refused_by_the_database, trace_id_of
 from waybill.registry import TRACED
-from waybill.schema.document import unit
-from waybill.schema.registry import EVERY_SPAN, SpanRow, registry
-from waybill.schema.registry import Metric as Described
 
 IN_OTHER_TESTS = {"resume_order"}
 """An order that is resumed is half a minute away."""

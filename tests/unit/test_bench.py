@@ -14,12 +14,12 @@ from pathlib import Path
 import click
 import pytest
 
-from waybill.bench import load, report
-from waybill.bench.load import Answers
-from waybill.bench.result import Results
-from waybill.bench.trees import is_commit
-from waybill.bench.turn import Measured
-from waybill.bench.variants import VARIANTS, choose
+from benchmarks import load, report
+from benchmarks.load import Answers
+from benchmarks.result import Results
+from benchmarks.trees import is_commit
+from benchmarks.turn import Measured
+from benchmarks.variants import VARIANTS, choose
 from waybill.supervise import ROOT, Part
 
 

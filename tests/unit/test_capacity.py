@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import capacity
+from benchmarks.capacity import command
 from tests.shapes import assert_documented
-from waybill import capacity
-from waybill.capacity import command
 
 # A trace has 20 spans. At 1,000 spans a second the agent uses a tenth of a core; the samplers hold 500 traces of 50 kB.
 FIGURES = {

@@ -8,7 +8,18 @@ import pytest
 
 from tests.documents import ROOT
 
-ROOMS = ("chassis", "deploy", "doctor", "exhibition", "services", "telemetry", "tests", "waybill")
+ROOMS = (
+    "benchmarks",
+    "chassis",
+    "conformance",
+    "deploy",
+    "doctor",
+    "exhibition",
+    "services",
+    "telemetry",
+    "tests",
+    "waybill",
+)
 RIDDLE = re.compile(r"(?:What|Whether|Where|How|Who|Whose|Of|Which|Why|When)\b")
 """The opening of a clause that stands for a noun."""
 

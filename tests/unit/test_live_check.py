@@ -25,13 +25,13 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
+from conformance.check import Accepted, LiveCheck, not_accepted
+from conformance.command import accepted, live_check
+from conformance.conditions import CONDITIONS, NOT_TOLD
+from conformance.conventions import SCHEMA_URL, conventions
+from conformance.files import line, message
+from conformance.registry import registry
 from tests.otlp import pair, value_of
-from waybill.schema.check import Accepted, LiveCheck, not_accepted
-from waybill.schema.command import accepted, live_check
-from waybill.schema.conditions import CONDITIONS, NOT_TOLD
-from waybill.schema.conventions import SCHEMA_URL, conventions
-from waybill.schema.files import line, message
-from waybill.schema.registry import registry
 
 RESOURCE = {
     "service.name": "order",

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from conformance import document
+from conformance.conventions import conventions
+from conformance.registry import OF_LIBRARIES, OF_OUR_OWN, OF_THE_CONVENTIONS, registry
 from exhibition import scenarios, viewer
 from services.order import api
 from tests.documents import ROOT, TELEMETRY
-from waybill.schema import document
-from waybill.schema.conventions import conventions
-from waybill.schema.registry import OF_LIBRARIES, OF_OUR_OWN, OF_THE_CONVENTIONS, registry
 
 NAMES = ROOT / "chassis/names.py"
 TREES = sorted((ROOT / "tests/trace").glob("*.tree"))

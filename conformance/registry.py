@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-FOLDER = Path(__file__).parents[2] / "telemetry-schema"
+FOLDER = Path(__file__).parents[1] / "telemetry-schema"
 EVERY_SPAN = "waybill.every_span"
 """The group of the attributes that any span may carry."""
 OF_OUR_OWN = "registry.waybill"

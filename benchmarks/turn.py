@@ -17,9 +17,9 @@ import click
 import psutil
 import psycopg
 
+from benchmarks.load import Answers, place_orders
+from benchmarks.variants import TRACED, Variant
 from waybill import postgres
-from waybill.bench.load import Answers, place_orders
-from waybill.bench.variants import TRACED, Variant
 from waybill.ledger.balance import Ledger
 from waybill.ledger.numbers import read
 from waybill.parts import all_parts

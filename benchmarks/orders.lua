@@ -1,4 +1,4 @@
--- For wrk: places orders, and at the end prints what waybill/bench/load.py reads.
+-- For wrk: places orders, and at the end prints what benchmarks/load.py reads.
 local skus = { "TEA-ASSAM", "TEA-DARJEELING", "TEA-EARL-GREY", "TEA-GENMAICHA", "TEA-LAPSANG" }
 local headers = { ["content-type"] = "application/json" }
 local number = 0

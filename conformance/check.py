@@ -17,10 +17,10 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from conformance.conditions import CONDITIONS, HTTP_STATUS, Carrier
+from conformance.conventions import Conventions, Known, conventions
+from conformance.registry import EVERY_SPAN, Attribute, Registry, SpanRow, registry
 from exhibition.scenarios import BAGGAGE_KEYS
-from waybill.schema.conditions import CONDITIONS, HTTP_STATUS, Carrier
-from waybill.schema.conventions import Conventions, Known, conventions
-from waybill.schema.registry import EVERY_SPAN, Attribute, Registry, SpanRow, registry
 
 Level = Literal["violation", "improvement", "information"]
 

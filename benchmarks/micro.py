@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from waybill.bench.variants import LEAN, OURS, UNTRACED, VARIANTS
+from benchmarks.variants import LEAN, OURS, UNTRACED, VARIANTS
 from waybill.supervise import ROOT
 
 CALLS = ("flask", "requests", "sqlalchemy", "redis", "stream message", "encode a span")
@@ -35,7 +35,7 @@ def _in_a_process(name: str, call: str, check: Callable[[], None]) -> float:
     with TemporaryDirectory(prefix="waybill-bench-") as folder:
         environment = os.environ | VARIANTS[name].lay_out(Path(folder)) | {"OTEL_SDK_DISABLED": ""}
         with subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "waybill.bench.calls", call],
+            [sys.executable, "-m", "benchmarks.calls", call],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

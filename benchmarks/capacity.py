@@ -12,7 +12,7 @@ import yaml
 
 from waybill.supervise import ROOT
 
-FIGURES = Path(__file__).with_name("bench") / "figures.json"
+FIGURES = Path(__file__).with_name("figures.json")
 PAGE = ROOT / "docs/scale.md"
 BEGIN, END = "<!-- written by waybill capacity --write: -->", "<!-- until here -->"
 RATES = (1_000, 10_000, 100_000, 1_000_000)
@@ -92,7 +92,7 @@ def capacity(rate: int, keep: float, measured: Mapping[str, Any]) -> Capacity:
             queue_seconds=round(queue * stages[1].processes / (rate * keep)),
         )
     except KeyError as error:
-        raise click.ClickException(f"{FIGURES} has no {error}: python -m waybill.bench.stages --write") from None
+        raise click.ClickException(f"{FIGURES} has no {error}: python -m benchmarks.stages --write") from None
 
 
 def _stage(

@@ -1,4 +1,4 @@
-"""One kind of call, timed: `python -m waybill.bench.calls flask` prints the microseconds of CPU that it takes.
+"""One kind of call, timed: `python -m benchmarks.calls flask` prints the microseconds of CPU that it takes.
 
 It is run with the telemetry of a variant in the place of ours. The lowest tenth of many short batches is what counts:
 the others shared the processor's caches with somebody.

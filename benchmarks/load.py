@@ -1,6 +1,6 @@
 """Orders as fast as they are answered, by a process that costs little beside the system: wrk, else one of ours.
 
-    python -m waybill.bench.load http://127.0.0.1:8000 8 10
+    python -m benchmarks.load http://127.0.0.1:8000 8 10
 
 places orders over 8 connections for 10 seconds and prints what came of them as one line of JSON, as wrk does here.
 """
@@ -45,7 +45,7 @@ class Answers:
 
 def generator() -> str:
     """Return the name of the program that places the orders on this machine."""
-    return "wrk" if shutil.which("wrk") else "waybill.bench.load"
+    return "wrk" if shutil.which("wrk") else "benchmarks.load"
 
 
 def place_orders(url: str, seconds: float, check: Callable[[], None]) -> Answers:
@@ -55,7 +55,7 @@ def place_orders(url: str, seconds: float, check: Callable[[], None]) -> Answers
     """
     # wrk knows whole seconds.
     whole = str(max(1, round(seconds)))
-    command = [sys.executable, "-m", "waybill.bench.load", url, str(CONNECTIONS), whole]
+    command = [sys.executable, "-m", "benchmarks.load", url, str(CONNECTIONS), whole]
     if wrk := shutil.which("wrk"):
         command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{whole}s", f"--timeout={ANSWER_SECONDS}s", "-s", SCRIPT, url]  # type: ignore[list-item]
     with subprocess.Popen(  # noqa: S603

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from waybill.bench.turn import ARRIVED_WITHIN_SECONDS, POLL_SECONDS, own_settings
+from benchmarks.turn import ARRIVED_WITHIN_SECONDS, POLL_SECONDS, own_settings
 from waybill.ledger.balance import Ledger
 from waybill.ledger.numbers import read
 from waybill.processes import Running, State

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from waybill.schema.conventions import conventions
-from waybill.schema.registry import EVERY_SPAN, Attribute, Carried, Group, Metric, Registry
+from conformance.conventions import conventions
+from conformance.registry import EVERY_SPAN, Attribute, Carried, Group, Metric, Registry
 
 Rows = Sequence[Sequence[str]]
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from waybill.bench.turn import Measured
-from waybill.bench.variants import OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
+from benchmarks.turn import Measured
+from benchmarks.variants import OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
 
 STEADY = 0.2
 """The greatest spread of the base's turns, in terms of their median."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 import psutil
 
-from waybill.bench.load import generator
-from waybill.bench.result import Results, Spread
-from waybill.bench.variants import LEAN, OURS, TRACED, UNTRACED, VARIANTS, ZERO_CODE
+from benchmarks.load import generator
+from benchmarks.result import Results, Spread
+from benchmarks.variants import LEAN, OURS, TRACED, UNTRACED, VARIANTS, ZERO_CODE
 from waybill.supervise import ROOT
 
 PAGE = ROOT / "docs/cost.md"

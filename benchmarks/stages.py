@@ -1,6 +1,6 @@
-"""`python -m waybill.bench.stages`: what a span costs at each stage from the services to the storage.
+"""`python -m benchmarks.stages`: what a span costs at each stage from the services to the storage.
 
-The spans are those of completed orders, as in waybill.bench.collector, here with a trace id for each order, and sent
+The spans are those of completed orders, as in benchmarks.collector, here with a trace id for each order, and sent
 through the parts as `make up` starts them. The figures go to figures.json, from which `waybill capacity` computes.
 """
 
@@ -21,11 +21,11 @@ import requests
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from waybill.bench.collector import EXPORT, ORDER, PATIENCE_SECONDS
-from waybill.bench.report import machine
-from waybill.bench.turn import cpu_seconds, memory_of, own_settings
-from waybill.bench.variants import TRACED
-from waybill.capacity import FIGURES
+from benchmarks.capacity import FIGURES
+from benchmarks.collector import EXPORT, ORDER, PATIENCE_SECONDS
+from benchmarks.report import machine
+from benchmarks.turn import cpu_seconds, memory_of, own_settings
+from benchmarks.variants import TRACED
 from waybill.ledger.numbers import read
 from waybill.parts import all_parts
 from waybill.processes import State

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from waybill.schema.check import Accepted, LiveCheck, not_accepted
-from waybill.schema.files import read
-from waybill.schema.registry import FOLDER
+from conformance.check import Accepted, LiveCheck, not_accepted
+from conformance.files import read
+from conformance.registry import FOLDER
 
 
 @click.command("live-check")

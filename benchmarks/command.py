@@ -15,13 +15,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks import report
+from benchmarks.micro import measure as measure_micro
+from benchmarks.result import Results
+from benchmarks.trees import OfTree, is_commit, unpack
+from benchmarks.turn import Interrupt, Measured, OfVariant, System, run_turn
+from benchmarks.variants import UNTRACED, VARIANTS, Variant, choose
 from waybill import postgres
-from waybill.bench import report
-from waybill.bench.micro import measure as measure_micro
-from waybill.bench.result import Results
-from waybill.bench.trees import OfTree, is_commit, unpack
-from waybill.bench.turn import Interrupt, Measured, OfVariant, System, run_turn
-from waybill.bench.variants import UNTRACED, VARIANTS, Variant, choose
 from waybill.processes import State, end, end_what_is_left
 from waybill.settings import settings
 from waybill.supervise import ROOT, StoppedError, make_private, state_file, state_folder

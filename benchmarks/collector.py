@@ -1,4 +1,4 @@
-"""`python -m waybill.bench.collector`: the Collector's CPU time for a span, with and without redaction.
+"""`python -m benchmarks.collector`: the Collector's CPU time for a span, with and without redaction.
 
 The spans are those of a completed order, recorded from the real services (order.json), in requests of about 40 spans of
 one service. They are sent one request after the other, and a server that takes and forgets stands for Jaeger.
