@@ -65,6 +65,10 @@ def bench(
 
     The exit status is 1 if spans were lost or orders failed.
     """
+    if not base and (missing := [variant for variant in variants if not variant.installed]):
+        raise click.ClickException(
+            f"{missing[0].name} needs {missing[0].launcher}: `make bench` installs it. Or name some other --variants."
+        )
     seed = random.randrange(1000) if seed is None else seed  # noqa: S311
     conditions = report.conditions(rounds, duration, seed)
     click.echo(f"{conditions}\n", err=True)

@@ -36,6 +36,15 @@ class Variant:
         """Return whether this copy of the repository has what it needs."""
         return not self.needs or (ROOT / self.needs).exists()
 
+    @property
+    def installed(self) -> bool:
+        """Return whether the environment has its launcher, which only that of `make bench` has."""
+        return not self.launcher or self._program.exists()
+
+    @property
+    def _program(self) -> Path:
+        return Path(sys.executable).with_name(self.launcher)
+
     def parts(self, parts: Sequence[Part], folder: Path) -> list[Part]:
         """Return the parts with the traced ones changed into this variant; its files go into `folder`."""
         environment = self.lay_out(folder) | {"WAYBILL_SCENARIOS": "off"}
@@ -65,7 +74,7 @@ class Variant:
         command = part.command
         if self.launcher and part.name in TRACED:
             # Behind "--" it takes no option of the command for one of its own.
-            command = [Path(sys.executable).with_name(self.launcher), "--", *part.command]
+            command = [self._program, "--", *part.command]
         return replace(part, command=command, environment={**part.environment, **named, **environment})
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import load, report
+from benchmarks.command import bench
 from benchmarks.load import Answers
 from benchmarks.result import Results
 from benchmarks.trees import is_commit
@@ -134,6 +136,17 @@ def test_variants_are_chosen_by_name_and_an_unknown_one_is_named() -> None:
     assert [variant.name for variant in choose(["ours", "untraced"])] == ["untraced", "ours"]
     with pytest.raises(ValueError, match="There is no variant 'theirs'; there are untraced, "):
         choose(["untraced", "theirs"])
+
+
+def test_in_an_environment_without_a_launcher_the_command_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    done = CliRunner().invoke(bench, ["--variants=untraced,zero-code"])
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "Error: zero-code needs opentelemetry-instrument: `make bench` installs it. Or name some other --variants.\n"
+    )
 
 
 def test_a_variant_changes_the_traced_services_and_nothing_else(tmp_path: Path) -> None:

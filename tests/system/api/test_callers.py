@@ -55,7 +55,7 @@ def pending(house: House) -> int:
 
 
 def hanging_up(port: int) -> bool:
-    """Whether a caller of this port has closed its side, and the other side does not know it yet."""
+    """Return whether a caller of this port has closed its side, and the other side does not know it yet."""
     connections = psutil.net_connections("tcp4")
     return any(it.status == psutil.CONN_FIN_WAIT1 and it.raddr.port == port for it in connections if it.raddr)
 
