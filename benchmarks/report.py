@@ -21,7 +21,7 @@ QUOTED_IN = (ROOT / "README.md", ROOT / "docs/before-you-adopt.md")
 BEGIN, END = "<!-- written by make bench: -->", "<!-- until here -->"
 OTHERS = ("acquirer", "postgres", "valkey", "jaeger")
 
-UNSTEADY = "The machine had other work: the turns of one variant differ as much as the variants do."
+UNSTEADY = "The machine was busy with other work: the turns of one variant differ as much as the variants do."
 
 
 def tables(results: Results, micro: Mapping[str, Mapping[str, float]] | None = None) -> str:
@@ -122,14 +122,14 @@ def short_answer(results: Results) -> str:
         if UNTRACED in results.names and (ratio := results.ratio(name, UNTRACED)):
             of_zero = results.ratio(name, ZERO_CODE) if name != ZERO_CODE else None
             shares.append(f"{what} {ratio.median:.2f}{f' ({of_zero.median:.2f} times zero-code)' if of_zero else ''}")
-    return f"Of the orders a second without tracing, this much is left: {', '.join(shares)}." if shares else ""
+    return f"Orders a second as a share of those without tracing: {', '.join(shares)}." if shares else ""
 
 
 def write(results: Results, conditions: str, micro: Mapping[str, Mapping[str, float]] | None = None) -> None:
-    """Put all that was measured into docs/cost.md, and the short answer into the pages that quote it.
+    """Write all measurements into docs/cost.md, and the short answer into the pages that quote it.
 
-    These are left as they are if the machine had other work. Raises click.ClickException if a page has no place for
-    what is to go there.
+    The other pages are left as they are if the machine was busy with other work. Raises click.ClickException if a page
+    has no markers to write between.
     """
     answer = [short_answer(results)] if results.steady else [short_answer(results), UNSTEADY]
     write_page("\n\n".join([*answer, conditions, tables(results, micro)]))

@@ -117,7 +117,7 @@ def test_figures_of_a_machine_with_other_work_are_quoted_on_no_other_page(
 def test_the_short_answer_is_made_of_the_ratios() -> None:
     turns = [turn("untraced", 0, 100), turn("zero-code", 0, 60), turn("ours", 0, 75), turn("lean", 0, 90)]
     assert report.short_answer(Results(turns, base="untraced")) == (
-        "Of the orders a second without tracing, this much is left: zero-code instrumentation 0.60, "
+        "Orders a second as a share of those without tracing: zero-code instrumentation 0.60, "
         "ours 0.75 (1.25 times zero-code), lean 0.90 (1.50 times zero-code)."
     )
     assert report.short_answer(Results(turns[1:], base="zero-code")) == ""
