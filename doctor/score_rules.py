@@ -1,7 +1,7 @@
-"""The rules of the Instrumentation Score, each with its id, in words of our own.
+"""The rules of the Instrumentation Score, each with its id, in our own words.
 
-Their source is https://github.com/instrumentation-score/spec/tree/main/rules, a page for each id. A rule returns what
-loses points, nothing if it is passed, or says why it cannot be decided: it does not count then.
+Their source is https://github.com/instrumentation-score/spec/tree/main/rules, a page for each id. A rule returns its
+losses, which are none if the service passes it, or says why it cannot be decided; then it does not count.
 """
 
 import re
@@ -42,19 +42,19 @@ OF_RESOURCES = re.compile(
     r"|k8s\.(cluster|node|namespace|pod|deployment|replicaset|statefulset|daemonset|job|cronjob)\.(name|uid)"
     r"|container\.(id|name|image\..*)|cloud\.(provider|account\.id|platform|availability_zone)|webengine\..*"
 )
-"""Attributes that the conventions have only for the resource."""
+"""Attributes that the conventions define only for the resource."""
 OF_SIGNALS = re.compile(
     r"(http|url|db|messaging|rpc|network|net|client|server|error|exception|graphql|gen_ai|feature_flag|enduser|thread"
     r"|code|event|dns|tls|user)\..*"
 )
-"""Attributes that the conventions have for spans, log records and points of metrics, and not for the resource."""
+"""Attributes that the conventions define for spans, log records and metric points, but not for the resource."""
 
 ALWAYS_OTHER = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b(?=[a-f]*\d)[0-9a-f]{16,}\b|(?<![\w.])\d{3,}(?![\w.])"
     r"|=\s*'[^']*'|\?\S+=",
     re.IGNORECASE,
 )
-"""Parts of a name that are others in each request: an id, a number, a literal of SQL, a query."""
+"""Parts of a name that differ from request to request: an id, a number, an SQL literal, a query."""
 
 METRIC_UNITS = (
     "m|g|s|K|A|cd|mol|rad|sr|Hz|N|Pa|J|W|V|C|F|Ohm|S|Wb|T|H|lm|lx|Bq|Gy|Sv|L|l|t|eV|By|bit|Bd|Cel|B|bar|cal|u|kat"
@@ -96,7 +96,7 @@ class Loss:
 
 
 class Undecided(Exception):
-    """The telemetry that was given cannot tell; the message says why."""
+    """The rule cannot be decided from this telemetry; the message says why."""
 
 
 Check = Callable[[Service, Telemetry], Iterable[Loss]]
@@ -104,7 +104,7 @@ Check = Callable[[Service, Telemetry], Iterable[Loss]]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: what it asks for, how much it weighs, how to mend what does not keep it."""
+    """A rule: what it requires, how much it weighs, and how to fix a service that fails it."""
 
     id: str
     impact: str
@@ -114,7 +114,7 @@ class Rule:
 
     @property
     def source(self) -> str:
-        """Return its page in the specification."""
+        """Return the URL of its page in the specification."""
         return SOURCE.format(self.id)
 
 
@@ -138,7 +138,7 @@ def rule(impact: str, asks: str, fix: str) -> Callable[[Check], Check]:
 @rule(
     "Important",
     "No DEBUG records in production for longer than 14 days.",
-    "Set the level to INFO in production; switch DEBUG on for a while only.",
+    "Set the level to INFO in production; turn DEBUG on only for a short time.",
 )
 def log_001(service: Service, _: Telemetry) -> Iterator[Loss]:
     debug = [record for record in _logs(service) if _is_debug(record)]
@@ -162,7 +162,7 @@ def log_002(service: Service, _: Telemetry) -> Iterator[Loss]:
             yield Loss(f"a record without one: {_cut(record.body or record.event_name)}")
 
 
-@rule("Critical", "No log record holds personal data or credentials.", "Log the id of a thing, not what it holds.")
+@rule("Critical", "No log record contains personal data or credentials.", "Log the id of an object, not its contents.")
 def log_003(service: Service, _: Telemetry) -> Iterator[Loss]:
     for record in _logs(service):
         for key, form in of_attributes({"body": record.body, "event name": record.event_name, **record.attributes}):
@@ -176,7 +176,7 @@ def log_003(service: Service, _: Telemetry) -> Iterator[Loss]:
 @rule(
     "Important",
     "No attribute of a metric has more than 10,000 values within an hour.",
-    "Leave ids, paths and addresses out of metrics: a View with `attribute_keys` does it.",
+    "Leave ids, paths and addresses out of metrics, with a View that has `attribute_keys`.",
 )
 def met_001(service: Service, _: Telemetry) -> Iterator[Loss]:
     values: dict[tuple[str, str, int], set[str]] = defaultdict(set)
@@ -190,8 +190,8 @@ def met_001(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Important",
-    "Every metric has a unit, and one of UCUM.",
-    'Give it when the instrument is made: "s", "By", "1", or what is counted in braces, "{request}".',
+    "Every metric has a unit, from UCUM.",
+    'Give it when the instrument is made: "s", "By", "1", or the things that are counted, in braces: "{request}".',
 )
 def met_002(service: Service, _: Telemetry) -> Iterator[Loss]:
     for name, unit in sorted({(metric.name, metric.unit) for metric in _metrics(service)}):
@@ -199,7 +199,7 @@ def met_002(service: Service, _: Telemetry) -> Iterator[Loss]:
             yield Loss(f"the metric `{name}` has {f'the unit `{unit}`' if unit else 'no unit'}")
 
 
-@rule("Important", "A metric has the same unit wherever it is made.", "Agree on one unit, or on two names.")
+@rule("Important", "A metric has the same unit everywhere.", "Agree on one unit, or on two names.")
 def met_003(service: Service, all_of_it: Telemetry) -> Iterator[Loss]:
     units = _of_every_service(all_of_it, lambda metric: [metric.unit])
     for name in sorted({metric.name for metric in _metrics(service)}):
@@ -209,7 +209,7 @@ def met_003(service: Service, all_of_it: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Normal",
-    "A histogram has the same boundaries wherever it is made.",
+    "A histogram has the same boundaries everywhere.",
     "Give the boundaries with the instrument, or in the same View everywhere.",
 )
 def met_004(service: Service, all_of_it: Telemetry) -> Iterator[Loss]:
@@ -221,7 +221,7 @@ def met_004(service: Service, all_of_it: Telemetry) -> Iterator[Loss]:
             yield Loss(f"the histogram `{name}` has {len(bounds[name])} sets of boundaries")
 
 
-@rule("Normal", "The name of a metric does not hold its unit.", "Leave it out: the unit is said beside the name.")
+@rule("Normal", "The name of a metric does not contain its unit.", "Leave it out: the unit is a separate field.")
 def met_005(service: Service, _: Telemetry) -> Iterator[Loss]:
     for name, unit in sorted({(metric.name, metric.unit) for metric in _metrics(service)}):
         parts = set(re.split(r"[._]", name.lower()))
@@ -229,7 +229,7 @@ def met_005(service: Service, _: Telemetry) -> Iterator[Loss]:
             yield Loss(f"the metric `{name}` with the unit `{unit}`")
 
 
-@rule("Important", "No metric is called like an attribute of the conventions.", "Give the metric a name of its own.")
+@rule("Important", "No metric has the name of an attribute in the conventions.", "Give the metric another name.")
 def met_006(service: Service, _: Telemetry) -> Iterator[Loss]:
     names = sorted({metric.name for metric in _metrics(service)})
     for name in names:
@@ -239,7 +239,7 @@ def met_006(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Normal",
-    "The resource of metrics has no attribute that changes often or describes at length.",
+    "The resource of metrics has no attribute that changes often or is a long description.",
     "Leave these detectors out for metrics, or drop the attributes in the Collector.",
 )
 def met_007(service: Service, _: Telemetry) -> Iterator[Loss]:
@@ -249,7 +249,7 @@ def met_007(service: Service, _: Telemetry) -> Iterator[Loss]:
         yield Loss(f"the resource of the metrics has `{key}`")
 
 
-@rule("Critical", "No metric holds personal data or credentials.", "Leave the attribute out of the metric.")
+@rule("Critical", "No metric contains personal data or credentials.", "Leave the attribute out of the metric.")
 def met_008(service: Service, _: Telemetry) -> Iterator[Loss]:
     seen = set()
     for metric in _metrics(service):
@@ -278,7 +278,7 @@ def res_001(service: Service, _: Telemetry) -> Iterator[Loss]:
 @rule(
     "Important",
     "No two processes share a `service.instance.id`.",
-    "Make it when the process starts, after a fork, and not when the image is built.",
+    "Generate it when the process starts, after a fork, not when the image is built.",
 )
 def res_002(service: Service, _: Telemetry) -> Iterator[Loss]:
     keys = ("k8s.pod.uid", "k8s.pod.name", "container.id", "host.id", "host.name", "process.pid")
@@ -298,7 +298,7 @@ def res_002(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Important",
-    "The resource of what runs on Kubernetes has `k8s.pod.uid`.",
+    "The resource of a service on Kubernetes has `k8s.pod.uid`.",
     "Let the Collector's k8s_attributes processor set it, or the downward API: OTEL_RESOURCE_ATTRIBUTES.",
 )
 def res_003(service: Service, _: Telemetry) -> Iterator[Loss]:
@@ -311,8 +311,8 @@ def res_003(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Important",
-    "Attributes of the conventions stand where they belong: on the resource, or on spans, records and points.",
-    "Move it: what is true of the process belongs to the resource, what is true of a request to the span.",
+    "Attributes from the conventions are in their place: on the resource, or on spans, records and points.",
+    "Move it: put facts about the process on the resource, and facts about a request on the span.",
 )
 def res_004(service: Service, _: Telemetry) -> Iterator[Loss]:
     for key in sorted({key for resource in service.resources for key in resource if OF_SIGNALS.fullmatch(key)}):
@@ -335,7 +335,7 @@ def res_005(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Normal",
-    "`service.criticality`, if it is there, is one of mission_critical, high, medium, low.",
+    "If there is a `service.criticality`, it is one of mission_critical, high, medium, low.",
     "Use one of these words, in lower case.",
 )
 def res_006(service: Service, _: Telemetry) -> Iterator[Loss]:
@@ -355,15 +355,15 @@ def res_007(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Critical",
-    "No attribute of the resource holds personal data or credentials.",
-    "Leave `process.command_args` and variables of the environment out of it.",
+    "No attribute of the resource contains personal data or credentials.",
+    "Leave out `process.command_args` and environment variables.",
 )
 def res_010(service: Service, _: Telemetry) -> Iterator[Loss]:
     for key, form in sorted({each for resource in service.resources for each in of_attributes(resource)}):
         yield Loss(f"the resource has {form} in `{key}`")
 
 
-@rule("Low", "The SDK supports the version of the language.", "Raise the older of the two.")
+@rule("Low", "The SDK supports this version of the language.", "Upgrade the older of the two.")
 def sdk_001(_service: Service, _: Telemetry) -> Iterator[Loss]:
     raise Undecided("nothing here knows which versions each SDK supports")
 
@@ -374,7 +374,7 @@ def sdk_001(_service: Service, _: Telemetry) -> Iterator[Loss]:
 @rule(
     "Normal",
     "A service has at most 10 INTERNAL spans in a trace.",
-    "Make one for a step of the business, and not for each function.",
+    "Make one for each step of the business process, not for each function.",
 )
 def spa_001(service: Service, _: Telemetry) -> Iterator[Loss]:
     yield from _too_many(_spans(service), lambda span: span.kind == "INTERNAL", MOST_INTERNAL, "INTERNAL spans")
@@ -382,8 +382,8 @@ def spa_001(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Normal",
-    "The parent of every span is there.",
-    "`waybill-doctor --trace` says where it was lost: a killed process, a full queue, a filter, sampling in part.",
+    "The parent of every span exists.",
+    "`waybill-doctor --trace` finds out where it was lost: a killed process, a full queue, a filter, partial sampling.",
 )
 def spa_002(service: Service, all_of_it: Telemetry) -> Iterator[Loss]:
     for span in _spans(service):
@@ -393,21 +393,21 @@ def spa_002(service: Service, all_of_it: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Important",
-    "Names of spans are few: nothing in them is another in each request.",
-    "Name a span by its route or by operation and table; ids belong into attributes.",
+    "There are few span names: they contain nothing that differs from request to request.",
+    "Name a span after its route, or after its operation and table; put ids into attributes.",
 )
 def spa_003(service: Service, _: Telemetry) -> Iterator[Loss]:
     seen: dict[str, Loss] = {}
     for span in _spans(service):
         if ALWAYS_OTHER.search(span.name):
-            seen.setdefault(ALWAYS_OTHER.sub("*", span.name), _of_span(span, "has what is another in each request"))
+            seen.setdefault(ALWAYS_OTHER.sub("*", span.name), _of_span(span, "differs from request to request"))
     yield from seen.values()
 
 
 @rule(
     "Important",
     "No trace begins with a CLIENT span.",
-    "Instrument what comes before the call: the server, or a span of your own around a job; or context was lost there.",
+    "Instrument the caller of this code: the server, or a job with a span around it; or the context was lost there.",
 )
 def spa_004(service: Service, _: Telemetry) -> Iterator[Loss]:
     for span in _spans(service):
@@ -418,7 +418,7 @@ def spa_004(service: Service, _: Telemetry) -> Iterator[Loss]:
 @rule(
     "Important",
     "A service has at most 20 spans below 5 ms in a trace.",
-    "Leave out what takes no time: spans of functions, of each step of a loop, of connections from a pool.",
+    "Leave out spans that take no time: for functions, for each step of a loop, for connections from a pool.",
 )
 def spa_005(service: Service, _: Telemetry) -> Iterator[Loss]:
     yield from _too_many(_spans(service), lambda span: span.duration_ns < SHORT_NS, MOST_SHORT, "spans below 5 ms")
@@ -426,8 +426,8 @@ def spa_005(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 @rule(
     "Critical",
-    "No span holds personal data or credentials.",
-    "Leave it out in the service; the Collector may redact as well.",
+    "No span contains personal data or credentials.",
+    "Leave it out in the service; the Collector can redact it as well.",
 )
 def spa_006(service: Service, _: Telemetry) -> Iterator[Loss]:
     for span in _spans(service):
@@ -448,7 +448,7 @@ def spa_006(service: Service, _: Telemetry) -> Iterator[Loss]:
 
 
 def is_unit(unit: str) -> bool:
-    """Return whether it is a unit of UCUM, of those that telemetry is measured in."""
+    """Return whether a unit is one of the UCUM units that are common in telemetry."""
     without = re.sub(r"\{[^{}]*\}", "", unit)
     if not unit or re.search(r"[{}\s]", without):
         return False
@@ -457,7 +457,7 @@ def is_unit(unit: str) -> bool:
 
 @cache
 def attribute_keys() -> frozenset[str]:
-    """Return the attributes of the semantic conventions, as their package on PyPI has them."""
+    """Return the attributes of the semantic conventions, as listed in their package on PyPI."""
     keys: set[str] = set()
     for package in ("opentelemetry.semconv.attributes", "opentelemetry.semconv._incubating.attributes"):
         for module in iter_modules(import_module(package).__path__):

@@ -78,9 +78,9 @@ def _visit_gateway(settings: Settings, state: State | None, logs: Path) -> Visit
         raise Broken("other-program", where=settings.gateway_url, who="the gateway", holder=holder)
     missing = ", ".join(f"{name} is {state}" for name, state in states.items() if state != "ok")
     if missing:
-        anew = "`make down` and `make up`" if state else "`docker compose restart`"
+        restart = "`make down` and `make up`" if state else "`docker compose restart`"
         where = _where(state, logs)
-        raise Broken("not-ready", where=settings.gateway_url, states=missing, logs=where, anew=anew)
+        raise Broken("not-ready", where=settings.gateway_url, states=missing, logs=where, restart=restart)
     return visit
 
 

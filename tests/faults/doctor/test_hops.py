@@ -269,7 +269,7 @@ def test_propagators_differ(house: House, caller: str, callee: str) -> None:
 
 def test_a_callee_that_takes_no_context_may_have_lost_it(house: House) -> None:
     with checkout(house, "takes no context") as stock, checkout(house, STOCK_URL=stock) as url:
-        yours(url, *addresses(house)).names("context-lost", "does not take it", "public=True")
+        yours(url, *addresses(house)).names("context-lost", "does not accept it", "public=True")
         yours(stock, *addresses(house)).notices("context-not-taken")
 
 
