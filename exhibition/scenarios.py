@@ -114,10 +114,10 @@ SCENARIOS = {
         ),
         Scenario(
             "out-of-stock",
-            "What is ordered is sold out: a refusal, which is not an error.",
+            "The ordered product is sold out: a refusal, which is not an error.",
             acts=(("gateway", "order"),),
             spans=(("order", "process_order"),),
-            cause="What the customer wants is sold out.",
+            cause="A product that the customer wants is sold out.",
             status=409,
             without=NOT_SHIPPED | {"payment"},
             everyday=True,
@@ -138,7 +138,7 @@ SCENARIOS = {
             "The cache knows none of the products, so that inventory reads them from the database.",
             acts=(("inventory", "cache"),),
             spans=(("inventory", "SELECT products"),),
-            cause="The cache does not know what it is asked for.",
+            cause="The cache does not have the requested entries.",
             # The cache forgets after a minute.
             everyday=True,
             products=5,
@@ -172,7 +172,7 @@ SCENARIOS = {
         ),
         Scenario(
             "lost-context",
-            "The call to payment drops the trace headers: payment's spans are in a trace of their own.",
+            "The call to payment drops the trace headers: payment's spans are in a separate trace.",
             acts=(("order", "payment"),),
             spans=(("order", "PUT"), ("payment", "PUT /payments/<uuid:order_id>")),
             cause="A call goes out without its trace headers.",
