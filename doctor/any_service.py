@@ -1,4 +1,4 @@
-"""Somebody else's service: whatever can be told from its URL, its Collector and its Jaeger."""
+"""Check any service: find out what its URL, its Collector and its Jaeger can tell."""
 
 import os
 import time
@@ -27,21 +27,21 @@ FAILED = 400
 
 @dataclass(frozen=True)
 class Addresses:
-    """Addresses to look at; "" or None for those to leave out."""
+    """The addresses to check; "" or None for those to skip."""
 
     request: Request | None = None
     otlp: str = ""
     jaeger: str = ""
     protocol: str = ""
-    """The protocol with which the service exports; "" to tell it from the port."""
+    """The protocol with which the service exports; "" to derive it from the port."""
     trace: str = ""
-    """A trace that exists, to be looked at in the place of a request's."""
+    """The id of an existing trace to check, instead of making a request."""
     expected: Mapping[str, Set[str]] = field(default_factory=dict)
-    """The services that are to be in the trace, each with the databases that it is to call."""
+    """The services that must be in the trace, each with the databases that it must call."""
 
 
 def follow(addresses: Addresses, wait: float) -> Iterator[str | Finding]:
-    """Follow one request as far as the addresses lead. Raises Broken at the first hop that is, and JaegerError."""
+    """Follow one request as far as the addresses allow. Raises Broken at the first broken hop, and JaegerError."""
     visit = None
     of_service: list[Process] = []
     if addresses.request:
@@ -76,7 +76,7 @@ def follow(addresses: Addresses, wait: float) -> Iterator[str | Finding]:
     elif visit:
         _ask_until_sampled(visit)
         for process in of_service:
-            # No trace can tell whether these variables count. To a process that variables set up they do.
+            # Without a trace, only a process that is set up by variables is known to obey these.
             if process.automatic and not process.set_up_by_file:
                 processes.suspect(process, visit.url)
     for process in of_service:
@@ -92,9 +92,9 @@ def _answer(visit: Visit) -> str | Finding:
 
 
 def _ask_without_context(process: Process, visit: Visit, share: float) -> Iterator[Finding]:
-    """Find out whether a sampler's argument counts that the SDK ignores. Raises Broken if it samples nothing.
+    """Check a sampler's argument that the SDK ignores but our folder obeys. Raises Broken if it samples nothing.
 
-    A sampler that follows its caller records what the doctor asks for, and perhaps nothing of what begins here.
+    A sampler that follows its caller records the doctor's request, even if it records no trace that begins here.
     """
     value = process.environment["OTEL_TRACES_SAMPLER_ARG"]
     setting = f"OTEL_TRACES_SAMPLER_ARG={value}"
@@ -109,7 +109,7 @@ def _ask_without_context(process: Process, visit: Visit, share: float) -> Iterat
 
 
 def _given_endpoint(addresses: Addresses, of_service: Sequence[Process]) -> Endpoint | None:
-    """Return the endpoint that the user names, with the trust and the key of the service, else of this shell."""
+    """Return the endpoint from the options, with the certificate and headers of the service, or of this shell."""
     if not addresses.otlp:
         return None
     given = otlp.endpoint(addresses.otlp, addresses.protocol)
@@ -126,7 +126,7 @@ def _check_processes(
         yield from processes.check(process, collector, protocol)
     known = [str(process.pid) for process in of_service if process.environment and not process.set_up_by_file]
     if known:
-        # It may be a proxy that listens there, and not the service: so say whose environment it is.
+        # A proxy may be listening there instead of the service, so say whose environment it is.
         whose = f"the environment of what listens there (process {' and '.join(known)})"
         yield f"no variable in {whose} keeps spans back: {processes.LOOKED_AT}"
 
@@ -171,10 +171,10 @@ def _follow_request(
 
 
 def _look_at(jaeger: Jaeger, trace_id: str, wait: float, expected: Mapping[str, Set[str]]) -> Iterator[str | Finding]:
-    """Judge a trace that exists. Raises Broken for the first thing that is wrong with it, and JaegerError."""
+    """Check an existing trace. Raises Broken for the first thing that is wrong with it, and JaegerError."""
 
     def settled(trace: Trace) -> bool:
-        # An old trace does not change any more.
+        # An old trace no longer changes.
         old = trace.end_ns < time.time_ns() - wait * checks.SECOND
         return old or (not trace.problems() and expected.keys() <= trace.services)
 
@@ -228,7 +228,7 @@ def _formats(of_service: Sequence[Process]) -> str:
 
 
 def _ask_until_sampled(visit: Visit) -> Visit:
-    """Return the visit, or the first of those after it that the service records. Raises Broken if it records none."""
+    """Return the visit, or the first repetition that the service records. Raises Broken if it records none."""
     tries = TRIES if visit.request.plain else 1
     for left in reversed(range(tries)):
         if visit.sampled is not False:
@@ -239,7 +239,7 @@ def _ask_until_sampled(visit: Visit) -> Visit:
 
 
 def _wait_for_trace(jaeger: Jaeger, visit: Visit, wait: float, expected: Set[str]) -> Trace | None:
-    """Return the trace of the visit once it is whole; after `wait` seconds what there is of it, or None."""
+    """Return the trace of the visit once it is whole; after `wait` seconds the part that arrived, or None."""
     deadline = time.monotonic() + wait
     while True:
         trace = _find(jaeger, visit)
@@ -250,7 +250,7 @@ def _wait_for_trace(jaeger: Jaeger, visit: Visit, wait: float, expected: Set[str
 
 
 def _find(jaeger: Jaeger, visit: Visit) -> Trace | None:
-    """By the id in the answer; else by the one that was sent; else by its path and time."""
+    """Find the trace by the id in the answer, then by the id that was sent, then by path and time."""
     trace = jaeger.trace(visit.answered_in or visit.trace_id)
     if trace and trace.trace_id == visit.trace_id:
         trace = _with_the_caller(trace, visit)
@@ -259,7 +259,7 @@ def _find(jaeger: Jaeger, visit: Visit) -> Trace | None:
     names = [name for name in jaeger.services() if name != otlp.SERVICE][:MOST_SERVICES]
     roots = [root for name in names for root in checks.roots_of(jaeger, name, visit.moments)]
     ours = [root for root in roots if checks.path_of(root) == visit.path and visit.start <= root.start_ns <= visit.end]
-    # Calls of the service may have the same path: then the request is the one around the others.
+    # The service may call itself with the same path; the outermost span is then the request.
     outer = [root for root in ours if all(root.start_ns <= o.start_ns and o.end_ns <= root.end_ns for o in ours)]
     return jaeger.trace(outer[0].trace_id) if len(outer) == 1 else None
 

@@ -1,4 +1,4 @@
-"""Checks that a trace says what happened: in one piece, in the right order, each thing once."""
+"""Checks that a trace is in one piece and in the right order, and records each thing once."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +14,7 @@ from .processes import Process
 from .traces import Span, Trace
 
 SECOND = 1_000_000_000
-# More than a busy machine or a synchronised clock explains, between the clocks of two hosts.
+# A busy machine or a synchronised clock does not explain a larger difference between two hosts.
 CLOCK_TOLERANCE = SECOND // 20
 LATE = 2 * SECOND
 THIS_MACHINE = "this machine"
@@ -22,9 +22,9 @@ HEALTH_CHECKS = {"health", "healthz", "readyz", "livez", "ready", "live", "ping"
 LATEST = 50
 MANY = 200
 WORK = ("SERVER", "CONSUMER")
-"""The kinds of spans with which a service begins to work on something that comes from outside."""
+"""The kinds of spans that begin a service's work on something from outside."""
 RECENT = timedelta(minutes=10)
-# Old names beside those of the stable conventions: whose service it is may not have moved yet.
+# Old names as well as those of the stable conventions: not every service has migrated.
 DATABASE = ("db.system.name", "db.system")
 METHOD = ("http.request.method", "http.method")
 URL = ("url.full", "http.url")
@@ -34,13 +34,13 @@ STATUS = ("http.response.status_code", "http.status_code")
 PATH = ("url.path", "http.target", "http.route")
 
 Moments = tuple[int, int]
-"""The times at which a request left and its answer was there, in nanoseconds since 1970 by this machine's clock."""
+"""The times when a request was sent and its answer arrived, in nanoseconds since 1970 by this machine's clock."""
 
 
 def check(trace: Trace, moments: Moments | None) -> Iterator[str | Finding]:
-    """Check what must hold for any trace of one request. Raises Broken for the first rule that is broken.
+    """Check the rules for any trace of one request. Raises Broken for the first rule that is broken.
 
-    Without the moments of the request, its trace begins where it begins: at a caller that may send no spans.
+    Without the moments of the request, the trace may begin at a caller that sends no spans.
     """
     _check_ids(trace)
     top = _begun_elsewhere(trace) if moments is None else None
@@ -70,9 +70,9 @@ def path_of(span: Span) -> str:
 
 
 def lost_contexts(jaeger: Jaeger, trace: Trace) -> list[tuple[Span, Span]]:
-    """Calls in the trace whose other side began a trace of its own, with the root of that.
+    """Return calls in the trace whose other side began another trace, with the root of that trace.
 
-    The two belong together where the same path was called at the same time. Raises JaegerError.
+    The two belong together if the same path was called at the same time. Raises JaegerError.
     """
     parents = {span.parent_span_id for span in trace.spans}
     calls = [span for span in trace.spans if span.kind == "CLIENT" and first(span, URL) and span.span_id not in parents]
@@ -106,21 +106,21 @@ def roots_of(jaeger: Jaeger, service: str, moments: Moments) -> list[Span]:
 
 
 def check_apart(jaeger: Jaeger, trace: Trace) -> Iterator[Finding]:
-    """Check that a service did no part of its work in another trace. Raises Broken if it did, and JaegerError.
+    """Check that a service did not work in another trace. Raises Broken if it did, and JaegerError.
 
-    Such a trace begins with a span that no request makes, while the service works on this one. One whose like begins
-    outside of all requests too comes of a job in the background.
+    Such a trace begins with a span that is not a request, while the service works on this one. If similar traces also
+    begin outside of all requests, they come from a background job.
     """
     on_the_way = trace.end_ns + LATE - time.time_ns()
     if 0 < on_the_way <= LATE:
-        # A Collector sends several batches at once: what ended before this trace may arrive after it.
+        # A Collector sends several batches at once, so an earlier span may arrive after this trace.
         time.sleep(on_the_way / SECOND)
     ours = [span for span in trace.spans if span.kind in WORK]
     for service in sorted({span.service for span in ours}):
         served = [span for span in ours if span.service == service]
         spans = _spans_of(jaeger, service, _span(served), timedelta(seconds=1), MANY)
         before = _spans_of(jaeger, service, _span(served), timedelta(minutes=1), MANY)
-        # Jaeger gives no more than it is asked for: of a busy time it is not known what lies outside of all requests.
+        # Jaeger returns at most this many traces: if there are more, some requests are unknown.
         before = spans if _cut(before) else before
         busy = _cut(before)
         apart = [span for span in spans if _begins_apart(span)]
@@ -139,7 +139,7 @@ def check_apart(jaeger: Jaeger, trace: Trace) -> Iterator[Finding]:
 
 
 def unanswered_calls(trace: Trace) -> list[Span]:
-    """Return the HTTP calls that had an answer and of which no span of the other side is in the trace."""
+    """Return the HTTP calls that had an answer, but no span of the other side in the trace."""
     parents = {span.parent_span_id for span in trace.spans}
     calls = [span for span in trace.spans if span.kind == "CLIENT" and span.service != SERVICE and first(span, URL)]
     return [span for span in calls if span.span_id not in parents and first(span, STATUS)]
@@ -205,7 +205,7 @@ def _served_by(trace: Trace, service: str) -> list[Process]:
 
 
 def notice_health_checks(jaeger: Jaeger, service: str) -> Iterator[Finding]:
-    """Say it where health checks are among the traces of a service. Raises JaegerError."""
+    """Yield a notice if a service traces its health checks. Raises JaegerError."""
     now = datetime.now(UTC)
     traces = jaeger.find_traces(service, now - RECENT, now + timedelta(minutes=1), LATEST)
     roots = [span for trace in traces for span in trace.spans if span.parent_span_id is None]
@@ -225,7 +225,7 @@ def notice_health_checks(jaeger: Jaeger, service: str) -> Iterator[Finding]:
 
 
 def check_databases(trace: Trace, expected: Mapping[str, Collection[str]]) -> Iterator[str]:
-    """Check that each service has spans of the databases that it uses for this. Raises Broken if one has none."""
+    """Check that each service has spans of the databases that it uses. Raises Broken if one has none."""
     for service, systems in expected.items():
         seen = {first(span, DATABASE) for span in trace.spans if span.service == service}
         for system in systems:
@@ -248,7 +248,7 @@ def _check_ids(trace: Trace) -> None:
 
 
 def _begun_elsewhere(trace: Trace) -> Span | None:
-    """Return the span that begins a trace without a root, if a request or message from outside makes such a span."""
+    """Return the first span of a trace without a root, if it may come from a request or message from outside."""
     tops = [span for span in trace.spans if span.parent_span_id not in trace.by_id]
     remote = len(tops) == 1 and tops[0].parent_span_id is not None and tops[0].kind in ("SERVER", "CONSUMER")
     return tops[0] if remote else None
@@ -261,20 +261,20 @@ def _check_parents(trace: Trace, top: Span | None) -> None:
 
 
 def _check_clocks(trace: Trace, moments: Moments | None) -> None:
-    # From the root on, so that a wrong clock is told from the right ones before it.
+    # Start at the root, so that the first wrong clock is found after the right ones.
     for _, span in trace.tree():
         parent = trace.by_id.get(span.parent_span_id or "")
         if parent is None:
             if span.kind == "SERVER" and moments:
                 _compare(span, THIS_MACHINE, *moments, "the request")
         elif _instance(parent) != _instance(span):
-            # A consumer begins when it likes; and who gave up waiting may have been answered later.
+            # A consumer may begin at any time, and a caller that gave up may have been answered later.
             waited = span.kind == "SERVER" and parent.kind == "CLIENT" and not parent.error
             _compare(span, parent.service, parent.start_ns, parent.end_ns if waited else None, f"`{parent.name}`")
 
 
 def _compare(span: Span, other: str, earliest: int, latest: int | None, what: str) -> None:
-    """Hold the beginning of a span against what caused it."""
+    """Check that a span did not begin before its cause."""
     early, late = earliest - span.start_ns, span.start_ns - (latest or span.start_ns)
     if max(early, late) > CLOCK_TOLERANCE:
         shows = f"begins before {what} that caused it" if early > late else f"begins after {what} had its answer"
@@ -292,11 +292,11 @@ def _check_repetition(trace: Trace) -> None:
 def _same_operation(outer: Span, inner: Span) -> bool:
     """Return whether two spans of one process, one right within the other, are two records of one thing."""
     if outer.kind == "SERVER":
-        # A second instrumentation makes its span INTERNAL, since it is not the first of the request.
-        # A request that the service dispatches to itself, as a batch does, is another one.
+        # A second instrumentation makes its span INTERNAL, since there is already one for the request.
+        # A request that the service dispatches to itself, such as a batch, is a different request.
         both = inner.kind == "SERVER" or (inner.kind == "INTERNAL" and bool(first(inner, METHOD)))
         return both and _target(outer) == _target(inner)
-    # A client of a cloud's API rightly has a span of its own around that of the HTTP request.
+    # A cloud API's client legitimately has its own span around that of the HTTP request.
     both_http = bool(first(outer, METHOD)) and first(outer, URL) == first(inner, URL) != ""
     both_database = first(outer, DATABASE) == first(inner, DATABASE) != ""
     return outer.kind == inner.kind == "CLIENT" and (both_http or both_database)
@@ -314,7 +314,7 @@ def _same_request(call: Span, root: Span) -> bool:
 
 
 def _path(url: str) -> str:
-    # An attribute may hold anything.
+    # An attribute may have any value.
     with suppress(ValueError):
         return urlsplit(url).path or "/"
     return "/"

@@ -1,4 +1,4 @@
-"""The command line: options, what they ask for, and the report."""
+"""The command line: options, what they select, and the report."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: Seque
                 raise ValueError
             web.check_headers(headers := {**headers, name.strip(): content.strip()})
         except ValueError as error:
-            # Without what it says: it may be a key.
+            # Do not repeat the text, since it may be a key.
             raise click.BadParameter("use NAME:VALUE, such as 'Accept: text/html'.") from error
         if name.strip().lower() in ("traceparent", "tracestate"):
             raise click.BadParameter("the doctor sends a `traceparent` of its own.")
@@ -56,7 +56,7 @@ def _body(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 def _trace(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, str]:
-    """Return the URL of a Jaeger, where a page of it was given, and the id of the trace."""
+    """Return the URL of a Jaeger, if a page of it was given, and the id of the trace."""
     page = A_PAGE_OF_A_TRACE.match(value.strip())
     base, trace_id = page.groups() if page else ("", value.strip().strip("<>\"'"))
     if trace_id and not A_TRACE.fullmatch(trace_id.lower()):
@@ -93,11 +93,11 @@ OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON."),
 )
-"""The things to look at, and how."""
+"""What to check, and how."""
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of the doctor; `addresses_of` reads them."""
+    """Add the options of the doctor to a command; `addresses_of` reads them."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -115,8 +115,8 @@ def addresses_of(
     protocol: str | None,
     expect: str,
 ) -> "Addresses | None":
-    """Return what the options ask to look at, or None if they name nothing. Raises click.UsageError."""
-    # For a handshake that fails, gRPC has words of its own; it reads this as it is imported.
+    """Return what to check according to the options, or None if they name nothing. Raises click.UsageError."""
+    # Silence gRPC's own message about failed handshakes; it reads this variable on import.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from . import any_service, pipeline, probe
 
@@ -138,9 +138,9 @@ def addresses_of(
 
 
 def report(findings: Iterable[str | Finding], as_json: bool = False) -> None:
-    """Print what is found as it is found; exit with 1 where something is broken. Raises click.ClickException.
+    """Print each finding as it comes; exit with 1 if something is broken. Raises click.ClickException.
 
-    As JSON it is printed at the end, as one object.
+    JSON is printed at the end, as one object.
     """
     from .jaeger import JaegerError
 
@@ -171,7 +171,7 @@ def report(findings: Iterable[str | Finding], as_json: bool = False) -> None:
 def main(wait: float, as_json: bool, **given: Any) -> None:
     """Find out where spans get lost: name the first broken hop, its likely cause and the fix.
 
-    Looks at your service, Collector and Jaeger; what is left out is not looked at. Exits with 1 where a hop is broken.
+    Checks your service, Collector and Jaeger, and skips those that you do not name. Exits with 1 if a hop is broken.
     """
     addresses = addresses_of(**given)
     if addresses is None:
@@ -182,7 +182,7 @@ def main(wait: float, as_json: bool, **given: Any) -> None:
 
 
 def _how(method: str | None, data: bytes | None, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Return the method and headers of a request, with what follows from its body."""
+    """Return the method and headers of a request, with defaults that depend on its body."""
     how = (method or ("GET" if data is None else "POST")).upper()
     if data is None or "content-type" in {name.lower() for name in headers}:
         return how, headers
@@ -228,6 +228,6 @@ def _print_finding(mark: str, finding: Finding, **style: Any) -> None:
 
 
 def _print_line(text: str, **style: Any) -> None:
-    # Findings quote text from elsewhere: none of its control characters may reach the terminal.
+    # Findings quote foreign text, whose control characters must not reach the terminal.
     shown = web.without_passwords(text)
     click.secho("".join(character if character.isprintable() else "?" for character in shown), **style)

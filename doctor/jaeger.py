@@ -1,4 +1,4 @@
-"""A client of Jaeger's HTTP API (`/api/v3`), which is the same from Jaeger 2.13 on.
+"""A client for Jaeger's HTTP API (`/api/v3`), which is the same from Jaeger 2.13 on.
 
 The API answers with OTLP in JSON, which telemetry.traces reads.
 """
@@ -18,35 +18,35 @@ RAW_IN_SEARCH = {f"query.{name}": value for name, value in RAW_TRACES.items()}
 
 
 class JaegerError(Exception):
-    """Jaeger cannot be asked; the message says why and what to do."""
+    """A request to Jaeger failed; the message says why and what to do."""
 
 
 def whole(trace: Trace) -> bool:
-    """Return whether a trace has exactly one root, all parents, and no warning of Jaeger that something is amiss."""
+    """Return whether a trace has exactly one root, all parents, and no warning from Jaeger."""
     return not trace.problems()
 
 
 class Jaeger:
-    """Asks one Jaeger. Every method that talks to it raises JaegerError when that fails."""
+    """A client for one Jaeger. Every method that talks to it raises JaegerError if that fails."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._session = requests.Session()
         # A proxy from the environment could not reach our loopback address.
         self._session.trust_env = False
-        # The same that requests would find there, for a Jaeger behind HTTPS.
+        # The variable that requests reads as well, for a Jaeger behind HTTPS.
         self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
 
     def trace(self, trace_id: str) -> Trace | None:
-        """Return the spans that have arrived of one trace; None while there are none."""
+        """Return the spans of one trace that have arrived; None while there are none."""
         return next(iter(self._traces(f"/api/v3/traces/{trace_id}", RAW_TRACES)), None)
 
     def find_traces(self, service: str, start: datetime, end: datetime, limit: int = 20) -> list[Trace]:
-        """Traces in which a service took part between two moments (with a time zone), at most `limit`."""
+        """Return at most `limit` traces in which a service took part between two moments (with a time zone)."""
         return self._as_traces(self.find_otlp(service, start, end, limit))
 
     def find_otlp(self, service: str, start: datetime, end: datetime, limit: int) -> list[dict[str, Any]]:
-        """Return the same as `find_traces` as it came: the `resourceSpans` of OTLP in JSON."""
+        """Return the same traces as `find_traces`, as Jaeger sent them: the `resourceSpans` of OTLP in JSON."""
         earliest, latest = (moment.astimezone(UTC).isoformat() for moment in (start, end))
         # Jaeger 2.13 knows only the first spelling; newer ones prefer the second.
         query: dict[str, str | int] = {
@@ -63,7 +63,7 @@ class Jaeger:
         return self._resource_spans("/api/v3/traces", query)
 
     def services(self) -> list[str]:
-        """Return the names of the services that Jaeger has spans of, sorted."""
+        """Return the sorted names of the services that Jaeger has spans of."""
         return sorted((self._json("/api/v3/services") or {}).get("services", []))
 
     def has_web_ui(self) -> bool:
@@ -75,7 +75,7 @@ class Jaeger:
     ) -> Trace | None:
         """Ask until `complete` says yes, for at most `timeout` seconds.
 
-        Returns what is there by then: perhaps an incomplete trace, or None when no span has arrived.
+        Returns the trace as it is then, which may be incomplete, or None if no span has arrived.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -85,7 +85,7 @@ class Jaeger:
             time.sleep(0.1)
 
     def link(self, trace_id: str) -> str:
-        """Return the address at which the web UI shows a trace."""
+        """Return the URL of a trace in the web UI."""
         return f"{self.url}/trace/{trace_id}"
 
     def search_link(self, service: str, operation: str, start: float, end: float) -> str:
@@ -100,7 +100,7 @@ class Jaeger:
         return f"{self.url}/search?{urlencode(query)}"
 
     def compare_link(self, trace_id: str, other_trace_id: str) -> str:
-        """Return the address at which the web UI compares two traces."""
+        """Return the URL of the comparison of two traces in the web UI."""
         return f"{self.url}/trace/{trace_id}...{other_trace_id}"
 
     def _traces(self, path: str, query: Mapping[str, str | int]) -> list[Trace]:

@@ -1,4 +1,4 @@
-"""A check that an endpoint takes OTLP as a service sends it, with the cause if it does not."""
+"""Check that an endpoint accepts OTLP as a service sends it, and find the cause if it does not."""
 
 import os
 import secrets
@@ -34,14 +34,14 @@ LOOK_SECONDS = 3
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy", "no_grpc_proxy", "no_proxy")
 TRACES_PATH = "/v1/traces"
-# A gateway in front of the Collector may say this, and not in protobuf.
+# A gateway in front of the Collector may send these, without protobuf.
 REFUSALS = (401, 403, 429, 503)
 
 Protocol = Literal["grpc", "http/protobuf"]
 
 
 class Undelivered(Exception):
-    """An export that was not taken: refused by who speaks OTLP or guards it, not answered at all, or something else."""
+    """An export that failed: refused by the receiver or a guard in front of it, unanswered, or something else."""
 
     def __init__(self, detail: str, how: Literal["refused", "guarded", "silent", "other"] = "other") -> None:
         super().__init__(detail)
@@ -55,12 +55,12 @@ class Endpoint:
     url: str
     protocol: Protocol = "grpc"
     certificate: str = ""
-    """The file with the authorities that are trusted; "" for those that everyone trusts."""
+    """The file with the trusted authorities; "" for the system's."""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     exact: bool = False
-    """True if HTTP takes the path as it is, and appends nothing."""
+    """True if HTTP uses the path as it is, and appends nothing."""
     guessed: bool = False
-    """True if the path says HTTP, and neither the port nor a variable does."""
+    """True if only the path indicates HTTP, and neither the port nor a variable does."""
 
     @property
     def host(self) -> str:
@@ -80,7 +80,7 @@ class Endpoint:
 
     @property
     def place(self) -> tuple[str, int]:
-        """Host and port, to compare: the names of loopback are one."""
+        """Return host and port for comparisons: all names of loopback are the same."""
         return ("127.0.0.1" if self.local else self.host, self.port)
 
     @property
@@ -90,11 +90,11 @@ class Endpoint:
 
     @property
     def target(self) -> str:
-        """Host and port, as gRPC wants them."""
+        """Return host and port in gRPC's format."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def with_scheme(self, scheme: str) -> "Endpoint":
-        """Return the same place, with or without TLS."""
+        """Return the same endpoint, with or without TLS."""
         return replace(self, url=f"{scheme}://{self.url.partition('://')[2]}")
 
     @property
@@ -106,10 +106,10 @@ class Endpoint:
 
 
 def endpoint(url: str, protocol: str = "", *, insecure: bool = False, exact: bool | None = None) -> Endpoint:
-    """Read an endpoint as a user writes it. Raises ValueError for what is none.
+    """Parse an endpoint as a user writes it. Raises ValueError if it is not one.
 
-    Where no protocol is named, the conventional port tells it. Without a scheme it means TLS unless `insecure`, as to
-    the exporters of the SDK. Whether /v1/traces is appended the path tells, unless `exact` does.
+    If no protocol is named, the conventional port decides. Without a scheme it means TLS unless `insecure`, as in
+    the exporters of the SDK. The path decides whether /v1/traces is appended, unless `exact` is true.
     """
     scheme, _, rest = url.rpartition("://")
     if scheme.lower() not in ("http", "https"):
@@ -130,20 +130,20 @@ def endpoint(url: str, protocol: str = "", *, insecure: bool = False, exact: boo
 
 
 def settled(to: Endpoint) -> Endpoint:
-    """Return the endpoint with gRPC if HTTP was guessed and only gRPC is taken there: gRPC ignores the path."""
+    """Return the endpoint with gRPC if HTTP was guessed but only gRPC is accepted: gRPC ignores the path."""
     by_grpc = replace(to, protocol="grpc", guessed=False)
     return by_grpc if to.guessed and not _takes(to) and _takes(by_grpc) else to
 
 
 def deliver(to: Endpoint, spans: ExportTraceServiceRequest, *, by_proxy: bool = False) -> None:
-    """Export once; past any proxy of the environment, or as the environment has it. Raises Undelivered."""
+    """Export once, with or without the proxy from the environment. Raises Undelivered."""
     answer = _by_grpc(to, spans, by_proxy) if to.protocol == "grpc" else _by_http(to, spans, by_proxy)
     if answer.partial_success.rejected_spans:
         raise Undelivered(answer.partial_success.error_message or "it took a part", "refused")
 
 
 def check(to: Endpoint, who: str, spans: ExportTraceServiceRequest | None = None) -> str:
-    """Export, by default nothing, and say that it was taken. Raises Broken with what is in the way of `who`."""
+    """Export, by default nothing, and return a success message. Raises Broken with the problem that `who` has."""
     try:
         deliver(to, spans or ExportTraceServiceRequest())
     except Undelivered as error:
@@ -154,7 +154,7 @@ def check(to: Endpoint, who: str, spans: ExportTraceServiceRequest | None = None
 def check_past_proxy(to: Endpoint, who: str, pid: int, environment: Mapping[str, str]) -> None:
     """Export nothing under the proxy variables of a process. Raises Broken if that fails.
 
-    Call it where the same endpoint takes OTLP directly: then the proxy is what is in the way.
+    Call it if the same endpoint accepts OTLP directly: then the proxy is the problem.
     """
     ours = {name: value for name, value in environment.items() if name.lower() in PROXY_VARIABLES and value}
     asked = {name: value for name, value in ours.items() if not name.lower().startswith("no_")}
@@ -185,7 +185,7 @@ def span_of(
         kind=Span.SPAN_KIND_CLIENT,
         start_time_unix_nano=start,
         end_time_unix_nano=end,
-        # A tail sampler that keeps scenarios keeps this too: collector-sampling.yaml.
+        # A tail sampler that keeps scenarios also keeps this span: collector-sampling.yaml.
         attributes=_attributes({**attributes, "waybill.scenario": "doctor"}),
     )
     resource = Resource(attributes=_attributes({"service.name": SERVICE, "host.name": socket.gethostname()}))
@@ -199,7 +199,7 @@ def new_ids() -> tuple[str, str]:
 
 
 def holder_of(url: str) -> str:
-    """Return the program that has the port of a URL, if that can be known."""
+    """Return the program that has the port of a URL, if that is known."""
     at = Endpoint(url)
     return holder(at.port) if at.local else f"a program on {at.host}"
 
@@ -209,7 +209,7 @@ def _attributes(values: Mapping[str, str]) -> list[KeyValue]:
 
 
 def _by_grpc(to: Endpoint, spans: ExportTraceServiceRequest, by_proxy: bool) -> ExportTraceServiceResponse:
-    # A pool of its own: a connection that an earlier probe made must not stand in for the one under test.
+    # Use a new pool, so that no connection of an earlier probe is used for this test.
     options = [("grpc.enable_http_proxy", int(by_proxy)), ("grpc.use_local_subchannel_pool", 1)]
     with _channel(to, options) as channel:
         try:
@@ -286,7 +286,7 @@ def _diagnosis(to: Endpoint, who: str, error: Undelivered) -> Broken:
 
 
 def _handshake(to: Endpoint, *, verify: bool) -> OSError | None:
-    """Return the reason why a TLS handshake fails, or None."""
+    """Return why a TLS handshake fails, or None."""
     context = ssl.create_default_context(cafile=to.certificate or None)
     if not verify:
         context.check_hostname = False
@@ -311,7 +311,7 @@ def _takes(to: Endpoint) -> bool:
 
 @contextmanager
 def _proxies(variables: Mapping[str, str]) -> Iterator[None]:
-    """The proxy variables of another process, for as long as a connection is made: gRPC reads the environment."""
+    """Set the proxy variables of another process while a connection is made: gRPC reads the environment."""
     names = [name for name in os.environ if name.lower() in PROXY_VARIABLES]
     before = {name: os.environ.pop(name) for name in names}
     os.environ.update(variables)

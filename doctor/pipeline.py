@@ -1,4 +1,4 @@
-"""From the Collector to Jaeger: whether Jaeger answers, and has what the Collector took."""
+"""Check the way from the Collector to Jaeger: that Jaeger answers, and has the spans that the Collector accepted."""
 
 import re
 from collections.abc import Iterator
@@ -10,28 +10,28 @@ from .traces import Trace
 from .web import Unanswered
 
 A_PAGE = re.compile(r"/(search|trace/[0-9a-f]+|dependencies|monitor)/?([?#].*)?$")
-"""The part after the base of Jaeger's URL in the address line of a browser."""
+"""The path after the base of Jaeger's URL in a browser."""
 
 
 class Collector:
-    """A Collector of which only the endpoint for spans is known."""
+    """A Collector whose endpoint for spans is known, and nothing else."""
 
     def waiting(self) -> str:
-        """Return a sentence with the number of spans that wait for Jaeger, or "" if it does not tell."""
+        """Return a sentence with the number of spans that wait for Jaeger, or "" if it is unknown."""
         return ""
 
     def last_complaint(self) -> str:
-        """Return a sentence with the reason why it could not send, or "" if it does not tell."""
+        """Return a sentence with the reason why it could not send, or "" if it is unknown."""
         return ""
 
 
 def base_of(url: str) -> str:
-    """Return the URL of a Jaeger, of which a page of it may have been copied, without a slash at the end."""
+    """Return the base URL of a Jaeger, without a slash at the end; the URL may be that of one of its pages."""
     return A_PAGE.sub("", url).rstrip("/")
 
 
 def check_jaeger(url: str, collector: Collector) -> str:
-    """Check that a Jaeger that we can read answers. Raises Broken if not."""
+    """Check that Jaeger answers with an API that we can read. Raises Broken if not."""
     holder = otlp.holder_of(url)
     try:
         answer = web.ask(f"{url}/api/v3/services")
@@ -49,7 +49,7 @@ def check_jaeger(url: str, collector: Collector) -> str:
 
 
 def check_arrival(jaeger: Jaeger, trace_id: str, span_id: str, collector: Collector, wait: float) -> Iterator[str]:
-    """Check that the doctor's own span, which the Collector took, arrives in Jaeger. Raises Broken, JaegerError."""
+    """Check that the doctor's own span arrives in Jaeger. Raises Broken, JaegerError."""
 
     def arrived(trace: Trace) -> bool:
         return span_id in trace.by_id

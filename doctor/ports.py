@@ -1,4 +1,4 @@
-"""The programs that have the ports of this machine."""
+"""Find the programs that have the ports of this machine."""
 
 from contextlib import suppress
 
@@ -6,12 +6,12 @@ import psutil
 
 
 def listeners(port: int) -> list[psutil.Process]:
-    """Return the processes that listen on a TCP port of this machine; none if the system does not tell."""
+    """Return the processes that listen on a TCP port of this machine; none if the system does not say."""
     return _processes(port, psutil.CONN_LISTEN)
 
 
 def holder(port: int) -> str:
-    """Return the processes that have a TCP port of this machine, for people; at least that there is one."""
+    """Return a text that names the processes with a TCP port of this machine, or says that there is one."""
     names: list[str] = []
     with suppress(psutil.Error):
         names = sorted(f"{process.name()} (process {process.pid})" for process in _processes(port))

@@ -1,4 +1,4 @@
-"""One request to a service, and what its answer says of its trace."""
+"""Make one request to a service, and read what its answer says about its trace."""
 
 import re
 import time
@@ -23,7 +23,7 @@ FAULTS: dict[web.How, str] = {
     "foreign": "other-program",
 }
 TRIES = 30
-"""The number of requests if a share is sampled: of one in ten, 30 requests miss all but one time in 24."""
+"""The number of requests if a share is sampled: at one in ten, 30 requests find none one time in 24."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def plain(self) -> bool:
-        """Return whether it may be made again, elsewhere too: it changes nothing and has no header of the user's."""
+        """Return whether it may be repeated and redirected: it changes nothing and has no headers of the user."""
         return self.method in web.SAFE_METHODS and not self.headers
 
 
@@ -54,22 +54,22 @@ class Visit:
 
     @property
     def url(self) -> str:
-        """Return the address that was asked."""
+        """Return the URL of the request."""
         return self.request.url
 
     @property
     def moments(self) -> tuple[int, int]:
-        """Return the times at which it left and its answer was there."""
+        """Return the times when it was sent and its answer arrived."""
         return self.start, self.end
 
     @property
     def path(self) -> str:
-        """Return the path that was asked for, without a query."""
+        """Return the path of the request, without a query."""
         return urlsplit(self.url).path or "/"
 
     @property
     def answered_in(self) -> str | None:
-        """Return the trace that the service says it was in; None if it says nothing."""
+        """Return the id of the trace that the service names; None if it names none."""
         found = self._traceresponse()
         return found[1] if found else None
 
@@ -83,7 +83,7 @@ class Visit:
         return TRACERESPONSE.fullmatch(self.answer.headers.get("traceresponse", ""))
 
     def span(self) -> ExportTraceServiceRequest:
-        """Return the request as a span of the doctor's: the parent of whatever the service records."""
+        """Return the request as a span of the doctor, the parent of the spans that the service records."""
         parts = urlsplit(self.url)
         # Without a user's name, password or query: they may be secrets.
         url = f"{parts.scheme}://{(parts.hostname or '')}:{parts.port or ''}{parts.path}"
@@ -92,9 +92,9 @@ class Visit:
 
 
 def ask(request: Request, who: str, *, context: bool = True) -> Visit:
-    """Ask, with a sampled `traceparent` of the doctor's own unless `context` is false. Raises Broken without an answer.
+    """Make the request, with a sampled `traceparent` unless `context` is false. Raises Broken without an answer.
 
-    Redirects are followed for a plain request; where a header or a body would go is for the user to say.
+    Redirects are followed for a plain request only: headers and bodies may only go where the user sends them.
     """
     trace_id, span_id = otlp.new_ids()
     traceparent = {"traceparent": f"00-{trace_id}-{span_id}-01"} if context else {}

@@ -18,20 +18,20 @@ from .faults import Broken, Finding, found
 from .otlp import Endpoint
 from .ports import listeners
 
-# Targets in ways of gRPC's own, which cannot be asked as URLs can.
+# Targets in gRPC's own schemes, which cannot be probed like URLs.
 OF_GRPC = re.compile("(unix|unix-abstract|dns):/")
 HEADER = re.compile(r"[a-z0-9_.-]+(?<!-bin)=[ -~]*")
-"""Headers that gRPC and HTTP both take; gRPC reads the values of names that end with -bin as bytes."""
+"""Headers that both gRPC and HTTP accept; gRPC reads the values of names that end with -bin as bytes."""
 SAMPLERS = frozenset(
     f"{parent}{name}" for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
 )
 OF_THE_SDK = "parentbased_always_on"
-"""The sampler where OTEL_TRACES_SAMPLER names none."""
+"""The sampler if OTEL_TRACES_SAMPLER names none."""
 OF_OURS = "parentbased_traceidratio"
 """The same, for processes that telemetry.configure has set up: it reads OTEL_TRACES_SAMPLER_ARG without the other."""
 OTLP_EXPORTERS = frozenset(("otlp", "otlp_proto_grpc", "otlp_proto_http"))
 PROTOCOLS = ("grpc", "http/protobuf")
-# `opentelemetry-instrument` puts this into PYTHONPATH. The process then reads variables that no code of its own reads.
+# `opentelemetry-instrument` puts this into PYTHONPATH. The process then reads variables that its own code does not.
 AUTO_INSTRUMENTATION = "opentelemetry/instrumentation/auto_instrumentation"
 COMPONENTS = {
     "OTEL_TRACES_EXPORTER": "opentelemetry_traces_exporter",
@@ -41,7 +41,7 @@ COMPONENTS = {
 }
 """Variables that name components, and the group of entry points that has them."""
 LOOKED_AT = "the SDK's switch, the sampler, the exporter and its endpoint, proxies"
-"""The facts that `check` looks at, for people."""
+"""The facts that `check` looks at, in words."""
 SERVER_LIBRARIES = frozenset(
     ("*", "flask", "django", "fastapi", "starlette", "asgi", "wsgi", "falcon", "pyramid", "tornado", "aiohttp-server")
 )
@@ -68,17 +68,17 @@ FIRST_IGNORED = (2, 1)
 
 @dataclass(frozen=True)
 class Process:
-    """A process of a service, as it was started. Nothing is known of one that another user runs."""
+    """A process of a service, as it was started. Nothing is known if another user runs it."""
 
     who: str
     pid: int
     environment: Mapping[str, str] = field(repr=False)
     default_sampler: str = OF_THE_SDK
     begins_traces: bool = True
-    """True if traces begin here, so that a sampler that asks the parent has none to ask."""
+    """True if traces begin here, so that a sampler that follows the parent has no parent."""
 
     def setting(self, name: str) -> tuple[str, str]:
-        """Return the variable for the exporter that counts, with its value: the one for traces comes first. "" for
+        """Return the variable that the exporter uses, with its value: the one for traces takes precedence. "" for
         none.
         """
         names = (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}")
@@ -104,7 +104,7 @@ class Process:
         return "grpc" if self.automatic or self.default_sampler == OF_OURS else ""
 
     def certificate(self) -> str:
-        """Return the file with the authorities that it trusts for its exporter, or "". Raises Broken if it is none."""
+        """Return the file with the authorities that its exporter trusts, or "". Raises Broken if it is unusable."""
         variable, file = self.setting("CERTIFICATE")
         if file:
             with suppress(psutil.Error):
@@ -113,7 +113,7 @@ class Process:
         return file
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Return the headers that it sends with its spans, perhaps a key. Raises Broken if they cannot be sent."""
+        """Return the headers that it sends with its spans, such as a key. Raises Broken if they cannot be sent."""
         variable, text = self.setting("HEADERS")
         headers = parse_env_headers(text, liberal=True)
         if wrong := [name for name, value in headers.items() if not HEADER.fullmatch(f"{name}={value}")]:
@@ -123,7 +123,7 @@ class Process:
 
     @property
     def place(self) -> str:
-        """Return the owner of the environment, for people."""
+        """Return the owner of the environment, in words."""
         return "this shell" if self.pid == os.getpid() else f"process {self.pid}"
 
     def _unusable(self, variable: str, value: str, detail: str) -> Broken:
@@ -132,21 +132,21 @@ class Process:
 
     @property
     def automatic(self) -> bool:
-        """Return whether `opentelemetry-instrument` has started it, so that variables and nothing else set it up."""
+        """Return whether `opentelemetry-instrument` has started it, so that only variables configure it."""
         return AUTO_INSTRUMENTATION in self.environment.get("PYTHONPATH", "")
 
     @property
     def set_up_by_file(self) -> str:
-        """Return the file that is read in the place of the other variables, or ""."""
+        """Return the file that is read instead of the other variables, or ""."""
         return self.environment.get("OTEL_CONFIG_FILE", "") if self.automatic else ""
 
     def sampler(self) -> tuple[str, float]:
-        """Return the setting that decides, as it stands in the environment, and the share of traces that it samples."""
+        """Return the setting that decides, as written in the environment, and the share of traces that it samples."""
         argument = self.environment.get("OTEL_TRACES_SAMPLER_ARG", "")
         written = self.environment.get("OTEL_TRACES_SAMPLER") or self.default_sampler
         name = written.lower()
         if name not in SAMPLERS:
-            # The SDK takes capitals. Its set-up by variables takes blanks instead; else the default counts.
+            # The SDK accepts capitals; its set-up by variables accepts blanks instead. Otherwise the default applies.
             name = written.strip() if self.automatic and written.strip() in SAMPLERS else OF_THE_SDK
         if name.startswith("parentbased_") and not self.begins_traces:
             return "", 1.0
@@ -170,7 +170,7 @@ class Process:
         return [name for each in self.environment.get(variable, "").split(",") if (name := each.strip())]
 
     def formats(self) -> frozenset[str]:
-        """Return the formats in which it passes context on and takes it, as OTEL_PROPAGATORS names them."""
+        """Return the formats in which it sends and accepts context, as OTEL_PROPAGATORS names them."""
         if not self.environment.get("OTEL_PROPAGATORS"):
             return frozenset(("tracecontext",))
         # Each of the two B3 formats reads the other's headers too.
@@ -181,19 +181,19 @@ class Process:
 
 
 def environment_of(process: psutil.Process) -> dict[str, str]:
-    """Return the environment with which a process was started, empty if the system does not tell."""
+    """Return the environment with which a process was started, empty if the system does not say."""
     with suppress(psutil.Error):
         return process.environ()
     return {}
 
 
 def behind(url: str, who: str) -> list[Process]:
-    """Return the processes that listen where a URL leads to, if that is this machine."""
+    """Return the processes that listen at a URL, if it is on this machine."""
     with suppress(ValueError):
         place = Endpoint(url)
         found = listeners(place.port) if place.local else []
         return [Process(who, process.pid, environment_of(process)) for process in found]
-    # An attribute of a span may hold anything.
+    # An attribute of a span may have any value.
     return []
 
 
@@ -241,9 +241,9 @@ def check_exporter(process: Process) -> None:
 
 
 def suspect(process: Process, url: str) -> None:
-    """Look for what may keep a request to a URL out of all traces, once none of its spans has come. Raises Broken.
+    """Look for settings that exclude a request to a URL, if none of its spans has arrived. Raises Broken.
 
-    Before that it proves nothing: code may set up something else than the variables say.
+    Before that they prove nothing, since code may override the variables.
     """
     check_exporter(process)
     if process.automatic:
@@ -260,7 +260,7 @@ def suspect(process: Process, url: str) -> None:
 
 
 def _excludes(expressions: str, url: str) -> bool:
-    # One that is no expression stops the service at its start.
+    # An invalid expression stops the service at its start.
     with suppress(re.error):
         return any(re.search(each.strip(), url) for each in expressions.split(",") if each.strip())
     return False
@@ -297,14 +297,14 @@ def _check_export(process: Process, target: Endpoint, collector: Endpoint | None
 
 
 def elsewhere(process: Process, target: Endpoint, collector: Endpoint) -> dict[str, object]:
-    """Return the facts of a process that does not send its spans where the Collector is said to be."""
+    """Return the facts about a process that does not send its spans to the given Collector."""
     variable, _ = process.setting("ENDPOINT")
     urls = {"endpoint": target.url, "collector": collector.url}
     return {**urls, "who": process.who, "variable": variable, "pid": process.pid}
 
 
 def in_words(share: float) -> str:
-    """Return a share of a whole, as people say it."""
+    """Return a share in words."""
     return f"one in {1 / share:,.0f}" if (1 / share) % 1 < 0.01 else f"{share:.0%}"
 
 
@@ -325,7 +325,7 @@ def ignored_sqlalchemy(process: Process) -> str | None:
 
 
 def databases(process: Process) -> list[str]:
-    """Return the databases that a process is connected to, as the conventions name them; none if that is not known."""
+    """Return the databases that a process is connected to, as the conventions name them; none if unknown."""
     found = set()
     with suppress(psutil.Error):
         for connection in psutil.Process(process.pid).net_connections(kind="tcp"):
@@ -335,7 +335,7 @@ def databases(process: Process) -> list[str]:
 
 
 def _database_at(address: Any) -> str | None:
-    """Return the system of a database on this machine that has another port than the usual one."""
+    """Return the system of a database on this machine with an unusual port."""
     if Endpoint(f"http://{f'[{address.ip}]' if ':' in address.ip else address.ip}").local:
         with suppress(psutil.Error):
             for each in listeners(address.port):
@@ -351,7 +351,7 @@ def _sites(pid: int) -> list[str]:
 
 
 def _loaded_files(pid: int) -> list[str]:
-    """Return the files that a process has mapped into its memory; none if the system does not tell."""
+    """Return the files that a process has mapped into its memory; none if the system does not say."""
     maps = Path(f"/proc/{pid}/maps")
     with suppress(OSError):
         return [line.split(maxsplit=5)[5] for line in maps.read_text().splitlines() if "/" in line]

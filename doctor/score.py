@@ -1,4 +1,4 @@
-"""The Instrumentation Score of services: how much of what the public specification asks for their telemetry keeps.
+"""Compute the Instrumentation Score of services: how well their telemetry follows the public specification.
 
 https://github.com/instrumentation-score/spec/blob/main/specification.md
 """
@@ -26,7 +26,7 @@ UNREADABLE = 2
 
 @dataclass
 class Score:
-    """The outcome of the rules for a service: those that it keeps, that it breaks, and that nothing could decide."""
+    """The outcome of the rules for a service: those that it passes, those that it fails, and the undecided ones."""
 
     service: str
     passed: list[Rule] = field(default_factory=list)
@@ -35,19 +35,19 @@ class Score:
 
     @property
     def points(self) -> float:
-        """Return the score, from 0 to 100: the weight of the rules that are kept, of those that could be decided."""
+        """Return the score, from 0 to 100: the weight of the passed rules as a share of all decided ones."""
         kept = sum(WEIGHTS[rule.impact] for rule in self.passed)
         all_of_them = kept + sum(WEIGHTS[rule.impact] for rule in self.failed)
         return 100 * kept / all_of_them
 
     @property
     def category(self) -> str:
-        """Return the specification's word for it."""
+        """Return the specification's name for the score."""
         return next(word for least, word in CATEGORIES if self.points >= least)
 
 
 def score(service: Service, telemetry: Telemetry) -> Score:
-    """Apply every rule to what there is of a service; `telemetry` is all of it, for what spans services."""
+    """Apply every rule to the telemetry of a service; `telemetry` has all services, for rules that compare them."""
     result = Score(service.name)
     for rule in RULES.values():
         try:
@@ -63,7 +63,7 @@ def score(service: Service, telemetry: Telemetry) -> Score:
 
 
 def scores(telemetry: Telemetry, names: Sequence[str] = ()) -> list[Score]:
-    """Return the score of each service, by name; of all of them if `names` is empty."""
+    """Return the score of each of these services, by name; of all if `names` is empty."""
     chosen = [name for name in sorted(telemetry.services) if not names or name in names]
     return [score(telemetry.services[name], telemetry) for name in chosen]
 
@@ -91,7 +91,7 @@ OPTIONS = (
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the arguments and options of the score."""
+    """Add the arguments and options of the score to a command."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -123,8 +123,8 @@ def report(files: Sequence[Path], jaeger: str, names: Sequence[str], minutes: fl
 def main(jaeger: str, files: Sequence[Path], **given: Any) -> None:
     """Compute the Instrumentation Score of each service, from files of OTLP in JSON, or from Jaeger, or both.
 
-    Says which rules lost points, with the spans, and how to mend it. Exits with 0 if every rule that could be decided
-    is kept by every service, with 1 if one is not, and with 2 if there is nothing to score.
+    Says which rules lost points, with the spans, and how to fix it. Exits with 0 if every service passes every rule
+    that could be decided, with 1 if one fails, and with 2 if there is nothing to score.
     """
     if not (files or jaeger):
         raise click.UsageError("say what to score: files of OTLP in JSON, or --jaeger.")
@@ -134,7 +134,7 @@ def main(jaeger: str, files: Sequence[Path], **given: Any) -> None:
 def _read_jaeger(telemetry: Telemetry, jaeger: Jaeger, names: Sequence[str], minutes: float, limit: int) -> None:
     end = datetime.now(UTC) + timedelta(minutes=1)
     for name in names or jaeger.services():
-        # Jaeger's own spans are no service of the reader's.
+        # Jaeger's own spans do not belong to a service of the reader.
         if name != "jaeger" or name in names:
             resource_spans = jaeger.find_otlp(name, end - timedelta(minutes=minutes + 1), end, limit)
             try:
@@ -200,5 +200,5 @@ def _as_json(found: Sequence[Score]) -> str:
 
 
 def _printable(line: str) -> str:
-    # Findings repeat what others wrote: their control characters are not obeyed.
+    # Findings quote foreign text, whose control characters must not reach the terminal.
     return "".join(character if character.isprintable() else "?" for character in line)

@@ -1,4 +1,4 @@
-"""Telemetry to be scored, by service: from OTLP in JSON, as files of the Collector have it, and as Jaeger answers."""
+"""Read the telemetry to score, by service: OTLP in JSON, from the Collector's files or from Jaeger."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ DATA = {"sum", "gauge", "histogram", "exponentialHistogram", "summary"}
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a metric: its attributes, when, and of a histogram its boundaries."""
+    """A point of a metric: its attributes, its time, and the boundaries of a histogram."""
 
     attributes: Attributes
     time_ns: int
@@ -50,7 +50,7 @@ class Record:
 
 @dataclass
 class Service:
-    """The telemetry of one service. `resources` are each there once, `of_metrics` those that came with metrics."""
+    """The telemetry of one service. `resources` has each resource once; `of_metrics` those that came with metrics."""
 
     name: str
     resources: list[Attributes] = field(default_factory=list)
@@ -62,14 +62,14 @@ class Service:
 
 
 class Telemetry:
-    """All that was given, by service."""
+    """All telemetry that was read, by service."""
 
     def __init__(self) -> None:
         self.services: dict[str, Service] = {}
         self.span_ids: set[tuple[str, str]] = set()
 
     def add(self, message: Json) -> None:
-        """Take in an export of spans, metrics or logs. Raises ValueError if it is none."""
+        """Add an export of spans, metrics or logs. Raises ValueError if it is not one."""
         try:
             self._add_spans(message.get("resourceSpans") or ())
             for of_resource in message.get("resourceMetrics") or ():
@@ -80,7 +80,7 @@ class Telemetry:
             raise ValueError(f"this is not OTLP: {error!r}") from error
 
     def read(self, file: Path) -> None:
-        """Take in a file of OTLP in JSON: one export in each line, or one in the whole file. Raises ValueError."""
+        """Add a file of OTLP in JSON: one export in each line, or one in the whole file. Raises ValueError."""
         text = file.read_text(errors="replace")
         try:
             self.add(_object(text))
@@ -106,7 +106,7 @@ class Telemetry:
             _add_scopes(service.scopes["span"], of_resource.get("scopeSpans"))
             for trace in traces_from_json([of_resource]):
                 for span in trace.spans:
-                    # Jaeger gives a trace for each service that one asks for.
+                    # Jaeger returns the same trace for each service that took part.
                     if (span.trace_id, span.span_id) not in self.span_ids:
                         self.span_ids.add((span.trace_id, span.span_id))
                         service.spans.append(span)
@@ -175,7 +175,7 @@ def _points(data: Json) -> Iterator[Point]:
 
 
 def _severity(number: object) -> int:
-    # protobuf's JSON may write an enumeration by its names.
+    # protobuf's JSON may have the names of an enumeration instead of numbers.
     if isinstance(number, int):
         return number
     return 0 if str(number).endswith("UNSPECIFIED") else 1

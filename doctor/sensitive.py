@@ -1,6 +1,6 @@
-"""Personal data and secrets, which must be in no telemetry, found by their forms.
+"""Find personal data and secrets, which must not be in telemetry, by their formats.
 
-The forms are those that the rules LOG-003, MET-008, RES-010 and SPA-006 of the Instrumentation Score name:
+The formats are listed in the rules LOG-003, MET-008, RES-010 and SPA-006 of the Instrumentation Score:
 https://github.com/instrumentation-score/spec/tree/main/rules
 """
 
@@ -26,14 +26,14 @@ HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w.-])")
 ACCOUNT = re.compile(r"(?<![\w.-])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![\w.-])")
 NO_VALUE = re.compile(r"(?i)[\[<(*]*(?:redacted|masked|hidden|none|null|\*+|x{3,})\W*|[?*%$:<{(\[].*")
-"""Words in the place of a value: a mark that it was removed, or a placeholder of a statement or a template."""
+"""Words that replace a value: a mark that it was removed, or a placeholder in a statement or a template."""
 
 OPAQUE = frozenset(("enduser.id", "enduser.pseudo.id", "gen_ai.token.type"))
-"""Keys whose values the rules leave out, or that name no secret."""
+"""Keys whose values the rules ignore, or that do not name a secret."""
 
 
 def found(key: str, value: object) -> Iterator[str]:
-    """Yield what an attribute, or a text with no key, holds of it; nested values are looked through."""
+    """Yield the formats found in an attribute, or in a text with no key, including nested values."""
     if key in OPAQUE or isinstance(value, bool | float) or value is None:
         return
     if isinstance(value, Mapping):
@@ -47,7 +47,7 @@ def found(key: str, value: object) -> Iterator[str]:
 
 
 def of_attributes(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the key and the form of each attribute that holds something."""
+    """Yield the key and the format of each attribute that contains such data."""
     for key, value in attributes.items():
         yield from ((key, form) for form in found(key, value))
 
@@ -77,7 +77,7 @@ def _is_card(text: str) -> bool:
 
 
 def _is_account(text: str) -> bool:
-    # IBAN, ISO 13616: the remainder tells it from any other word of letters and digits.
+    # IBAN, ISO 13616: the remainder distinguishes it from other words of letters and digits.
     plain = text.replace(" ", "")
     turned = plain[4:] + plain[:4]
     return int("".join(str(int(each, 36)) for each in turned)) % 97 == 1

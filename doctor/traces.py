@@ -1,4 +1,4 @@
-"""The model of a trace, which is that of telemetry: a wheel has telemetry's file itself in this place."""
+"""The model of a trace, imported from telemetry; a wheel has telemetry's own file here."""
 
 from telemetry.traces import RAW_TRACES, Span, Trace, attributes_from_json, traces_from_json
 

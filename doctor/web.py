@@ -1,4 +1,4 @@
-"""One question over HTTP, within bounds; and why there was no answer."""
+"""Make one bounded HTTP request, or say why there was no answer."""
 
 import json
 import os
@@ -17,23 +17,23 @@ from urllib3.exceptions import HTTPError
 
 from .faults import Broken
 
-# Long, since the machine may be busy.
+# A long time, since the machine may be busy.
 ANSWER_SECONDS = 10
 MOST_BYTES = 1_000_000
 MOST_REDIRECTS = 10
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing, so that a request may be made twice: RFC 9110."""
-# A name and password in a URL; or before a host without a scheme, which gRPC takes too.
+# A name and password in a URL, or before a host without a scheme, which gRPC accepts too.
 CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]*@|(?<![\w./])[^\s/@:=`]+:[^\s/@]*@")
 
 How = Literal["closed", "tls", "silent", "cut", "foreign"]
-"""The ways in which a question fails: no connection, no TLS, silence, an end without an answer, or an answer that is
+"""The ways in which a request fails: no connection, no TLS, silence, an end without an answer, or an answer that is
 not HTTP.
 """
 
 
 class Unanswered(Exception):
-    """No HTTP came back; the message says why, in words."""
+    """There was no HTTP answer; the message says why."""
 
     def __init__(self, how: How, why: str) -> None:
         super().__init__(why)
@@ -42,7 +42,7 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer. A body that is too long, or has no end, is cut."""
+    """The answer. A body that is too long or endless is cut."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,12 +50,12 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """Return the body, with a mark in the place of what is no text."""
+        """Return the body, with a mark in place of bytes that are not text."""
         return self.body.decode(errors="replace")
 
     def json(self) -> dict[str, Any] | None:
         """Return the body, if it is an object in JSON."""
-        # A RecursionError comes of brackets without end.
+        # Endless brackets cause a RecursionError.
         with suppress(ValueError, RecursionError):
             read = json.loads(self.body)
             return read if isinstance(read, dict) else None
@@ -74,9 +74,9 @@ def ask(
     redirects: bool = True,
     seconds: float = ANSWER_SECONDS,
 ) -> Answer:
-    """Ask past any proxy, or as the environment has it. Raises Unanswered, and Broken for authorities that are none.
+    """Make a request, with or without the environment's proxy. Raises Unanswered, and Broken for a bad certificate.
 
-    `certificate` is a file with the authorities to trust, by default that of REQUESTS_CA_BUNDLE.
+    `certificate` is a file with the authorities to trust, by default the one in REQUESTS_CA_BUNDLE.
     """
     deadline = time.monotonic() + seconds
     with requests.Session() as session:
@@ -100,13 +100,13 @@ def ask(
 
 
 def check_url(url: str) -> None:
-    """Check that something can be asked at a URL. Raises ValueError if not."""
+    """Check that a URL can be requested. Raises ValueError if not."""
     requests.Request("GET", url).prepare()
     parts = urlsplit(url)
     blank = parts.netloc.split() != [parts.netloc]
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or blank:
         raise ValueError("no host in it")
-    # Refuse impossible names of the DNS here, and not in the middle of a connection.
+    # Refuse impossible DNS names here, and not in the middle of a connection.
     parts.hostname.encode("idna")
 
 
@@ -120,17 +120,17 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def without_passwords(text: str) -> str:
-    """Return a text in which no address has a name and a password."""
+    """Return the text without names and passwords in its addresses."""
     return CREDENTIALS.sub("", text)
 
 
 def without_userinfo(address: str) -> str:
-    """Return one address, sound or not, without whatever stands before its host."""
+    """Return one address, valid or not, without the part before its host."""
     return re.sub("^(.*://)?.*@", r"\1", address, flags=re.DOTALL)
 
 
 def check_authorities(file: str, variable: str, who: str, whose: str) -> None:
-    """Check that a file holds certificates. Raises Broken if it does not."""
+    """Check that a file has certificates. Raises Broken if it does not."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except OSError as error:
@@ -139,7 +139,7 @@ def check_authorities(file: str, variable: str, who: str, whose: str) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return the system's message about a connection or a file, in words."""
+    """Return the system's message about a connection or a file."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError) and error.reason:
@@ -150,7 +150,7 @@ def reason(error: OSError) -> str:
 def _authorities() -> str | bool:
     variable = "REQUESTS_CA_BUNDLE"
     file = os.environ.get(variable, "")
-    # It may be a folder too.
+    # It may also be a folder.
     if file and not Path(file).is_dir():
         check_authorities(file, variable, "the doctor", "this shell")
     return file or True
@@ -158,7 +158,7 @@ def _authorities() -> str | bool:
 
 def _body(answer: requests.Response, deadline: float) -> bytes:
     body = b""
-    # A server that has sent a head has answered, though the body may break off.
+    # A server that has sent a head has answered, even if the body breaks off.
     with suppress(OSError, HTTPError):
         while len(body) < MOST_BYTES and time.monotonic() < deadline:
             piece = answer.raw.read1(MOST_BYTES, decode_content=True)
@@ -186,7 +186,7 @@ def _unanswered(error: Exception, seconds: float) -> Unanswered:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """Return the system's own error, below the exceptions that each library has put around it."""
+    """Return the system's own error, inside the exceptions that libraries have wrapped around it."""
     around = (getattr(error, "reason", None), *error.args, error.__cause__)
     inner = next((each for each in around if isinstance(each, BaseException)), None)
     return _innermost(inner) if inner else error

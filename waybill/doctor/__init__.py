@@ -8,7 +8,7 @@ from doctor.cli import addresses_of, options, report
 from waybill.settings import settings
 
 SCENARIO = "cold-cache"
-"""The scenario of our order: a tail sampler keeps scenarios, and in this one inventory asks its database as well."""
+"""The scenario of our order: a tail sampler keeps scenarios, and in this one inventory also uses its database."""
 
 
 @click.command()
@@ -23,13 +23,14 @@ SCENARIO = "cold-cache"
 def doctor(scenario: str, wait: float, as_json: bool, **given: Any) -> None:
     """Find out where spans get lost: name the first broken hop, its likely cause and the fix.
 
-    Without options it looks at what `make up` or Docker has started. With --service-url, --otlp or --jaeger it looks
-    at your own service, Collector and Jaeger; what is left out is not looked at. Exits with 1 where a hop is broken.
+    Without options it checks the system that `make up` or Docker has started. With --service-url, --otlp or --jaeger
+    it checks your own service, Collector and Jaeger, and skips those that you do not name. Exits with 1 if a hop is
+    broken.
     """
     if any(given["trace"]) and not given["jaeger"] and not given["trace"][0]:
         given["jaeger"] = settings().jaeger_url
     addresses = addresses_of(**given)
-    # After that: gRPC reads the environment as it is imported.
+    # Import it afterwards: gRPC reads the environment on import.
     from doctor import any_service
     from waybill.doctor import own_system
 

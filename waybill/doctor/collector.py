@@ -1,4 +1,4 @@
-"""Our Collector: what it tells of itself beside the way of the spans."""
+"""Read what our Collector reports about itself."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from waybill.ledger.numbers import parse
 
 
 class Collector(pipeline.Collector):
-    """A Collector whose metrics, and perhaps its log, can be read."""
+    """A Collector whose metrics, and possibly its log, can be read."""
 
     def __init__(self, metrics_url: str, log: Path) -> None:
         self.metrics_url = metrics_url
         self.log = log
 
     def check(self) -> None:
-        """Check that it shows its metrics, which tell that it runs. Raises Broken if not."""
+        """Check that it serves its metrics, which shows that it runs. Raises Broken if not."""
         try:
             runs = "otelcol_" in web.ask(self.metrics_url).text
         except Unanswered as error:
@@ -30,7 +30,7 @@ class Collector(pipeline.Collector):
             raise Broken("collector-away", where=self.metrics_url, detail="another program does")
 
     def waiting(self) -> str:
-        """Return a sentence with the number of spans that wait for Jaeger, or "" if none do or it does not tell."""
+        """Return a sentence with the number of spans that wait for Jaeger, or "" if there are none or it is unknown."""
         queued = 0
         # Another program may have its port.
         with suppress(ValueError):
@@ -38,7 +38,7 @@ class Collector(pipeline.Collector):
         return f" {queued:,} spans wait in the Collector." if queued else ""
 
     def samples(self) -> bool:
-        """Return whether a tail sampler is at work, here or in a second tier."""
+        """Return whether a tail sampler is used, here or in a second tier."""
         metrics = self._metrics()
         return any(f"otelcol_{name}" in metrics for name in ("processor_tail_sampling", "loadbalancer"))
 
@@ -59,7 +59,7 @@ class Collector(pipeline.Collector):
 
 
 def notice_sampling(collector: Collector) -> Iterator[Finding]:
-    """Yield a notice if the Collector leaves traces out."""
+    """Yield a notice if the Collector drops traces."""
     if collector.samples():
         yield found("tail-sampling")
 

@@ -1,4 +1,4 @@
-"""Our own system: what runs by state.json or in containers, and one order through all of it."""
+"""Check our own system, started by `make up` or in containers, and follow one order through all of it."""
 
 import json
 import time
@@ -27,7 +27,7 @@ ORDER_SECONDS = 30
 
 
 def follow(settings: Settings, scenario: str, wait: float) -> Iterator[str | Finding]:
-    """Follow one order. Raises Broken at the first hop that is, JaegerError, and click.ClickException where there is
+    """Follow one order. Raises Broken at the first broken hop, JaegerError, and click.ClickException if there is
     nothing to order."""
     folder = state_folder(settings)
     logs = folder / "logs"
@@ -85,12 +85,12 @@ def _visit_gateway(settings: Settings, state: State | None, logs: Path) -> Visit
 
 
 def _where(state: State | None, logs: Path) -> str:
-    """Return where the logs are: those of `make up`, or else those of the containers."""
+    """Return where the logs are, for `make up` or for containers."""
     return f"in {logs}" if state else "with `docker compose logs`"
 
 
 def _services(state: State | None) -> list[Process]:
-    """Return the processes of ours that send spans, where it is known which those are."""
+    """Return our processes that send spans, if they are known."""
     running = {part.name: part.process() for part in state.parts} if state else {}
     return [
         Process(name, process.pid, processes.environment_of(process), OF_OURS, begins_traces=name == "gateway")
@@ -118,7 +118,7 @@ def _follow_order(jaeger: Jaeger, order: Visit, wait: float, logs: Path) -> Iter
 
 
 def _order_until_sampled(settings: Settings, scenario: str, state: State | None, logs: Path) -> Visit:
-    """Return an order that the gateway records: the first one, unless it samples a share. Raises Broken if it is
+    """Return an order that the gateway records: the first one, unless it samples a share. Raises Broken if there is
     none.
     """
     sku = skus_in_stock(settings.gateway_url)[:1]
