@@ -27,13 +27,13 @@ CHOICES = (
     "OTEL_TRACES_SAMPLER_ARG",
     "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN",
 )
-"""Variables beside the settings that change what a process does; none of them holds a secret."""
+"""Variables, in addition to the settings, that change a process's behaviour; none of them is a secret."""
 
 Checks = Mapping[str, Callable[[], object]]
 
 
 class Health(BaseModel):
-    """The process lives."""
+    """The process is alive."""
 
     status: Literal["ok"]
 
@@ -50,8 +50,8 @@ def configure_telemetry(name: str, settings: ServiceSettings, baggage_keys: Coll
 
     Log that the process starts, with its version and its settings.
 
-    Baggage under `baggage_keys` becomes attributes of spans. With POD_UID, `service.instance.id` begins with it: a
-    pod may have several processes, at a time or one after another, and each counts for itself.
+    Baggage under `baggage_keys` becomes attributes of spans. If POD_UID is set, `service.instance.id` begins with it: a
+    pod may have several processes, at the same time or one after another, and each is counted separately.
     """
     logs.configure(name)
     pod = os.environ.get("POD_UID")
@@ -81,7 +81,7 @@ def new_app(
     untraced: Collection[str] = (),
     keep_baggage: Callable[[str], str] | None = None,
 ) -> Flask:
-    """Return a Flask app that is traced, answers errors as problem documents, keeps a deadline and tells its health.
+    """Return a Flask app with tracing, problem documents for errors, a deadline and health checks.
 
     Call `configure_telemetry` first. `checks` are the parts that the service cannot work without, by name; each
     raises if its part does not answer. `untraced` are patterns of paths that get no spans. `keep_baggage` returns the
@@ -104,12 +104,12 @@ def new_app(
 
     @app.get("/healthz")
     def healthz() -> ResponseReturnValue:
-        """Tell that the process lives."""
+        """Report that the process is alive."""
         return jsonify(Health(status="ok").model_dump())
 
     @app.get("/readyz")
     def readyz() -> ResponseReturnValue:
-        """Tell whether the parts that the service cannot work without answer."""
+        """Report whether the parts that the service cannot work without answer."""
         return _answer(_states(checks))
 
     answered: dict[str, str] = {}
@@ -118,7 +118,7 @@ def new_app(
     def startedz() -> ResponseReturnValue:
         """Return whether each of these parts has answered once since the process started.
 
-        For an orchestrator that asks whether to send requests: of a part that is away later, the answers tell.
+        An orchestrator calls it to decide whether to send requests. If a part is down later, the answers show it.
         """
         states = _states({name: check for name, check in checks.items() if name not in answered})
         answered.update({name: state for name, state in states.items() if state == "ok"})
@@ -129,15 +129,15 @@ def new_app(
 
 def end() -> None:
     """Log that this process ends, and send what its telemetry still holds."""
-    # There is none if the process was refused before its telemetry was there.
+    # There is none if the process failed before its telemetry was set up.
     if resource := getattr(trace.get_tracer_provider(), "resource", None):
         log.info("%s %s ends", resource.attributes["service.name"], VERSION)
     telemetry.shutdown()
 
 
 def _states(checks: Checks) -> dict[str, str]:
-    """Return what each part says now."""
-    # Side by side: one that does not answer takes its time.
+    """Return the current state of each part."""
+    # Check them in parallel, since one that does not answer takes a while.
     with telemetry.ContextThreadPool() as pool:
         return dict(zip(checks, pool.map(_state, checks.values()), strict=True))
 

@@ -14,7 +14,7 @@ def address(client: redis.Redis) -> tuple[str, int]:
 
 
 def connect(url: str, patience: float, client_class: type[redis.Redis] = redis.Redis) -> redis.Redis:
-    """Return a client of the server at this URL, which waits `patience` seconds for an answer and asks only once."""
+    """Return a client for the server at this URL, which waits `patience` seconds for an answer and does not retry."""
     tracing.way().instrument_redis()
     problems.add_dependency("the cache", lambda error: isinstance(error, redis.RedisError))
     return client_class.from_url(

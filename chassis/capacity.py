@@ -1,10 +1,10 @@
 """Limits on the work that each worker of a service does at a time."""
 
 THREADS = 40
-"""They are made when there is work for them."""
+"""They are started when there is work for them."""
 REQUESTS = 36
-"""Under way at a time. Those for /healthz and /startedz do not count."""
+"""Requests in progress at a time. Those for /healthz and /startedz do not count."""
 ORDERS = 24
-"""The part of them that may place an order, or a part of one; so that products and the page always have a thread."""
+"""How many of them may place an order, or a part of one, so that there is always a thread for products and the page."""
 LOOKUPS = 8
-"""The part of them that may look an order up, which takes two services, which may hang."""
+"""How many of them may look up an order, which calls two services that may hang."""

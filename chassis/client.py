@@ -16,7 +16,7 @@ from chassis import deadline
 from chassis.problems import TYPE_PREFIX, Problem, ProblemDocument, Unavailable
 
 CONNECTIONS = 16
-"""Kept open to each host. A worker that needs more at a time makes them for one call."""
+"""Connections kept open to each host. A worker that needs more at a time opens them for a single call."""
 
 ATTEMPTS = 3
 FIRST_WAIT_SECONDS = 0.1
@@ -24,21 +24,21 @@ CHUNK_BYTES = 64 * 1024
 MAX_BYTES = 1024 * 1024
 """The maximum size of an answer."""
 RETRYABLE_STATUSES = frozenset((429, 502, 503, 504))
-"""Answers that say: not now."""
+"""Statuses of answers that mean "not now"."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class TransientError(Exception):
-    """The service answered that it cannot answer now."""
+    """The service answered that it is unavailable at the moment."""
 
 
 class TooLarge(requests.RequestException):
-    """The answer is longer than we read."""
+    """The answer is longer than the limit."""
 
 
 class Client:
-    """A client of one other service. Trace context and deadline go with a call only to a service of ours."""
+    """A client for one other service. Trace context and deadline are only sent to our own services."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class Client:
         max_bytes: int = MAX_BYTES,
         adapter_class: type["Adapter"] | None = None,
     ) -> None:
-        """`name` is what errors call the service; no single attempt takes longer than `attempt_seconds`.
+        """Set up the client. Errors call the service `name`; no attempt takes longer than `attempt_seconds`.
 
-        No answer is longer than `max_bytes`. `adapter_class` is a transport of your own.
+        Answers longer than `max_bytes` are refused. `adapter_class` replaces the transport.
         """
         self.name = name
         self.base_url = base_url.rstrip("/")
@@ -63,7 +63,7 @@ class Client:
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # No proxies and no .netrc from the environment: looking for them costs more than the call.
         self.session.trust_env = False
-        # Uncompressed: a compressed body may be small, and huge once unpacked.
+        # Uncompressed, because a small compressed body may be huge once unpacked.
         self.session.headers["Accept-Encoding"] = "identity"
         trusted = [base_url] if internal else []
         adapter = (adapter_class or Adapter)(max_bytes, trusted=trusted, pool_maxsize=CONNECTIONS)
@@ -80,13 +80,13 @@ class Client:
         pass_on: Collection[str] = (),
         idempotent: bool = True,
     ) -> requests.Response:
-        """Send a request and return the response, which is a success.
+        """Send a request and return the response if it is a success.
 
-        Where the call is idempotent it is sent again, up to three times in all and within the deadline, with a
-        wait between that doubles and has jitter: after a broken connection, and, as our own services do that
-        themselves, after another's timeout or 429, 502, 503, 504.
+        An idempotent call is retried, up to three attempts in all and within the deadline, with a
+        wait between them that doubles and has jitter: after a broken connection and, for other services,
+        since ours retry themselves, after a timeout or 429, 502, 503, 504.
 
-        Raises Problem if the service answers with one of the kinds of problem to `pass_on`; Unavailable where
+        Raises Problem if the service answers with one of the kinds of problem to `pass_on`; Unavailable if
         it answers with another error, or not within the deadline.
         """
         try:
@@ -104,7 +104,7 @@ class Client:
             problem = _problem(response)
             if problem and problem.kind in pass_on:
                 raise problem
-            # One of ours may know better who is missing.
+            # Our own service may know better which part is missing.
             part = problem.members.get("part") if problem and self.internal else None
             raise Unavailable(part or self.name)
         return response
@@ -118,7 +118,7 @@ class Client:
         )
 
     def _is_retryable(self, error: BaseException) -> bool:
-        # One of ours that did not answer in time has spent the time of us all.
+        # An internal service that timed out has used up the shared deadline.
         if isinstance(error, requests.Timeout) and not isinstance(error, requests.ConnectTimeout):
             return not self.internal
         return isinstance(error, (requests.ConnectionError, TransientError))
@@ -134,7 +134,7 @@ class Client:
         )
 
     def ping(self) -> None:
-        """Raise if the service does not answer that it is alive."""
+        """Raise if the service does not report that it is alive."""
         self.session.get(f"{self.base_url}/healthz", timeout=1).raise_for_status()
 
     def read(self, response: requests.Response, shape: type[Answer]) -> Answer:
@@ -158,14 +158,14 @@ def _problem(response: requests.Response) -> Problem | None:
 
 
 class Adapter(telemetry.StrictAdapter):
-    """The transport of a client, which bounds each answer."""
+    """The transport of a client, which limits each answer."""
 
     def __init__(self, max_bytes: int, **options: Any) -> None:
         self.max_bytes = max_bytes
         super().__init__(**options)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        """Send a request and read its answer, and begin no read after the timeout: requests gives each a new one."""
+        """Send a request and read its answer; start no read after the timeout, since requests gives each a new one."""
         ends = time.monotonic() + options["timeout"]
         response = super().send(request, *args, **options)
         try:
@@ -175,14 +175,14 @@ class Adapter(telemetry.StrictAdapter):
             slow = isinstance(error, urllib3.exceptions.ReadTimeoutError)
             raise (requests.ReadTimeout if slow else requests.ConnectionError)(error, request=request) from error
         finally:
-            # The connection is kept where all was read, and closed where not.
+            # The connection is kept if everything was read, and closed if not.
             response.close()
         return response
 
     def _read(self, response: requests.Response, ends: float) -> bytes:
         body = bytearray()
         while (left := ends - time.monotonic()) > 0:
-            # urllib3 sets it again for each request. There is none if all was read, or the server closes.
+            # urllib3 sets it for each request. It is None if everything was read, or if the server closes.
             if sock := getattr(response.raw.connection, "sock", None):
                 sock.settimeout(left)
             chunk = response.raw.read1(CHUNK_BYTES)

@@ -19,10 +19,10 @@ from telemetry.errors import type_name
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 20
-"""The time that a process that starts waits for its database."""
+"""How long a starting process waits for its database."""
 
 POOL_SIZE = 8
-"""Connections of a worker. A request holds one at a time, for a statement or two: fewer than there are threads."""
+"""Connections of a worker. Fewer than threads, since a request holds one at a time, for a statement or two."""
 
 
 def connect(
@@ -33,9 +33,9 @@ def connect(
     poolclass: type[QueuePool] = telemetry.WaitTracingPool,
     listeners: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Engine:
-    """Return an engine on the database at this URL; `name` is what its pool is called in spans.
+    """Return an engine for the database at this URL; `name` is the name of its pool in spans.
 
-    A statement ends after `patience` seconds, and so does the wait for a connection. `listeners` are called at
+    A statement is cancelled after `patience` seconds, and so is the wait for a connection. `listeners` are called at
     SQLAlchemy's events of these names.
     """
     milliseconds = int(patience * 1000)
@@ -47,7 +47,7 @@ def connect(
         max_overflow=0,
         pool_timeout=patience,
         pool_pre_ping=True,
-        # The values of a statement are the customer's: they stay out of error texts.
+        # The values of a statement belong to the customer, so they are left out of error texts.
         hide_parameters=True,
         connect_args={
             "connect_timeout": max(2, int(patience)),
@@ -69,10 +69,10 @@ def is_absent(error: Exception) -> bool:
 
 
 def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
-    """Create what is missing; workers that start at the same time take turns.
+    """Create the missing tables; workers that start at the same time take turns.
 
-    Waits for a database that is away; if it stays away, the process ends, and its supervisor restarts it.
-    A real service migrates its tables with Alembic, before it starts; this one refuses those of another version.
+    Waits for a database that is down; if it stays down, the process ends, and its supervisor restarts it.
+    A real service migrates its tables with Alembic before it starts; this one refuses tables of another version.
     """
     try:
         for attempt in Retrying(
@@ -88,7 +88,7 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
     except exc.OperationalError as error:
         log.error("the database of %s does not answer: %s", engine.pool.logging_name, type_name(error))
         telemetry.shutdown()
-        # Not gunicorn's own status for a worker that will never start.
+        # Another status than gunicorn's own for a worker that will never start.
         sys.exit(1)
     if missing:
         log.error(
@@ -101,7 +101,7 @@ def create_tables(engine: Engine, base: type[DeclarativeBase]) -> None:
 
 
 def _missing_columns(connection: Connection, base: type[DeclarativeBase]) -> list[str]:
-    """Return the columns that tables from before do not have: `create_all` makes tables, and changes none."""
+    """Return the columns that existing tables lack: `create_all` creates tables, but does not change them."""
     there = inspect(connection)
     known = {(table, column["name"]) for table in base.metadata.tables for column in there.get_columns(table)}
     return [

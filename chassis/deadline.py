@@ -1,8 +1,8 @@
-"""The time that is left for a request, spent along its path.
+"""The remaining time of a request, shared along its path.
 
-The edge starts the clock; each call out tells the callee how much is left, less a margin for the way back, so
-that the callee gives up before its caller does and the answer can say who was slow. The time that a request waited
-until a thread took it is gone too.
+The edge starts the clock. Each outgoing call tells the callee how much is left, less a margin for the way back, so
+that the callee gives up before its caller does and the answer can say which part was slow. The time that a request
+waited for a thread counts too.
 """
 
 import re
@@ -11,10 +11,10 @@ import time
 from contextvars import ContextVar
 
 HEADER = "X-Envoy-Expected-Rq-Timeout-Ms"
-"""Envoy's name for the time that a callee has, in milliseconds: a mesh in front of a service sets it too."""
+"""Envoy's header for the time that a callee has, in milliseconds; a mesh in front of a service sets it too."""
 
 SENT_HEADER = "X-Request-Start"
-"""The header that says when a request was sent, as `t=` and seconds since 1970: the name that proxies and hosters use.
+"""The header with the time when a request was sent, as `t=` and seconds since 1970; proxies and hosters use this name.
 """
 
 MARGIN = 0.1
@@ -25,7 +25,7 @@ _ends: ContextVar[float] = ContextVar("deadline")
 
 
 class DeadlineExceeded(Exception):
-    """The request's time is up."""
+    """The request's time has run out."""
 
 
 def start(seconds: float) -> None:
@@ -34,7 +34,7 @@ def start(seconds: float) -> None:
 
 
 def allowance(header: str | None, default: float) -> float:
-    """Return the seconds that a caller's header gives, if it is a sound number and less than the default."""
+    """Return the seconds in a caller's header, if it is a valid number and less than the default."""
     if header is not None and header.isascii() and header.isdigit() and len(header) < 10:
         return min(int(header) / 1000, default)
     return default
@@ -46,10 +46,10 @@ def now_sent() -> str:
 
 
 def waited(header: str | None, patience: float | None = None) -> float:
-    """Return the seconds since a request was sent by its SENT_HEADER; 0 if it does not say so, or by another clock.
+    """Return the seconds since a request was sent, by its SENT_HEADER; 0 if it has none, or if the clocks differ.
 
-    `patience` is how long the caller waits, if it says so: it has hung up after that. A caller that is still there has
-    another clock, and may not be refused for it.
+    `patience` is how long the caller waits, if it says so; it hangs up after that. A caller that is still there has
+    another clock, and must not be refused for it.
     """
     sent = _SENT.fullmatch(header or "")
     seconds = max(time.time() - float(sent[1]), 0.0) if sent else 0.0
@@ -57,7 +57,7 @@ def waited(header: str | None, patience: float | None = None) -> float:
 
 
 def remaining() -> float:
-    """Return the seconds left. Raises DeadlineExceeded when there are none, LookupError when no clock was started."""
+    """Return the seconds left. Raises DeadlineExceeded if there are none, LookupError if no clock was started."""
     left = _ends.get() - time.monotonic()
     if left <= 0:
         raise DeadlineExceeded
@@ -65,13 +65,13 @@ def remaining() -> float:
 
 
 class InTime:
-    """A caller's socket that is read until the deadline of the request, however its bytes are spread over the time."""
+    """A caller's socket that is read until the deadline of the request, no matter how slowly its bytes arrive."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
 
     def recv(self, size: int) -> bytes:
-        """Read what has come. Raises DeadlineExceeded if nothing comes until the deadline."""
+        """Read the bytes that have arrived. Raises DeadlineExceeded if none arrive before the deadline."""
         self.sock.settimeout(remaining())
         try:
             return self.sock.recv(size)

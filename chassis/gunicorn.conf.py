@@ -22,7 +22,7 @@ from chassis.deadline import InTime
 
 
 class JsonLines(logging.Formatter):
-    """The master's few lines as JSON. It does not load the telemetry for that: each would be 40 MiB larger."""
+    """Format the master's few log lines as JSON, without the telemetry package, which would cost it 40 MiB."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
@@ -49,38 +49,38 @@ class NothingOfTheCaller(logging.Filter):
 
 
 def refuse(sock: Any, status: int, reason: str, _message: str) -> None:
-    """Answer what never becomes a request, such as one with too long a line, like every error: RFC 9457."""
-    # gunicorn says "Bad Request" to some of them.
+    """Answer a request that cannot be parsed, such as one with too long a line, with a problem document: RFC 9457."""
+    # gunicorn answers "Bad Request" to some of them.
     reason = HTTPStatus(status).phrase if reason == "Bad Request" else reason
     body = json.dumps({"type": "about:blank", "title": reason, "status": status})
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
     util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
 
 
-# gunicorn has no setting for it. Its own page is HTML, and repeats what the caller sent.
+# gunicorn has no setting for it. Its own page is HTML, and repeats the caller's input.
 util.write_error = refuse
-# Nor for this. A worker's main thread would wait two seconds for each caller that does not hang up.
+# There is no setting for this either. A worker's main thread would wait 2 s for each caller that does not hang up.
 util.close_graceful = partial(util.close_graceful, timeout=0.1)
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 worker_class = "gthread"
 threads = THREADS
-# Long, so that a call seldom meets a connection that is just being closed.
+# A long time, so that a call rarely uses a connection that is just being closed.
 keepalive = 75
-# A worker waits so long for its requests, which have a deadline of 5 s, and looks once a second; then its spans
+# A worker waits this long for its requests, which have a deadline of 5 s, and checks once a second; then its spans
 # have 3 s.
 REQUESTS_SECONDS = 6
 # The master kills a worker that has not ended by then.
 graceful_timeout = REQUESTS_SECONDS + 5
 timeout = 30
-# No proxy of ours needs to say who it is, and from a stranger at loopback the headers SCRIPT_NAME, PATH_INFO and
-# X-Forwarded-Proto would be taken.
+# None of our proxies identifies itself, and from a stranger at loopback the headers SCRIPT_NAME, PATH_INFO and
+# X-Forwarded-Proto would be accepted.
 forwarded_allow_ips = ""
-# As long as a header may be; gunicorn's own limit is half of that.
+# The same as the limit of a header; gunicorn's default is half of that.
 limit_request_line = 8190
 # By default every gunicorn of a user listens on the same control socket.
 control_socket_disable = True
-# /dev/shm is in memory: a worker's heartbeat on a slow disk blocks it.
+# /dev/shm is in memory; a heartbeat on a slow disk blocks the worker.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112
 accesslog = None
 errorlog = "-"
@@ -101,24 +101,24 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(_server: Any, worker: Any) -> None:
-    """Make a worker wait less long than its master, which would kill it before it has sent its spans."""
+    """Make a worker wait for a shorter time than its master, which would kill it before it has sent its spans."""
     worker.cfg.set("graceful_timeout", REQUESTS_SECONDS)
     gc.disable()
 
 
 def post_worker_init(worker: Any) -> None:
-    """Begin to collect garbage now that the app is there, and leave out what it is made of: that stays.
+    """Start garbage collection once the app is loaded, and exclude the loaded objects, which stay anyway.
 
-    Looking through it while it loads takes a quarter of the time to start, and at the end as long again.
+    Scanning them takes a quarter of the start-up time, and as long again at shutdown.
     """
-    # On the logger: the handlers are the app's.
+    # Set it on the logger, since the handlers belong to the app.
     worker.log.error_log.addFilter(NothingOfTheCaller())
     gc.freeze()
     gc.enable()
 
 
 def pre_request(_worker: Any, request: Any) -> None:
-    """Let a body come until the request's deadline, and no longer."""
+    """Read a body until the request's deadline, and no longer."""
     request.unreader.sock = InTime(request.unreader.sock)
 
 

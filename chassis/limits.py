@@ -1,8 +1,8 @@
-"""Limits on the work that a service does at a time, below the number of its threads, so that one is always free to
+"""Limits on the work that a service does at a time, below the number of its threads, so that a thread is always free to
 refuse the rest.
 
-A part that hangs holds those who wait for it for as long as their deadline is. Without a limit they would be all
-threads, and no health check would be answered: a bank that hangs would have our own services restarted.
+A part that hangs holds the threads that wait for it until their deadline. Without a limit it would hold all
+threads, and no health check would be answered: if the bank hangs, our own services would be restarted.
 """
 
 import socket
@@ -18,14 +18,14 @@ from chassis.problems import Problem
 
 
 class Places:
-    """So many requests at a time."""
+    """A limit on the number of requests at a time."""
 
     def __init__(self, number: int) -> None:
         self._free = BoundedSemaphore(number)
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Hold a place. Raises Problem: 503 if there is none, or no time left; 400 if the caller is gone."""
+        """Take a place. Raises Problem: 503 if there is none, or no time left; 400 if the caller is gone."""
         refuse_in_vain()
         if not self._free.acquire(blocking=False):
             raise too_many()
@@ -36,7 +36,7 @@ class Places:
 
 
 def install(app: Flask, uncounted: Collection[str]) -> None:
-    """Limit the requests of an app, but for those to the endpoints `uncounted`. The clock has started before."""
+    """Limit the requests of an app, except those to the endpoints `uncounted`. The clock must have been started."""
     places = Places(REQUESTS)
 
     @app.before_request
@@ -51,16 +51,16 @@ def install(app: Flask, uncounted: Collection[str]) -> None:
 
 
 def too_many() -> Problem:
-    """Return the refusal of a request that was not begun."""
+    """Return the refusal of a request that was not started."""
     return Problem(503, "busy", "there is too much to do right now; nothing was begun: try again")
 
 
 def refuse_in_vain() -> None:
-    """Raise Problem if nobody waits for the answer any more: the caller has hung up, or the time is over.
+    """Raise Problem if nobody waits for the answer any more: the caller has hung up, or the time has run out.
 
-    A caller that closes its side of the connection only, as `nc -N` does, has hung up as well: proxies say the same.
+    A caller that only closes its side of the connection, as `nc -N` does, has hung up too; proxies treat it the same.
     """
-    # gunicorn's own: no WSGI server has to give it.
+    # Only gunicorn provides it; WSGI does not require it.
     connection: socket.socket | None = request.environ.get("gunicorn.socket")
     if connection and _hung_up(connection):
         raise Problem(400, detail="the connection was closed before the answer; nothing was begun")

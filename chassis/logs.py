@@ -12,7 +12,7 @@ from telemetry.logs import exception, extra
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record; `trace_id` and `span_id` as in
+    """Format each record as a JSON object; `trace_id` and `span_id` as in
     https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/"""
 
     def __init__(self, service: str = "") -> None:
@@ -20,7 +20,7 @@ class JsonLines(logging.Formatter):
         self.service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line. An exception has type and stack, and no text: that may hold data."""
+        """Return the record as one line. An exception has type and stack, but no text, since that may contain data."""
         line = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "severity": record.levelname,

@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 TYPE_PREFIX = "urn:waybill:problem:"
 RETRY_AFTER_SECONDS = 2
 IN_FLIGHT = "idempotency-key-in-flight"
-"""The one kind of problem, 503 apart, that passes by itself."""
+"""The only kind of problem, besides 503, that is temporary."""
 MAX_ERRORS = 10
 _DEPENDENCIES: dict[str, Callable[[Exception], bool]] = {}
-"""The dependencies that this process has, each with the errors that show its absence."""
+"""The dependencies of this process, each with the errors that show that it is unavailable."""
 CUT_OFF = "the body is cut off, or its chunks are broken"
 
 Body = TypeVar("Body", bound=BaseModel)
 TraceId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Omittable = SkipJsonSchema[None]
-"""The value of a member that is left out."""
+"""The value of an omitted member."""
 
 
 class Fault(BaseModel):
@@ -58,7 +58,7 @@ class Problem(Exception):
     """A refusal that the caller gets as a problem document."""
 
     def __init__(self, status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> None:
-        """Take `kind`, the last part of the problem's type, as None if the status says it all."""
+        """Set up the problem. `kind` is the last part of its type, or None if the status says enough."""
         super().__init__(detail or kind or str(status))
         self.status = status
         self.kind = kind
@@ -67,7 +67,7 @@ class Problem(Exception):
 
 
 class Unavailable(Exception):
-    """A part that this service needs does not answer, or answers nonsense."""
+    """A part that this service needs does not answer, or its answer makes no sense."""
 
     def __init__(self, part: str) -> None:
         super().__init__(part)
@@ -77,7 +77,7 @@ class Unavailable(Exception):
 def read_body(model: type[Body]) -> Body:
     """Return the request's JSON body as a model, with strict types.
 
-    Raises Problem: 408 if it stops coming until the request's deadline, 413 over the app's
+    Raises Problem: 408 if it does not arrive before the request's deadline, 413 over the app's
     MAX_CONTENT_LENGTH, 415 if it is not declared as JSON, 400 if it is not JSON, 422 with a JSON pointer
     (RFC 6901) to each wrong field.
     """
@@ -107,7 +107,7 @@ def install(app: Flask) -> None:
 
 
 def document(status: int, kind: str | None = None, detail: str | None = None, **members: Any) -> Response:
-    """Return a problem document as a response, with `Retry-After` if the problem passes by itself."""
+    """Return a problem document as a response, with `Retry-After` if the problem is temporary."""
     context = trace.get_current_span().get_span_context()
     body = ProblemDocument(
         type=f"{TYPE_PREFIX}{kind}" if kind else "about:blank",
@@ -129,7 +129,7 @@ def add_dependency(name: str, is_absent: Callable[[Exception], bool]) -> None:
 
 
 def failed_dependency(error: Exception) -> str | None:
-    """Return the dependency that failed, or None if the error is a bug of ours."""
+    """Return the dependency that failed, or None if the error is our bug."""
     if isinstance(error, Unavailable):
         return error.part
     if isinstance(error, deadline.DeadlineExceeded):
@@ -143,7 +143,7 @@ def _from_problem(problem: Problem) -> Response:
 
 def _from_http_exception(error: HTTPException) -> Response:
     response = document(error.code or 500, detail=error.description if error.code in (404, 405, 413) else None)
-    # Such as Allow, which a 405 must have.
+    # Keep them: a 405 must have Allow, for example.
     for name, value in error.get_headers(request.environ):
         if name != "Content-Type":
             response.headers[name] = value
@@ -172,7 +172,7 @@ def _what_to_do() -> str:
 def _read() -> bytes:
     try:
         body = request.get_data()
-        # If chunks are too long together, the first 64 KiB come without an error: only a read after them raises.
+        # If chunks are too long in total, the first 64 KiB are read without an error; only the next read raises.
         if request.content_length is None:
             request.stream.read(1)
     except deadline.DeadlineExceeded as error:
@@ -182,14 +182,14 @@ def _read() -> bytes:
     except Exception as error:
         # The server has its own exceptions for chunks that are broken.
         raise Problem(400, detail=CUT_OFF) from error
-    # The end of the connection ends a body without an error, and the part until then may be whole JSON.
+    # If the connection ends, the body ends without an error, and the part before it may be complete JSON.
     if request.content_length is not None and len(body) < request.content_length:
         raise Problem(400, detail=CUT_OFF)
     return body
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return the path of a fault. To the name of a member, pydantic adds a "[key]"."""
+    """Return the path of an error. pydantic adds "[key]" to the name of a member."""
     return location[:-1] if location[-1:] == ("[key]",) else location
 
 

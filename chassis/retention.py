@@ -25,7 +25,7 @@ BATCH = 500
 PATIENCE_SECONDS = 30.0
 """The time that a batch may take."""
 SHARE = 0.1
-"""The share of the time in which the database works for this. The rest is pauses."""
+"""The share of the time in which the database works on this; in the rest, the job pauses."""
 
 
 class RetentionSettings(ServiceSettings):
@@ -37,16 +37,16 @@ class RetentionSettings(ServiceSettings):
 
 @dataclass(frozen=True)
 class Old:
-    """The rows of a table that may go once they are old enough."""
+    """The rows of a table that may be deleted once they are old enough."""
 
     key: InstrumentedAttribute[Any]
     """The primary key, of one column."""
     by: InstrumentedAttribute[Any]
     """An indexed column that grows with the age of the row; the oldest rows go first."""
     since: InstrumentedAttribute[Any]
-    """The time from which on a row ages. A row without it stays."""
+    """The time from which the age of a row is counted. A row without it is kept."""
     condition: Sequence[ColumnElement[bool]] = ()
-    """A further condition that a row has to meet."""
+    """Another condition for deleting a row."""
 
 
 def delete_old(engine: Engine, tables: Sequence[Old], age: timedelta, share: float = SHARE) -> dict[str, int]:
@@ -73,7 +73,7 @@ def delete_old(engine: Engine, tables: Sequence[Old], age: timedelta, share: flo
 def _delete_batch(engine: Engine, old: Old, age: timedelta, last: object) -> Sequence[Any]:
     found = select(old.key, old.by).where(old.since < func.now() - age, *old.condition)
     if last is not None:
-        # The rows that are gone already need not be passed over again.
+        # Start after the rows that are already deleted.
         found = found.where(old.by >= last)
     with engine.begin() as db:
         rows = db.execute(found.order_by(old.by).limit(BATCH).with_for_update(skip_locked=True)).all()
@@ -83,7 +83,7 @@ def _delete_batch(engine: Engine, old: Old, age: timedelta, last: object) -> Seq
 
 
 def main(name: str, tables: Sequence[Old]) -> None:
-    """Run the job of a service, as a process that ends when everything old is gone, and log how much that was."""
+    """Run the job of a service, as a process that ends when everything old is deleted, and log how much that was."""
     settings = RetentionSettings.read()
     logs.configure(name)
     engine = database.connect(name, settings.database_url.get_secret_value(), PATIENCE_SECONDS)

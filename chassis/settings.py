@@ -21,10 +21,10 @@ def _begins(*beginnings: str) -> AfterValidator:
 Seconds = Annotated[float, Field(gt=0, le=60)]
 DatabaseUrl = Annotated[SecretStr, _begins("postgresql+psycopg://")]
 ValkeyUrl = Annotated[SecretStr, _begins("redis://", "rediss://", "unix://")]
-"""Secrets, since they may hold a password."""
+"""URLs are secrets, since they may contain a password."""
 
 DO_NOT_RESTART = 3
-"""The exit status that gunicorn knows a worker by that will never start; any other it starts again, for ever."""
+"""The exit status of a worker that will never start, for gunicorn: with any other it restarts the worker for ever."""
 
 SECRETS = Path("/run/secrets")
 """The folder into which Docker and Kubernetes mount secrets by default: a file `database_url` stands for DATABASE_URL.
@@ -40,20 +40,20 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(secrets_dir=SECRETS if SECRETS.is_dir() else None)
 
     request_deadline: Seconds = 5.0
-    """The time that a request may take, with everything that it calls."""
+    """How long a request may take, including all calls."""
 
     @classmethod
     def read(cls) -> Self:
-        """Read the environment, once, in the app factory; a mistake ends the process."""
+        """Read the environment, once, in the app factory; a wrong value ends the process."""
         try:
             return cls()
         except ValidationError as error:
-            # Never the value: it may be a password.
+            # Never print the value: it may be a password.
             wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
             refuse("; ".join(wrong))
 
     def open(self) -> dict[str, str]:
-        """Return those that may be shown, by their variables: no secret, and of a URL neither user nor password."""
+        """Return the settings that may be shown, by variable: no secrets, and URLs without user and password."""
         shown = {name.upper(): value for name, value in self if value is not None and not isinstance(value, SecretStr)}
         return {name: re.sub("//[^/@]*@", "//", str(value)) for name, value in shown.items()}
 

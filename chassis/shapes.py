@@ -1,4 +1,4 @@
-"""Shapes of texts that several services read."""
+"""Formats of strings that several services read."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Tracing of our services: of their libraries, with the official instrumentations or lean, and of their own code."""
+"""Tracing of our services: their libraries, with the official instrumentations or lean, and their own code."""
 
 import os
 from types import ModuleType
@@ -11,13 +11,13 @@ from telemetry import lean
 from telemetry.conventions import SCHEMA_URL
 
 VERSION = telemetry.__version__
-"""The version of all that is ours: it is released together."""
+"""The version of all our code, which is released together."""
 
 WAYS = {"official": telemetry, "lean": lean}
 
 
 def way() -> ModuleType:
-    """Return where `configure` and `instrument_app` come from; WAYBILL_TELEMETRY=lean chooses the second way."""
+    """Return the module with `configure` and `instrument_app`; WAYBILL_TELEMETRY=lean selects the lean one."""
     name = os.environ.get("WAYBILL_TELEMETRY") or "official"
     if name not in WAYS:
         refuse(f"WAYBILL_TELEMETRY: use {' or '.join(WAYS)}")
@@ -25,10 +25,10 @@ def way() -> ModuleType:
 
 
 def tracer(name: str) -> trace.Tracer:
-    """Return the tracer of a module of ours, whose spans say which version made them, by which conventions."""
+    """Return the tracer of one of our modules; its spans name our version and the schema URL."""
     return trace.get_tracer(name, VERSION, schema_url=SCHEMA_URL)
 
 
 def meter(name: str) -> metrics.Meter:
-    """Return the meter of a module of ours, likewise."""
+    """Return the meter of one of our modules, in the same way."""
     return metrics.get_meter(name, VERSION, schema_url=SCHEMA_URL)

@@ -1,4 +1,4 @@
-"""A process without HTTP: loops that end after the step they are in, and show that they are alive."""
+"""A process without HTTP: loops that finish their current step before they end, and show that they are alive."""
 
 import gc
 import logging
@@ -20,14 +20,14 @@ AFTER_AN_ERROR_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Loop:
-    """A step that is called again and again; it returns whether there was work; if there was none, wait."""
+    """A step that is called repeatedly; it returns whether there was work. If there was none, the loop waits."""
 
     step: Callable[[], bool]
     idle_seconds: float
 
 
 class Heartbeat:
-    """A file for a probe, touched each time that every loop has made a step since the last time."""
+    """A file for a probe, touched each time that every loop has made another step."""
 
     def __init__(self, file: Path, loops: int) -> None:
         self.file = file
@@ -36,7 +36,7 @@ class Heartbeat:
         self._lock = threading.Lock()
 
     def beat(self, loop: Loop) -> None:
-        """Say that a loop has made a step. Raises OSError if the file cannot be touched."""
+        """Record that a loop has made a step. Raises OSError if the file cannot be touched."""
         with self._lock:
             self._stepped.add(loop)
             if len(self._stepped) == self._loops:
@@ -45,11 +45,11 @@ class Heartbeat:
 
 
 def run(name: str, *loops: Loop) -> None:
-    """Run loops side by side until SIGTERM or SIGINT, then let each end the step that it is in.
+    """Run loops in parallel until SIGTERM or SIGINT, then let each finish its current step.
 
-    A step that raises is logged and tried again: the parts that it needs come and go. While every loop makes steps
-    without an error, the file HEARTBEAT_FILE is touched again and again; and while every loop makes steps at all, one
-    beside it that ends in `.turning`. A restart helps if the second grows old, and not if only the first does.
+    A step that raises is logged and tried again, since the parts that it needs may be down. While every loop succeeds,
+    the file HEARTBEAT_FILE is touched repeatedly; while every loop makes any steps, the file beside it
+    that ends in `.turning` is. A restart helps if the second file gets old, but not if only the first does.
     """
     # Exclude the loaded objects from garbage collection: scanning them costs a third of a second at the end.
     gc.freeze()

@@ -1,1 +1,1 @@
-"""Everything that demonstrates or breaks something on purpose; a shop needs none of it."""
+"""Everything that demonstrates something or breaks it on purpose; a shop does not need it."""

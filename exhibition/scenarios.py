@@ -1,7 +1,7 @@
-"""The scenarios: every fault that a user can ask for, each with all that is known of it.
+"""The scenarios: every fault that a user can ask for, with everything that is known about it.
 
-This is the only list of them. The API, the load, the drill, the walkthroughs and the tests read it. It is data and
-imports nothing of ours, so that the tool can read it too. `exhibition/faults/` makes the faults.
+This is the only list of them. The API, the load, the drill, the walkthroughs and the tests read it. It is data, and
+imports none of our modules, so that the tool can read it too. `exhibition/faults/` makes the faults.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Any
 SCENARIO = "waybill.scenario"
 """The member of the baggage that selects a scenario: `baggage: waybill.scenario=<name>`."""
 DRILL = "waybill.drill"
-"""Selects one too, and is not among the keys that become attributes: in a drill, no span is to tell the fault."""
+"""Also selects one, but does not become an attribute: in a drill, no span may name the fault."""
 SYNTHETIC = "waybill.synthetic"
 """Marks an order that a test or a load placed."""
 TAKEN_UP_AGAIN = "waybill.taken_up_again"
-"""Marks an order that was left: its scenario is still told of, and does not act once more."""
+"""Marks an order that is resumed: its scenario is still recorded, but does not act again."""
 BAGGAGE_KEYS = (SCENARIO, SYNTHETIC)
 UNKNOWN = "unknown"
 """The name that stands for a scenario that does not exist."""
@@ -45,29 +45,29 @@ class Scenario:
     acts: tuple[Place, ...]
     """The connections on which it acts."""
     spans: tuple[tuple[str, str], ...]
-    """Service and name of each span that tells the fault; the first is that which its walkthrough marks."""
+    """Service and name of each span that shows the fault; its walkthrough marks the first."""
     cause: str
     status: int = 201
     """The HTTP status that the customer gets."""
     without: frozenset[str] = frozenset()
-    """The services that have no span in its trace, of those that a shipped order has spans of."""
+    """The services that have spans in the trace of a shipped order, but not in this one."""
     deliveries: int = 1
     """The number of times that the message to fulfilment is delivered, if there is one."""
     slow: bool = False
     """True if one span takes longer than all others together."""
     everyday: bool = False
-    """True if it also occurs without being asked for, so that the drill never looks for it."""
+    """True if it also occurs in normal operation, so that the drill never uses it."""
     one_at_a_time: bool = False
-    """True if an order at the same time would show something of it."""
+    """True if a concurrent order would be affected too."""
     products: int = 1
-    """The number of different products to order to see it well."""
+    """The number of different products to order to see it clearly."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the body of the calls on which it acts."""
     statement: SlowStatement | None = None
 
     @property
     def refusal(self) -> bool:
-        """Return whether the customer is refused: business as usual, and not an error."""
+        """Return whether the customer is refused, which is business as usual and not an error."""
         return 400 <= self.status < 500
 
 
@@ -121,7 +121,7 @@ SCENARIOS = {
             status=409,
             without=NOT_SHIPPED | {"payment"},
             everyday=True,
-            # The first order of a product has the cache know its price.
+            # The first order of a product puts its price into the cache.
             one_at_a_time=True,
             body={"quantities": {"TEA-SOLD-OUT": 1}},
         ),
@@ -139,7 +139,7 @@ SCENARIOS = {
             acts=(("inventory", "cache"),),
             spans=(("inventory", "SELECT products"),),
             cause="The cache does not have the requested entries.",
-            # The cache forgets after a minute.
+            # Cache entries expire after a minute.
             everyday=True,
             products=5,
         ),

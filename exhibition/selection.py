@@ -1,7 +1,7 @@
-"""The scenario that a request asks for, and the options of connections with which it happens.
+"""The scenario that a request asks for, and the options that make its connections break.
 
-A request selects one with the header `baggage: waybill.scenario=<name>`. The baggage travels with the request,
-through the queue too, and each fault happens where the real one would: in the connection to a database, the cache
+A request selects one with the header `baggage: waybill.scenario=<name>`. The baggage travels with the request, also
+through the queue, and each fault happens where the real one would: in the connection to a database, the cache
 or another service. Nothing happens unless WAYBILL_SCENARIOS=on, in each process.
 """
 
@@ -19,7 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def enabled() -> bool:
-    """Return whether this process takes part."""
+    """Return whether scenarios are on in this process."""
     return os.environ.get("WAYBILL_SCENARIOS", "off") == "on"
 
 
@@ -36,9 +36,9 @@ def injected(service: str, connection: str) -> dict[str, Any]:
 
 
 def one_by_one(read: Function) -> Function:
-    """Return a function that reads many keys at once, such that it reads them one by one in the scenario n-plus-one.
+    """Return the function, which reads many keys at once, changed to read them one by one in the scenario n-plus-one.
 
-    If the scenarios are off, it is the function itself.
+    If the scenarios are off, return it unchanged.
     """
     if not enabled():
         return read
@@ -64,14 +64,14 @@ def runs(*names: str) -> bool:
 
 
 def keep_baggage(header: str) -> str:
-    """Return what the edge lets in of a caller's baggage: a scenario or a drill's, and whether it is synthetic.
+    """Return the part of a caller's baggage that the edge accepts: a scenario, for a drill or not, and `synthetic`.
 
-    A scenario that does not exist becomes `unknown`, so that the request can be told.
+    A scenario that does not exist becomes `unknown`, so that the request can be refused.
     """
     if not enabled():
         return ""
     sent = baggage.get_all(W3CBaggagePropagator().extract({"baggage": header}, Context()))
-    # Behind a semicolon come properties, which say nothing to us.
+    # Properties follow after a semicolon; we do not use them.
     members = {key: str(value).partition(";")[0].strip() for key, value in sent.items()}
     asked = {key: members[key] for key in (SCENARIO, DRILL) if key in members}
     kept = [f"{key}={name if name in SCENARIOS else UNKNOWN}" for key, name in asked.items()]

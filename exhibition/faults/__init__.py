@@ -1,4 +1,4 @@
-"""The faults: connections that break for a request that asks for it, and for no other.
+"""The faults: connections that only break for a request that asks for it.
 
 Imported only if WAYBILL_SCENARIOS=on: `exhibition/selection.py`. A service imports those of its own connections.
 """
@@ -14,18 +14,18 @@ from exhibition.selection import runs
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 STORES = {"cache", "database", "stream"}
-"""The names of connections that are not calls of another service."""
+"""The names of connections that are not calls to another service."""
 
 
 def options(service: str, connection: str) -> dict[str, Any]:
-    """Return the options of a connection on which a scenario acts. Raise KeyError if none does."""
+    """Return the options of a connection on which a scenario acts. Raises KeyError if none does."""
     kind = "stores" if connection in STORES else "calls"
     place: Place = (service, connection)
     return dict(import_module(f"exhibition.faults.{kind}").OPTIONS[place])
 
 
 def one_by_one(read: Function) -> Function:
-    """Return a function that reads many keys at once, such that it reads them one by one in `n-plus-one`."""
+    """Return the function, which reads many keys at once, changed to read them one by one in `n-plus-one`."""
 
     @wraps(read)
     def wrapper(source: object, keys: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Calls of another service that break: adapters for requests."""
+"""Faults in calls to another service: adapters for requests."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class ForgetfulAdapter(client.Adapter):
 
 
 class ChangingAdapter(client.Adapter):
-    """A transport that changes the body of a call as the scenario says that acts on it."""
+    """A transport that changes the body of a call if a scenario acts on it."""
 
     place: Place
 
@@ -33,13 +33,13 @@ class ChangingAdapter(client.Adapter):
 
 
 class CallToOrder(ChangingAdapter):
-    """The gateway's way to order."""
+    """The connection from the gateway to order."""
 
     place = ("gateway", "order")
 
 
 class CallToAcquirer(ChangingAdapter):
-    """Payment's way to the acquirer."""
+    """The connection from payment to the acquirer."""
 
     place = ("payment", "acquirer")
 

@@ -1,4 +1,4 @@
-"""Databases, a cache and a stream that break: a pool, clients of Redis, and a listener for SQLAlchemy's statements."""
+"""Faults in databases, cache and stream: a pool, Redis clients, and a listener for SQLAlchemy's statements."""
 
 import threading
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ tracer = tracing.tracer(__name__)
 
 
 class ExhaustiblePool(telemetry.WaitTracingPool):
-    """A pool from which a request takes a connection of a pool of its own in the scenario `pool-exhaustion`.
+    """A pool that gives a request a connection from a separate pool in the scenario `pool-exhaustion`.
 
-    That has one connection, and a long transaction has it.
+    That pool has one connection, and a long transaction holds it.
     """
 
     def connect(self) -> PoolProxiedConnection:
@@ -34,7 +34,7 @@ class ExhaustiblePool(telemetry.WaitTracingPool):
         threading.Thread(target=_hold_connection, args=(narrow, taken)).start()
         taken.wait(self._timeout)
         connection = narrow.connect()
-        # It ends with the request, as its pool does.
+        # It ends with the request, and so does its pool.
         connection.detach()
         return connection
 
@@ -52,14 +52,14 @@ class ExhaustiblePool(telemetry.WaitTracingPool):
 
 
 def _hold_connection(pool: telemetry.WaitTracingPool, taken: threading.Event) -> None:
-    """Take time in a transaction, in a trace of its own: the one that the wait's link leads to."""
+    """Take time in a transaction, in a separate trace: the one that the wait's link leads to."""
     with tracer.start_as_current_span("long_transaction", context=Context()), closing(pool.connect()) as connection:
         taken.set()
         connection.cursor().execute("SELECT pg_sleep(%s)", [HELD_SECONDS])
 
 
 def slow_down(cursor: Any, statement: str, _parameters: object, context: Any) -> None:
-    """Have the database sleep first, as part of the statement, of its span and of what is caught from it."""
+    """Make the database sleep first, as part of the statement and its span, and within its error handling."""
     scenario = running()
     slow = scenario.statement if scenario else None
     if slow and telemetry.operation_and_table(statement, context) == (slow.operation, slow.table):
@@ -67,17 +67,17 @@ def slow_down(cursor: Any, statement: str, _parameters: object, context: Any) ->
 
 
 class ColdCache(redis.Redis):
-    """A cache that knows none of the keys in the scenarios `cold-cache` and `n-plus-one`."""
+    """A cache that has none of the keys in the scenarios `cold-cache` and `n-plus-one`."""
 
     def mget(self, keys: Any, *args: Any) -> Any:
-        """Ask for keys that nobody knows."""
+        """Look up keys that do not exist."""
         if runs("cold-cache", "n-plus-one"):
             keys = [f"cold:{key}" for key in keys]
         return super().mget(keys, *args)
 
 
 class SpoilingStream(redis.Redis):
-    """A stream whose messages nobody understands in the scenario `poison-message`."""
+    """A stream whose messages cannot be read in the scenario `poison-message`."""
 
     def xadd(self, name: Any, fields: Any, *args: Any, **options: Any) -> Any:
         """Send a message with a broken payload."""

@@ -1,4 +1,4 @@
-"""The shop page and the view of a trace: a demonstration's pages, which a service mounts beside its API."""
+"""The shop page and the view of a trace: pages for demonstrations, which a service mounts beside its API."""
 
 import gzip
 import hashlib
@@ -19,13 +19,13 @@ from exhibition.viewer.waterfall import shorten, texts
 from telemetry.traces import TRACE_ID, duration
 
 UNTRACED = (r"traces/[^/?]+(?:\?.*)?", r"assets/[^/?]+(?:\?.*)?")
-"""A page asks for its trace until it is whole: spans of that would bury those of the orders."""
+"""A page polls for its trace until it is whole; spans of these requests would bury those of the orders."""
 
 COLOURS = 8
 """The number of colours in static/shop.css."""
 STATIC = Path(__file__).with_name("static")
 WORTH_COMPRESSING = 1_000
-"""Bytes; less fits into one packet as it is."""
+"""Bytes; smaller answers fit into one packet uncompressed."""
 
 
 def mount(
@@ -37,9 +37,9 @@ def mount(
 ) -> None:
     """Add `/`, `/traces/<trace_id>` and `/assets/` to the app.
 
-    `public_url` is where a browser finds the Jaeger that is at `jaeger_url` for us. `products` returns what the shop
-    sells, or raises Problem or Unavailable. `logs_file` is where the Collector writes the log lines of all services, if
-    we can read that.
+    `public_url` is the address for browsers of the Jaeger at `jaeger_url`. `products` returns what the shop
+    sells, or raises Problem or Unavailable. `logs_file` is the file to which the Collector writes all log lines, if
+    we can read it.
     """
     pages = Blueprint("viewer", __name__, template_folder="templates", static_folder=STATIC, static_url_path="/assets")
     traces = Traces(jaeger_url, public_url)
@@ -78,7 +78,7 @@ def mount(
 
     @pages.app_template_global()
     def asset(name: str) -> str:
-        """Return the address of a static file, which changes with its content: a browser never asks for it again."""
+        """Return the address of a static file, which changes with its content, so that a browser never reloads it."""
         return url_for("viewer.static", filename=name, v=versions[name])
 
     pages.add_app_template_filter(duration)
@@ -88,7 +88,7 @@ def mount(
 
 
 def _only_if_new(page: str) -> Response:
-    """Answer a browser that has this page already with "304 Not Modified", which is short."""
+    """Answer "304 Not Modified", which is short, to a browser that already has this page."""
     response = make_response(page)
     response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag(weak=True)
@@ -97,7 +97,7 @@ def _only_if_new(page: str) -> Response:
 
 
 def _compressed(response: Response) -> Response:
-    """Compress an answer for a browser that can read that."""
+    """Compress an answer if the browser supports it."""
     response.vary.add("Accept-Encoding")
     if response.status_code not in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE) or response.content_encoding:
         return response

@@ -1,4 +1,4 @@
-"""The log lines of a trace, from the file that the Collector writes, within bounds."""
+"""The log lines of a trace, from the file that the Collector writes, with limits."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from telemetry.records import Record, of_trace
 MAX_BYTES = 8 * 1024 * 1024
 """The size of the newest records that are kept: some thousands of orders."""
 MAX_LINES = 200
-"""The number of a trace's lines that are shown."""
+"""The maximum number of lines shown for a trace."""
 
 
 class Logs:
     """The newest log lines of a trace, by the span that wrote them."""
 
     def __init__(self, trace: Waterfall, file: Path | None) -> None:
-        """`file` may be one that is not there, or that we may not read: then `known` is False."""
+        """Set up the reader. `known` is False if `file` does not exist, or we may not read it."""
         found: Sequence[Record] = ()
         try:
             found = of_trace(file, trace.trace.trace_id, MAX_BYTES) if file else ()
@@ -33,5 +33,5 @@ class Logs:
         return sum(map(len, self._of_span.values()))
 
     def of(self, span_id: str) -> Sequence[Record]:
-        """Return the lines that a span wrote, by time; those of no span that is here for ""."""
+        """Return the lines that a span wrote, by time; for "", the lines of spans that are not here."""
         return self._of_span.get(span_id, ())

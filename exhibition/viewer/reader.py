@@ -1,4 +1,4 @@
-"""Reading traces from Jaeger, within bounds."""
+"""Read traces from Jaeger, with limits."""
 
 import json
 import threading
@@ -14,25 +14,25 @@ from telemetry.traces import RAW_TRACES, traces_from_json
 SECONDS = 2.0
 MAX_BYTES = 8 * 1024 * 1024
 READERS = 2
-"""The number of threads that read at once: one that waits for Jaeger takes no order meanwhile."""
+"""The number of threads that may read at once, since a thread that waits for Jaeger cannot take an order."""
 
 
 class Unreadable(Exception):
-    """Jaeger's answer cannot be shown; the message is for people and says why."""
+    """Jaeger's answer cannot be shown; the message says why."""
 
 
 class Traces:
-    """Reads traces from one Jaeger. That is not traced: looking at traces would make more of them."""
+    """Reads traces from one Jaeger. This is not traced, since looking at traces would make more of them."""
 
     def __init__(self, url: str, public_url: str) -> None:
-        """`public_url` is where a browser finds what is at `url` for us."""
+        """Set up the reader. `public_url` is the address for a browser of what we find at `url`."""
         self._client = Client("Jaeger", url, internal=False, max_bytes=MAX_BYTES)
         self._public_url = public_url.rstrip("/")
         self._has_web_ui: bool | None = None
         self._readers = threading.BoundedSemaphore(READERS)
 
     def find(self, trace_id: str) -> Waterfall | None:
-        """Return the spans that have arrived of a trace, None while there are none. Raises Unreadable."""
+        """Return the spans of a trace that have arrived, None while there are none. Raises Unreadable."""
         status, body = self._get(f"/api/v3/traces/{trace_id}")
         if status == 404:
             return None
@@ -45,7 +45,7 @@ class Traces:
         return Waterfall(found[0]) if found else None
 
     def link(self, trace_id: str) -> str | None:
-        """Return where Jaeger's web UI shows a trace; None if it carries none, or cannot be asked."""
+        """Return the URL of a trace in Jaeger's web UI; None if there is no web UI, or Jaeger does not answer."""
         if self._has_web_ui is None:
             with suppress(Unreadable):
                 status, body = self._get("/")
@@ -54,7 +54,7 @@ class Traces:
         return f"{self._public_url}/trace/{trace_id}" if self._has_web_ui else None
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        """Return status and body, unless too many wait for Jaeger already. Raises Unreadable."""
+        """Return status and body, unless too many already wait for Jaeger. Raises Unreadable."""
         if not self._readers.acquire(blocking=False):
             raise Unreadable("Too many are looking at traces.")
         try:

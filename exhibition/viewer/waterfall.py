@@ -1,6 +1,6 @@
 """A trace laid out as a waterfall.
 
-Whatever is in a span was written by others: it is bounded here, and escaped by the templates.
+The content of a span is not trusted: it is limited here, and escaped by the templates.
 """
 
 import json
@@ -15,14 +15,14 @@ from telemetry.traces import DEEPEST, Attributes, Span, Trace
 MAX_SPANS = 500
 MAX_TEXT = 4_000
 MAX_EVENTS = 20
-"""The number of a span's events that are marked on its bar."""
+"""The maximum number of events that are marked on a span's bar."""
 SHORTEST_BAR = 0.006
-"""As a part of the whole time: a bar of no width could not be seen."""
+"""A share of the whole time, so that even the shortest bar is visible."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A span in its place: begin, width and ticks are percent of the whole time."""
+    """A span with its position: begin, width and ticks are percent of the whole time."""
 
     span: Span
     depth: int
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def event_names(self) -> Sequence[str]:
-        """Return the different names of its first events."""
+        """Return the distinct names of its first events."""
         return list(dict.fromkeys(shorten(event.name) for event in self.span.events[:MAX_EVENTS]))
 
 
@@ -61,7 +61,7 @@ class Waterfall:
 
     @property
     def answered(self) -> float | None:
-        """Return where the answer was out, in percent; None if nothing comes after it, or this is no request."""
+        """Return when the answer was sent, in percent; None if nothing follows it, or this is not a request."""
         roots = self.trace.roots
         if len(roots) != 1 or roots[0].kind != "SERVER":
             return None
@@ -70,7 +70,7 @@ class Waterfall:
 
     @property
     def first_failure(self) -> Row | None:
-        """Return the row in which something failed first, if it is shown."""
+        """Return the row where the failure began, if it is shown."""
         origins = [row for row in self.rows if row.is_origin]
         return min(origins, key=lambda row: row.span.start_ns, default=None)
 
@@ -100,12 +100,12 @@ class Waterfall:
 
 
 def texts(attributes: Attributes) -> list[tuple[str, str]]:
-    """Return attributes as people read them, by name: a text as it is, all else as JSON."""
+    """Return attributes in a readable form, by name: strings as they are, everything else as JSON."""
     return sorted((shorten(name), shorten(_text(value))) for name, value in attributes.items())
 
 
 def shorten(text: str) -> str:
-    """Return a text up to a length that a page can bear."""
+    """Return a text, cut to a length that a page can show."""
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 

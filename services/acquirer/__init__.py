@@ -1,4 +1,4 @@
-"""A third party's payment API: it knows nothing of us, traces nothing, and shares nothing with us but HTTP."""
+"""A third party's payment API: it knows nothing about us, traces nothing, and shares only HTTP with us."""
 
 from flask import Flask
 

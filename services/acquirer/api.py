@@ -31,7 +31,7 @@ def create_blueprint(ledger: Ledger) -> Blueprint:
 
     @blueprint.get("/authorizations")
     def list_all() -> ResponseReturnValue:
-        """List every authorization, so that books can be compared."""
+        """List every authorization, so that accounts can be compared."""
         return jsonify(
             authorizations=[
                 {"key": key, "status": authorization.status}
@@ -50,7 +50,7 @@ def create_blueprint(ledger: Ledger) -> Blueprint:
 
     @blueprint.get("/healthz")
     def healthz() -> ResponseReturnValue:
-        """Tell that the process lives."""
+        """Report that the process is alive."""
         return jsonify(status="ok")
 
     return blueprint

@@ -5,19 +5,19 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-# The token of a card, for tests: no password of ours.
+# The token of a test card, not a password of ours.
 DECLINED_TOKEN = "tok_declined"  # noqa: S105  # nosec B105
 KEPT = 100_000
-"""Authorizations kept; older ones are forgotten, so that the process does not grow for ever."""
+"""The number of authorizations kept; older ones are dropped, so that the process does not grow for ever."""
 
 
 class KeyReused(Exception):
-    """The key came before, with another request."""
+    """The key was used before, with another request."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A payment that is asked for: an amount in minor units, and the token to charge."""
+    """A requested payment: an amount in minor units, and the token to charge."""
 
     amount: int
     currency: str

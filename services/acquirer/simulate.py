@@ -29,7 +29,7 @@ def _fail_twice(key: str) -> Response | None:
 
 
 def _never_answer(_key: str) -> Response:
-    # Longer than anybody waits, and not longer: the thread is one of a few.
+    # Longer than anybody waits, but not much longer, since there are only a few threads.
     time.sleep(TOO_LONG_SECONDS)
     return _unavailable()
 

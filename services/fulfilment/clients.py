@@ -9,7 +9,7 @@ from chassis.client import Client
 
 
 class Unconfirmed(BaseModel):
-    """Completed orders of which order does not know yet that they are shipped."""
+    """Completed orders that order does not know to be shipped yet."""
 
     order_ids: list[UUID]
 
@@ -21,11 +21,11 @@ class Orders:
         self.client = Client("order", url)
 
     def unconfirmed(self) -> list[UUID]:
-        """Return the orders to look for, some hundreds at most. Raises Unavailable."""
+        """Return the orders to look for, a few hundred at most. Raises Unavailable."""
         return self.client.read(self.client.call("GET", "/announcements"), Unconfirmed).order_ids
 
     def report(self, shipped: Collection[UUID], under_way: Collection[UUID], missing: Collection[UUID]) -> None:
-        """Tell what became of them. Raises Unavailable."""
+        """Report the state of the orders. Raises Unavailable."""
         answer = {"shipped": shipped, "under_way": under_way, "missing": missing}
         body = {name: [str(order_id) for order_id in order_ids] for name, order_ids in answer.items()}
         self.client.call("POST", "/announcements", json=body)

@@ -24,7 +24,7 @@ PAGE = 1000
 def compare(engine: Engine, stream: redis.Redis, orders: Orders, seconds: float) -> bool:
     """Tell order which of its completed orders are shipped and which are missing; False if there are none.
 
-    A poll belongs to no order: nothing of it is traced.
+    A poll does not belong to an order, so it is not traced.
     """
     deadline.start(seconds)
     try:
@@ -33,7 +33,7 @@ def compare(engine: Engine, stream: redis.Redis, orders: Orders, seconds: float)
             if asked:
                 shipped = shipped_of(engine, asked)
                 under_way = asked & _messages(stream) if asked - shipped else set()
-                # Looked for once more: a message that is gone by now may have been shipped meanwhile.
+                # Check again: the order of a message that is gone by now may have been shipped meanwhile.
                 shipped |= shipped_of(engine, asked - shipped)
                 orders.report(shipped, under_way - shipped, asked - shipped - under_way)
     except (Unavailable, deadline.DeadlineExceeded) as error:
@@ -51,7 +51,7 @@ def _messages(stream: redis.Redis) -> set[UUID]:
             try:
                 found.add(OrderCompleted.model_validate_json(fields.get("payload", "")).order_id)
             except ValidationError:
-                # It says of no order that it is under way.
+                # Such a message does not belong to a known order.
                 continue
     return found
 

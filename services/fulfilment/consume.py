@@ -1,10 +1,10 @@
-"""fulfilment: ships every order that the stream tells of.
+"""fulfilment: ships every order in the stream.
 
     python -m services.fulfilment.consume
 
-A consumer group shares the messages among all that run. One that is not acknowledged is delivered again, to
-whoever asks. One that is itself to blame is put aside after five deliveries, into a stream of its own, with what went
-wrong; any other is tried again for as long as it takes.
+A consumer group shares the messages among all consumers. One that is not acknowledged is delivered again, to
+the next consumer that asks. If the message itself is the cause, it is put aside after five deliveries, into a separate
+stream, with the error; otherwise it is retried for as long as it takes.
 """
 
 import logging
@@ -44,9 +44,9 @@ CLAIM_SECONDS = 1.0
 """The interval at which to look for messages that a consumer received and did not finish."""
 LONGEST_PAUSE_SECONDS = 30.0
 TO_BLAME = (ValidationError, DataError, IntegrityError)
-"""The errors that a message causes itself: it cannot be read, or its values are none that the table takes.
+"""The errors that a message causes itself: it cannot be read, or the table does not accept its values.
 
-Whatever else goes wrong passes, or is mended by somebody: a full disk, a lock, a right that is missing.
+Any other error is temporary, or somebody fixes it: a full disk, a lock, a missing permission.
 """
 
 
@@ -63,11 +63,11 @@ class Consumer:
     next_claim: float = 0.0
     pause: float = CLAIM_SECONDS
     cursor: str = "0-0"
-    """The place at which to go on looking for unfinished messages, so that each has its turn."""
+    """The position at which to continue looking for unfinished messages, so that each gets its turn."""
 
     def step(self) -> bool:
-        """Wait for a message, a second at most, and handle it; False if none came."""
-        # A poll belongs to no order: each that comes back empty would be a trace of its own.
+        """Wait for a message, at most a second, and handle it; False if none came."""
+        # A poll does not belong to an order, and each empty one would be a separate trace.
         with suppress_instrumentation():
             try:
                 self._join_group()
@@ -80,7 +80,7 @@ class Consumer:
         return bool(deliveries)
 
     def _join_group(self) -> None:
-        """Make the group if there is none: at the first start, and after the server lost its data."""
+        """Create the group if there is none: at the first start, and after the server lost its data."""
         if not self.joined:
             try:
                 self.stream.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
@@ -94,10 +94,10 @@ class Consumer:
         return [(message_id, fields, 1) for _, messages in answer or [] for message_id, fields in messages]
 
     def _abandoned(self) -> list[tuple[str, dict[str, str], int]]:
-        """Return a message that somebody got and did not acknowledge, now ours, and how often it was delivered."""
+        """Claim a message that a consumer did not acknowledge; return it, and how often it was delivered."""
         if time.monotonic() < self.next_claim:
             return []
-        # Each delivery is a span in an order's trace. While the database is away there is none.
+        # Each delivery is a span in an order's trace, so there is none while the database is down.
         database.ping(self.engine)
         answer: Any = self.stream.xautoclaim(STREAM, GROUP, self.name, self.redeliver_after_ms, self.cursor, count=1)
         self.cursor = answer[0]
@@ -111,7 +111,7 @@ class Consumer:
         return int(pending[0]["times_delivered"]) if pending else 1
 
     def _handle(self, message_id: str, fields: dict[str, str], count: int) -> None:
-        """Ship what the message tells of, and acknowledge it. An error leaves it for the next delivery."""
+        """Ship the order of a message, and acknowledge it. After an error it is left for the next delivery."""
         with (
             suppress(Exception),
             streams.processing(
@@ -139,7 +139,7 @@ class Consumer:
         self.pause = min(2 * self.pause, LONGEST_PAUSE_SECONDS)
 
     def _acknowledge(self, message_id: str) -> None:
-        # Deleted as well, so that the stream holds only messages that are still to be processed.
+        # Deleted as well, so that the stream only has messages that are still to be processed.
         with self.stream.pipeline() as pipeline:
             pipeline.xack(STREAM, GROUP, message_id)
             pipeline.xdel(STREAM, message_id)
@@ -165,7 +165,7 @@ def main() -> None:
     url = settings.database_url.get_secret_value()
     engine = database.connect("fulfilment", url, settings.request_deadline, **injected("fulfilment", "database"))
     database.create_tables(engine, Base)
-    # An answer may take as long as it waits for a message.
+    # An answer may take as long as the wait for a message.
     patience = settings.request_deadline + BLOCK_MS / 1000
     stream = cache.connect(settings.valkey_url.get_secret_value(), patience)
     orders = Orders(str(settings.order_url))

@@ -76,7 +76,7 @@ def describe(letter_id: str, letter: dict[str, str]) -> str:
 def main(action: str, ids: tuple[str, ...]) -> None:
     """List the messages that fulfilment put aside, send them back (replay), or drop them.
 
-    IDS are those of the list, or the word "all".
+    IDS are ids from the list, or the word "all".
     """
     if action == "list":
         ids = (ALL,)

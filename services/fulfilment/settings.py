@@ -14,8 +14,8 @@ class Settings(ServiceSettings):
     valkey_url: ValkeyUrl
     order_url: HttpUrl
     join_order_trace: bool = True
-    """True if processing a message is part of the order's trace, False if it is a linked trace of its own."""
+    """True if processing a message is part of the order's trace, False if it is a separate, linked trace."""
     redeliver_after: Seconds = 5.0
-    """The time that a message that was not acknowledged waits before it is delivered again."""
+    """How long an unacknowledged message waits before it is delivered again."""
     compare_every: Annotated[float, Field(gt=0, le=15)] = 10.0
     """The interval at which to compare completed orders with shipments; a liveness probe waits for it."""

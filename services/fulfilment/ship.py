@@ -1,4 +1,4 @@
-"""Shipping an order: once, however often its message comes."""
+"""Shipping an order: once, no matter how often its message comes."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -10,7 +10,7 @@ from services.fulfilment.models import Shipment
 
 
 def ship(engine: Engine, order_id: UUID, quantities: dict[str, int]) -> None:
-    """Make the shipment of an order, if it has none."""
+    """Create the shipment of an order, if it has none."""
     row = insert(Shipment).values(order_id=order_id, quantities=quantities)
     with engine.begin() as db:
         db.execute(row.on_conflict_do_nothing())

@@ -1,4 +1,4 @@
-"""The public edge: the HTTP API of the shop, and the boundary where the world's trace context ends."""
+"""The public edge: the HTTP API of the shop, and the boundary where foreign trace context ends."""
 
 from flask import Flask
 

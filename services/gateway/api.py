@@ -100,7 +100,7 @@ class Index(BaseModel):
 
 
 def refuse_unknown_scenario() -> None:
-    """Tell a caller that the scenario it asks for does not exist."""
+    """Refuse a request for a scenario that does not exist."""
     if selection.asks_for_unknown():
         raise Problem(400, "unknown-scenario", "GET /scenarios lists those that there are")
 
@@ -157,7 +157,7 @@ def create_blueprint(orders: Orders, inventory: Inventory, payments: Payments) -
     @blueprint.get("/orders/<uuid:order_id>")
     def get_order(order_id: UUID) -> ResponseReturnValue:
         """Show an order, refused ones too, and its payment."""
-        # Side by side; the threads stay in the trace.
+        # In parallel; the threads stay in the trace.
         with lookups_under_way.taken(), ContextThreadPool() as pool:
             payment = pool.submit(payments.state, order_id)
             order = orders.find(order_id)
@@ -179,7 +179,7 @@ def _place(orders: Orders, quantities: dict[str, int], payment_token: str) -> tu
 
 
 def _idempotency_key() -> str:
-    """Return the caller's key, or one of our own, so that the order service can always tell a repeat."""
+    """Return the caller's key, or a new one, so that the order service can always recognise a repeat."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return str(uuid.uuid4())

@@ -1,4 +1,4 @@
-"""The numbers of cards, which must not come here: https://www.pcisecuritystandards.org/ asks much of who stores one."""
+"""Refuse card numbers: https://www.pcisecuritystandards.org/ has strict rules for anyone who stores them."""
 
 import re
 from urllib.parse import unquote
@@ -15,12 +15,12 @@ _NUMBERS = re.compile(
     re.VERBOSE,
 )
 _RANDOM = re.compile(r"(?=\d*[a-f])[0-9a-f]{21,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-"""Hexadecimal digits, more than a number has, and UUIDs. By chance, many in a row may be decimal ones."""
+"""UUIDs, and more hexadecimal digits than a number has. By chance, many in a row may be decimal."""
 
 
 def refuse_card_number(token: str) -> str:
-    """Return a payment token. Raises ValueError, without the token, if there is what passes for a card's number."""
-    # `%20` stands for a space, and has digits of its own.
+    """Return a payment token. Raises ValueError, without the token, if it may contain a card number."""
+    # `%20` stands for a space, and itself has digits.
     texts = {_RANDOM.sub("", text) for text in (token, unquote(token), unquote(token).replace("+", " "))}
     if any(_passes(re.sub(r"\D", "", match[0])) for text in texts for match in _NUMBERS.finditer(text)):
         raise ValueError("this passes for the number of a card: send a token that stands for it")

@@ -41,7 +41,7 @@ class Money(BaseModel):
 
 
 class Product(BaseModel):
-    """A product, with what one piece costs and how many there are."""
+    """A product, with its price and the quantity in stock."""
 
     sku: str
     name: str
@@ -62,13 +62,13 @@ class Orders:
         self.client = Client("order", url, **options)
 
     def place(self, quantities: dict[str, int], payment_token: str, key: str) -> tuple[Order, bool]:
-        """Place an order under an Idempotency-Key; the order, and whether it is new. Raises Problem, Unavailable."""
+        """Place an order under an Idempotency-Key; return it and whether it is new. Raises Problem, Unavailable."""
         response = self.client.call(
             "POST",
             "/orders",
             json={"quantities": quantities, "payment_token": payment_token},
             headers={"Idempotency-Key": key},
-            # Order resumes what got stuck; a second call would find the first one still at work.
+            # order resumes stuck orders; a second call would find the first one still in progress.
             idempotent=False,
             pass_on=("idempotency-key-reused", "idempotency-key-in-flight", "order-pending", "busy"),
         )
@@ -87,7 +87,7 @@ class PaymentState(BaseModel):
 
 
 class Payments:
-    """The API of payment, as far as a customer may see."""
+    """The part of payment's API that a customer may see."""
 
     def __init__(self, url: str) -> None:
         self.client = Client("payment", url)
@@ -102,7 +102,7 @@ class Payments:
 
 
 class Inventory:
-    """The API of inventory, as far as the shop window needs it."""
+    """The part of inventory's API that the shop window needs."""
 
     def __init__(self, url: str) -> None:
         self.client = Client("inventory", url)

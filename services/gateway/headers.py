@@ -26,13 +26,13 @@ DATA = "default-src 'none'; frame-ancestors 'none'"
 
 
 def install(app: Flask) -> None:
-    """Give every answer of the app these headers, errors too."""
+    """Add these headers to every answer of the app, including errors."""
     app.after_request(_protect)
 
 
 def _protect(response: Response) -> Response:
     response.headers.update(ALWAYS)
     response.headers["Content-Security-Policy"] = PAGE if response.mimetype == "text/html" else DATA
-    # An answer tells how things stand now: a browser keeps only what says so itself.
+    # An answer shows the current state, so a browser may only cache answers that allow it.
     response.headers.setdefault("Cache-Control", "no-store")
     return response

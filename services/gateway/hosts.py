@@ -1,7 +1,7 @@
-"""By which names the gateway is asked, and by whose pages: https://fetch.spec.whatwg.org/#origin-header.
+"""Check the names under which the gateway is called, and the calling pages: https://fetch.spec.whatwg.org/#origin-header.
 
-A stranger's page can have its own name point to this machine (DNS rebinding): the browser then takes the gateway for
-that page's own server, and hands its answers over. But it says the name, in the header Host.
+A stranger's page can point its own name to this machine (DNS rebinding). The browser then takes the gateway for
+that page's own server, and gives the page its answers. But it sends the name, in the header Host.
 """
 
 from collections.abc import Collection
@@ -14,13 +14,13 @@ from chassis.problems import Problem
 
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
 HEALTH = frozenset(("healthz", "readyz", "startedz"))
-"""Endpoints that an orchestrator asks, by whatever name it knows."""
+"""Endpoints that an orchestrator calls, under any name."""
 
 
 def install(app: Flask, public_hosts: Collection[str]) -> None:
-    """Refuse what is asked by a name that is not in `public_hosts`, unless it is localhost or an address.
+    """Refuse requests for a name that is not in `public_hosts`, unless it is localhost or an address.
 
-    Refuse also what a page of another origin sends, if it is more than a question.
+    Also refuse requests from a page of another origin, unless they only read.
     """
 
     @app.before_request
@@ -28,7 +28,7 @@ def install(app: Flask, public_hosts: Collection[str]) -> None:
         if request.endpoint in HEALTH:
             return
         host = request.headers.get("Host")
-        # Only HTTP/1.0 has none, and no browser speaks that.
+        # Only HTTP/1.0 allows no Host header, and no browser uses that.
         if host is not None and not _is_ours(_parse(f"//{host}").hostname, public_hosts):
             raise Problem(421, detail="this is not its name: use one of PUBLIC_HOSTS, localhost or an address")
         origin = request.headers.get("Origin")
@@ -37,7 +37,7 @@ def install(app: Flask, public_hosts: Collection[str]) -> None:
 
 
 def _is_ours(name: str | None, public_hosts: Collection[str]) -> bool:
-    """Return whether no stranger can have this name, or it is one of the public ones."""
+    """Return whether the name is public, or cannot belong to a stranger."""
     name = (name or "").removesuffix(".")
     return name == "localhost" or name.endswith(".localhost") or name in public_hosts or _is_address(name)
 
@@ -51,13 +51,13 @@ def _is_address(name: str) -> bool:
 
 
 def _is_own(origin: str, host: str, public_hosts: Collection[str]) -> bool:
-    """Return whether a page is of the gateway itself. A proxy in front may ask by another name than the page was."""
+    """Return whether a page belongs to the gateway. A proxy in front may use another name than the page."""
     page = _parse(origin)
     return bool(page.hostname) and (page.netloc.lower() == host.lower() or page.hostname in public_hosts)
 
 
 def _parse(url: str) -> SplitResult:
-    """Return the parts of a URL; if it is none, nothing."""
+    """Return the parts of a URL, all empty if it is invalid."""
     try:
         return urlsplit(url)
     except ValueError:

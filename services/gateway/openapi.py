@@ -1,7 +1,7 @@
 """The description of the public API: https://spec.openapis.org/oas/v3.1.1
 
 Paths and methods come from the app's routes, texts from the docstrings of their functions, and shapes from the
-models that these functions read and answer with. OPERATIONS says what is left.
+models that these functions read and return. OPERATIONS has the rest.
 """
 
 import inspect
@@ -71,7 +71,7 @@ REFUSAL_HEADERS = {
     409: {"Retry-After": "Retry-After-in-flight"},
     503: {"Retry-After": "Retry-After"},
 }
-"""By name, the key of HEADERS."""
+"""The key of HEADERS, by name."""
 
 HEADERS: Json = {
     "traceresponse": {
@@ -133,17 +133,17 @@ DOCUMENT: Json = {"application/json": {"schema": {"type": "object"}}}
 
 @dataclass(frozen=True)
 class Operation:
-    """The facts of an operation that its route and its function do not say."""
+    """The facts about an operation that its route and its function do not have."""
 
     answers: Mapping[int, Model | Json]
-    """By status, the model of the JSON that is sent, or what is sent instead of one."""
+    """The model of the JSON that is sent, or another content, by status."""
     refusals: Sequence[int] = ()
     """Keys of REFUSALS."""
     body: Model | None = None
     headers: Sequence[str] = ()
     """Names of PARAMETERS."""
     links: Sequence[str] = ()
-    """Names of LINKS; they hold for each of the answers."""
+    """Names of LINKS; they apply to each of the answers."""
     traced: bool = True
     tag: str = "shop"
     """The name of one of TAGS."""
@@ -175,11 +175,11 @@ OPERATIONS = {
     "readyz": Operation({200: Readiness, 503: Readiness}, traced=False, tag="operation"),
     "startedz": Operation({200: Readiness, 503: Readiness}, traced=False, tag="operation"),
 }
-"""By endpoint; an app may be without some of them."""
+"""The operations by endpoint; an app may lack some of them."""
 
 
 def mount(app: Flask) -> None:
-    """Serve the description of the routes that the app has by now, and its own, at `/openapi.json`."""
+    """Serve the description of the app's current routes, and of itself, at `/openapi.json`."""
     blueprint = Blueprint("openapi", __name__)
     blueprint.before_request(refuse_unknown_scenario)
     description: Json = {}
@@ -281,7 +281,7 @@ def _ref(kind: str, name: str) -> Json:
 
 
 class _Schemas(GenerateJsonSchema):
-    """Plain schemas: without a title for each field, and with members that are left out where pydantic has None."""
+    """Plain schemas: without a title for each field, and with optional members where pydantic has None."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
         return False

@@ -18,10 +18,10 @@ LinkedUrl = Annotated[HttpUrl, AfterValidator(_without_password)]
 
 
 class Settings(ServiceSettings):
-    """Environment variables: ORDER_URL, INVENTORY_URL, PAYMENT_URL; for the shop page, which else is not there,
-    JAEGER_URL, and JAEGER_PUBLIC_URL where a browser knows Jaeger under another address; LOGS_FILE, the Collector's
+    """Environment variables: ORDER_URL, INVENTORY_URL, PAYMENT_URL; for the shop page, which only exists if it is set,
+    JAEGER_URL, and JAEGER_PUBLIC_URL if browsers use another address for Jaeger; LOGS_FILE, the Collector's
     file of log lines, if it is on this machine, to show them beside the spans; and PUBLIC_HOSTS, the names by which
-    customers ask, with commas between them: localhost and addresses need not be named."""
+    customers call it, separated by commas; localhost and addresses are always allowed."""
 
     order_url: HttpUrl
     inventory_url: HttpUrl

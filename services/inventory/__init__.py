@@ -17,7 +17,7 @@ from services.inventory.models import Base
 from services.inventory.settings import Settings
 
 CACHE_PATIENCE_SECONDS = 0.25
-"""The cache is there to be fast: if it takes longer than this, the database is read instead."""
+"""If the cache takes longer than this, it is no use, and the database is read instead."""
 
 
 def create_app() -> Flask:

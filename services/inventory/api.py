@@ -45,7 +45,7 @@ def create_blueprint(catalogue: Catalogue) -> Blueprint:
 
     @blueprint.put("/reservations/<uuid:order_id>")
     def put_reservation(order_id: UUID) -> ResponseReturnValue:
-        """Reserve and price the items of an order. That there is no stock is an answer, not an error."""
+        """Reserve and price the items of an order. If there is not enough stock, that is an answer, not an error."""
         quantities = read_body(ReservationRequest).quantities
         with under_way.taken():
             outcome = reserve(catalogue, order_id, quantities)

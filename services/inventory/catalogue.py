@@ -50,7 +50,7 @@ Reader = Callable[[Engine, Sequence[str]], dict[str, Price]]
 
 
 class Catalogue:
-    """Return prices by SKU, from the cache if it has them, else from the database."""
+    """Return prices by SKU, from the cache if it has them, otherwise from the database."""
 
     def __init__(self, engine: Engine, cache: redis.Redis, read: Reader = read_prices) -> None:
         self.engine = engine
@@ -58,7 +58,7 @@ class Catalogue:
         self.read = read
 
     def prices(self, skus: Sequence[str]) -> dict[str, Price]:
-        """Return the price of each SKU that exists. A cache that does not answer makes it slower, not wrong."""
+        """Return the price of each SKU that exists. If the cache does not answer, this is slower, but not wrong."""
         found = self._cached(skus)
         missing = [sku for sku in skus if sku not in found]
         if missing:
@@ -69,7 +69,7 @@ class Catalogue:
         return found
 
     def products(self) -> Sequence[Row[tuple[str, str, int, str, int]]]:
-        """Return every product with what is left of it, by name."""
+        """Return every product with its remaining quantity, by name."""
         with self.engine.begin() as db:
             return db.execute(
                 select(Product.sku, Product.name, Product.amount, Product.currency, Product.available).order_by(
@@ -100,7 +100,7 @@ class Catalogue:
 
 
 def stock_shelves(engine: Engine) -> None:
-    """Put the demonstration's products into an empty table; what is there already stays as it is."""
+    """Insert the demonstration's products into an empty table; existing products are not changed."""
     rows = [
         {"sku": sku, "name": name, "amount": amount, "currency": "EUR", "available": available}
         for sku, name, amount, available in SHELVES

@@ -29,7 +29,7 @@ class Product(Base):
 
 
 class Reservation(Base):
-    """Stock taken for an order, released for good when the card is declined; or that there was not enough, for good."""
+    """A reservation for an order: stock that was taken, or released after a declined card; or the lack of stock."""
 
     __tablename__ = "reservations"
     # The oldest are deleted first.
@@ -41,5 +41,5 @@ class Reservation(Base):
     amount: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str]
     refused_sku: Mapped[str | None]
-    """The SKU of which there was not enough, if nothing could be reserved."""
+    """The SKU without enough stock, if nothing could be reserved."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

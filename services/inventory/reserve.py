@@ -1,4 +1,4 @@
-"""Reserving stock for an order, and releasing it: each at most once per order, whoever asks how often."""
+"""Reserving stock for an order, and releasing it: each at most once per order, no matter how often it is requested."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ OUT_OF_STOCK = "out_of_stock"
 UNKNOWN_SKU = "unknown_sku"
 
 
-# Made once: SQLAlchemy takes longer to put a statement together than to send it.
+# Built once: SQLAlchemy takes longer to build a statement than to send it.
 INSERT_RESERVATION = insert(Reservation).on_conflict_do_nothing().returning(Reservation.order_id)
 REFUSE_RESERVATION = (
     update(Reservation)
@@ -37,7 +37,7 @@ ADJUST_STOCK = (
     .values(available=Product.available - _wanted.c.quantity)
     .returning(Product.sku)
 )
-"""Take quantities off the stock of every SKU that has enough; negative ones go back.
+"""Subtract quantities from the stock of every SKU that has enough; negative ones are added back.
 
 One statement, and rows are locked in the order of the SKU, so that two orders never deadlock.
 """
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def reserve(catalogue: Catalogue, order_id: UUID, quantities: dict[str, int]) -> Outcome:
-    """Take the stock of an order and price it, in one transaction; a repeat gets what the first one got."""
+    """Take the stock of an order and price it, in one transaction; a repeat gets the same result as the first."""
     prices = catalogue.prices(sorted(quantities))
     for sku in quantities:
         if sku not in prices:
@@ -75,7 +75,7 @@ def reserve(catalogue: Catalogue, order_id: UUID, quantities: dict[str, int]) ->
         taken = set(db.scalars(ADJUST_STOCK, _sorted(quantities)))
         if len(taken) == len(quantities):
             return wanted
-        # Written down too: a request that was overtaken by its own repeat must not take stock that came in meanwhile.
+        # Store refusals too: a request that its own repeat overtook must not take stock that arrived meanwhile.
         refusal = Outcome(OUT_OF_STOCK, sku=next(sku for sku in quantities if sku not in taken))
         if taken:
             db.execute(ADJUST_STOCK, _sorted({sku: -quantities[sku] for sku in taken}))
@@ -84,7 +84,7 @@ def reserve(catalogue: Catalogue, order_id: UUID, quantities: dict[str, int]) ->
 
 
 def release(engine: Engine, order_id: UUID) -> None:
-    """Put the stock of an order back, once; an order without a reservation has nothing to release."""
+    """Put the stock of an order back, once; do nothing for an order without a reservation."""
     with engine.begin() as db:
         items = db.scalar(
             update(Reservation)
@@ -97,7 +97,7 @@ def release(engine: Engine, order_id: UUID) -> None:
 
 
 def _record(db: Connection, order_id: UUID, outcome: Outcome) -> bool:
-    """Write the reservation; False if the order has one."""
+    """Insert the reservation; return False if the order has one."""
     row = {name: getattr(outcome, name) for name in ("status", "items", "amount", "currency")}
     return db.scalar(INSERT_RESERVATION, row | {"order_id": order_id}) is not None
 

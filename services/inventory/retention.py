@@ -1,4 +1,4 @@
-"""Delete the reservations of orders from long ago. Their stock stays taken, or was put back.
+"""Delete the reservations of old orders, without putting stock back.
 
 python -m services.inventory.retention
 """

@@ -1,4 +1,4 @@
-"""Owns orders: writes each down, has it validated and charged, and knows how it ended."""
+"""Owns orders: stores each one, has it validated and charged, and records how it ended."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def create_app() -> Flask:
         unit="s",
         description="How long the oldest message of the outbox has waited to be sent.",
     )
-    # So that the first one that is counted is seen as an increase.
+    # Start at zero, so that the first one is seen as an increase.
     announce.announced_again.add(0)
     app = new_app("order", settings, checks={"database": partial(database.ping, engine)}, untraced=UNTRACED)
     app.register_blueprint(create_blueprint(Dependencies(engine, inventory, payment, settings.lease)))

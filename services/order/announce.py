@@ -1,4 +1,4 @@
-"""Announcing orders to fulfilment again, if their message was lost on its way."""
+"""Announcing orders to fulfilment again if their message was lost."""
 
 import logging
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ announced_again = tracing.meter(__name__).create_counter(
 
 
 def announce_again(engine: Engine, shipped: Sequence[UUID], under_way: Sequence[UUID], missing: Sequence[UUID]) -> None:
-    """Write down which orders are shipped, and announce those that are missing again, in one transaction.
+    """Record which orders are shipped, and announce the missing ones again, in one transaction.
 
-    All but the shipped ones are asked for again later.
+    fulfilment is asked again later for all others.
     """
     with engine.begin() as db:
-        # This belongs to no order: its statements would be traces of their own.
+        # This does not belong to an order, and its statements would be separate traces.
         with suppress_instrumentation():
             store.confirm(db, shipped)
             store.ask_later(db, under_way)
@@ -40,7 +40,7 @@ def announce_again(engine: Engine, shipped: Sequence[UUID], under_way: Sequence[
 
 
 def _announce(db: Connection, order: Order) -> None:
-    """Write the message once more. The order's trace has ended: this is a new one, with a link to it."""
+    """Write the message again, in a new trace with a link to the order's trace, which has ended."""
     with origin.taken_up_again(order, tracer, "announce_again"):
         context: dict[str, str] = {}
         propagate.inject(context)

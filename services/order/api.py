@@ -20,7 +20,7 @@ from services.order.place import find_order, place_order
 from services.order.process import Dependencies
 
 UNTRACED = ("announcements",)
-"""fulfilment asks every few seconds, which belongs to no order."""
+"""fulfilment polls it every few seconds, which does not belong to an order."""
 MAX_ANNOUNCEMENTS = 500
 
 IDEMPOTENCY_KEY = re.compile(VISIBLE_ASCII)

@@ -10,7 +10,7 @@ from services.order.models import Status
 
 
 class Reservation(BaseModel):
-    """Inventory's answer: what the order costs, or which SKU is in the way."""
+    """Inventory's answer: the price of the order, or the SKU that prevents it."""
 
     status: Literal["reserved", "released", "out_of_stock", "unknown_sku"]
     amount: int

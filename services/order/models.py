@@ -15,7 +15,7 @@ class Base(DeclarativeBase):
 
     type_annotation_map = {  # noqa: RUF012
         list[dict[str, Any]]: JSONB,
-        # JSONB would lose the order in which the customer named the products.
+        # JSONB would lose the sequence in which the customer named the products.
         dict[str, int]: JSON,
         dict[str, str]: JSONB,
         dict[str, Any]: JSONB,
@@ -47,24 +47,24 @@ class Order(Base):
     """Kept until the order is settled, and no longer."""
     idempotency_key: Mapped[str] = mapped_column(unique=True)
     fingerprint: Mapped[str]
-    """A hash of the request, to tell a repeat from another request under the same key."""
+    """A hash of the request, to distinguish a repeat from another request with the same key."""
     traceparent: Mapped[str | None]
-    """The trace in which the order was accepted, W3C Trace Context; None if tracing is switched off."""
+    """The trace in which the order was accepted, W3C Trace Context; None if tracing is off."""
     baggage: Mapped[str | None]
-    """The baggage that we know, W3C Baggage: that it is synthetic, and its scenario."""
+    """The baggage members that we know, W3C Baggage: synthetic and scenario."""
     leased_until: Mapped[datetime]
-    """Until then somebody works on it; later, a pending order may be taken up again."""
+    """The end of the lease: until then somebody works on the order; afterwards a pending one may be resumed."""
     leased_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """The time at which the lease began. It does not hold before that: the clock was set back since."""
+    """The time when the lease began. It is void before that time, since the clock was then set back."""
     resume_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """Until then the relay does not touch a pending order; the customer may send it again at any time."""
+    """The relay does not touch a pending order before this time; the customer may send it again at any time."""
     items: Mapped[list[dict[str, Any]] | None]
     """The ordered products with names and prices; None until they are reserved."""
     amount: Mapped[int | None] = mapped_column(BigInteger)
     currency: Mapped[str | None]
     refused_sku: Mapped[str | None]
     ask_at: Mapped[datetime | None]
-    """The time to ask fulfilment again whether it is shipped; None once it is, and if there is nothing to ship."""
+    """When to ask fulfilment again whether it is shipped; None if it is, or if there is nothing to ship."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
@@ -83,7 +83,7 @@ class Order(Base):
 
 
 class OutboxMessage(Base):
-    """A message to publish, written in the transaction that it speaks of: both are there, or neither."""
+    """A message to publish, written in the transaction that it is about: both exist, or neither."""
 
     __tablename__ = "outbox"
     __table_args__ = (Index("outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),)
@@ -91,6 +91,6 @@ class OutboxMessage(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     payload: Mapped[dict[str, Any]]
     context: Mapped[dict[str, str]]
-    """The trace and the baggage that it belongs to, as W3C headers."""
+    """Its trace context and baggage, as W3C headers."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     sent_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""The origin of an order: its first trace and its baggage, kept until it may be taken up again."""
+"""The origin of an order: its first trace and its baggage, stored in case the order is resumed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from exhibition.scenarios import BAGGAGE_KEYS, TAKEN_UP_AGAIN
 from services.order.models import Order
 
 LONGEST_VALUE = 64
-"""Characters of a value of the baggage; one that is longer is none that we know."""
+"""The maximum length of a baggage value; a longer one cannot be one that we know."""
 
 
 def of_request() -> dict[str, object]:
-    """Return the columns of an order that say where it comes from; None if it is not traced, or has no baggage."""
+    """Return the columns with the origin of an order; None if it is not traced, or has no baggage."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     kept = Context()
@@ -31,7 +31,7 @@ def of_request() -> dict[str, object]:
 
 @contextmanager
 def taken_up_again(order: Order, tracer: Tracer, name: str) -> Iterator[Span]:
-    """A span at the root of a new trace, with the order's baggage and a link to its first trace, which has ended."""
+    """Start a span at the root of a new trace, with the order's baggage and a link to its first, ended trace."""
     first = propagate.extract({"traceparent": order.traceparent or ""}, Context())
     link = Link(trace.get_current_span(first).get_span_context())
     origin = W3CBaggagePropagator().extract({"baggage": order.baggage or ""}, Context())

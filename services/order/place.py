@@ -23,8 +23,8 @@ def place_order(
     """Accept an order, process it, and return it and whether it is new.
 
     The same key with the same request gets the same order again. Raises Problem if the key came with another
-    request (422), its order is being processed right now (409), or a part does not answer: the order is pending
-    then (503).
+    request (422), its order is being processed right now (409), or a part does not answer: then the order is pending
+    (503).
     """
     accepted = _accept(dependencies, quantities, payment_token, key)
     order = accepted or _take_up_again(dependencies, quantities, payment_token, key)
@@ -45,7 +45,7 @@ def find_order(engine: Engine, order_id: UUID) -> Order:
 
 
 def _accept(dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str) -> Order | None:
-    """Write the order down; None if its key is known."""
+    """Store the order; return None if its key is known."""
     columns = {
         "id": uuid4(),
         "quantities": quantities,
@@ -58,7 +58,7 @@ def _accept(dependencies: Dependencies, quantities: dict[str, int], payment_toke
 
 
 def _take_up_again(dependencies: Dependencies, quantities: dict[str, int], payment_token: str, key: str) -> Order:
-    """Return the order that was placed under this key; a pending one for only this caller to process."""
+    """Return the order that was placed under this key; if it is pending, lease it to this caller."""
     order = _find(dependencies.engine, Order.idempotency_key == key)
     if order.fingerprint != _fingerprint(quantities, payment_token):
         raise Problem(422, "idempotency-key-reused", "this Idempotency-Key came before, with another order")
@@ -78,7 +78,7 @@ def _find(engine: Engine, condition: ColumnElement[bool]) -> Order:
 
 
 def _end_lease(engine: Engine, order: Order) -> None:
-    """Let the next attempt begin at once. If this fails, the lease ends by itself."""
+    """Let the next attempt begin at once. If this fails, the lease expires."""
     try:
         store.end_lease(engine, order)
     except SQLAlchemyError:

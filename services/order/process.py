@@ -28,11 +28,11 @@ class Dependencies:
     inventory: Inventory
     payment: Payment
     lease: timedelta
-    """The time that one attempt at an order keeps others away: longer than any request may take."""
+    """How long one attempt keeps other attempts away from an order: longer than any request may take."""
 
 
 def process_order(dependencies: Dependencies, order: Order) -> Order:
-    """Bring a pending order to its end, and return it as it is then.
+    """Process a pending order until it is settled, and return it.
 
     Raises Unavailable if a part does not answer: the order stays pending, and may be processed again.
     """
@@ -54,19 +54,19 @@ def process_order(dependencies: Dependencies, order: Order) -> Order:
 
 
 def validate(dependencies: Dependencies, order: Order) -> Reservation:
-    """Have inventory check the items, take their stock and price them."""
+    """Have inventory check the items, reserve their stock and price them."""
     return dependencies.inventory.reserve(order.id, order.quantities)
 
 
 def charge(dependencies: Dependencies, order: Order, reservation: Reservation) -> PaymentState:
-    """Have payment charge what the reservation costs."""
+    """Have payment charge the price of the reservation."""
     if order.payment_token is None:
         raise ValueError("an order that is settled has no payment token")
     return dependencies.payment.charge(order.id, reservation.amount, reservation.currency, order.payment_token)
 
 
 def complete(dependencies: Dependencies, order: Order, reservation: Reservation) -> Order:
-    """Write down that the order is completed, with what it came to."""
+    """Record that the order is completed, with its total."""
     return _settle(
         dependencies.engine,
         order,
@@ -78,7 +78,7 @@ def complete(dependencies: Dependencies, order: Order, reservation: Reservation)
 
 
 def refuse(dependencies: Dependencies, order: Order, outcome: Status, sku: str | None = None) -> Order:
-    """Write down that the order was refused, and say it on the span: an outcome, not an error."""
+    """Record that the order was refused, also on the span: an outcome, not an error."""
     order = _settle(dependencies.engine, order, status=outcome, refused_sku=sku)
     span = trace.get_current_span()
     span.set_attribute(ORDER_OUTCOME, order.status)
@@ -87,7 +87,7 @@ def refuse(dependencies: Dependencies, order: Order, outcome: Status, sku: str |
 
 
 def _settle(engine: Engine, order: Order, **columns: object) -> Order:
-    # The context of now, for the message: the relay sends it later, from another process.
+    # The message needs the current context, since the relay sends it later, from another process.
     context: dict[str, str] = {}
     propagate.inject(context)
     settled, by_us = store.settle(engine, order, context, columns)

@@ -1,8 +1,8 @@
-"""order-relay: publishes what the outbox holds, and takes up orders that were left pending.
+"""order-relay: publishes the messages in the outbox, and resumes orders that were left pending.
 
     python -m services.order.relay
 
-Several may run at once. An order that was published when its process died is published again: who consumes the
+Several may run at once. If a relay dies after it published an order, the order is published again: a consumer of the
 stream must expect a message twice.
 """
 
@@ -54,10 +54,10 @@ def main() -> None:
         engine, Inventory(str(settings.inventory_url)), Payment(str(settings.payment_url)), settings.lease
     )
     after = timedelta(seconds=settings.recover_after)
-    # Told by the relay and not by fulfilment, which may be the one that is away.
+    # Reported by the relay and not by fulfilment, which may be the one that is down.
     telemetry.gauge(
         "waybill.consumer.lag",
-        # fulfilment deletes those that are done.
+        # fulfilment deletes finished messages.
         lambda: length(stream, STREAM),
         unit="{message}",
         description="Messages of the stream that fulfilment has not done: not read yet, or not acknowledged.",
@@ -71,7 +71,7 @@ def main() -> None:
     worker.run(
         "order-relay",
         worker.Loop(lambda: publish(engine, stream), POLL_SECONDS),
-        # Beside it: an order that waits for a slow acquirer keeps no message back.
+        # In parallel, so that an order that waits for a slow acquirer does not hold up messages.
         worker.Loop(lambda: resume(dependencies, after, settings.request_deadline), RESUME_SECONDS),
     )
 
@@ -81,11 +81,11 @@ def publish(engine: Engine, stream: redis.Redis) -> bool:
 
     The rows are locked until they are marked, and a second relay skips them.
     """
-    # A poll belongs to no order: as spans, its statements would be traces of their own, ten in a second.
+    # A poll does not belong to an order, and its statements would be ten separate traces a second.
     with suppress_instrumentation(), engine.begin() as db:
         messages = store.unsent(db)
         if messages:
-            # While the stream is away, each try to send would be an error in the trace of the same order.
+            # While the stream is down, each attempt to send would be an error in the trace of the same order.
             stream.ping()
         for message in messages:
             _send(stream, message.payload, message.context)
@@ -106,9 +106,9 @@ def _send(stream: redis.Redis, payload: dict[str, object], context: dict[str, st
 
 
 def resume(dependencies: Dependencies, after: timedelta, seconds: float) -> bool:
-    """Take up one order that nobody works on and that is pending for longer than `after`; False if there is none.
+    """Resume one order that nobody works on and that is pending for longer than `after`; False if there is none.
 
-    Its first trace has ended: this is a new one, with a link to it.
+    Its first trace has ended, so this is a new trace with a link to it.
     """
     with suppress_instrumentation():
         order = store.lease_abandoned(dependencies.engine, after, dependencies.lease)
@@ -130,7 +130,7 @@ def _process(dependencies: Dependencies, order: Order) -> None:
     try:
         process_order(dependencies, order)
     except Exception as error:
-        # Here, and not once its span has ended: the line belongs to the trace.
+        # Log it before the span has ended, so that the line belongs to the trace.
         log.warning("order %s stays pending: %s", order.id, type(error).__name__)
         raise
 

@@ -1,4 +1,4 @@
-"""Delete orders that were settled long ago, with their idempotency keys, and messages that were sent.
+"""Delete orders that were settled long ago, with their idempotency keys, and old messages that were sent.
 
 python -m services.order.retention
 """
@@ -8,7 +8,7 @@ from services.order.models import Order, OutboxMessage, Status
 
 TABLES = (
     Old(OutboxMessage.id, by=OutboxMessage.id, since=OutboxMessage.sent_at),
-    # A completed order whose shipment is not confirmed stays: it may have to be announced again.
+    # Keep a completed order whose shipment is not confirmed, since it may have to be announced again.
     Old(
         Order.id,
         by=Order.created_at,

@@ -33,14 +33,14 @@ from services.order.models import Order, OutboxMessage, Status
 
 BATCH = 50
 LONGEST_PAUSE = timedelta(hours=1)
-"""The longest wait between two tries at an order."""
+"""The longest wait between two attempts at an order."""
 
-# The time of the statement and not of its transaction: it may have waited for a lock meanwhile.
+# The time of the statement and not of its transaction, which may have waited for a lock meanwhile.
 NOW = func.clock_timestamp(type_=DateTime(timezone=True))
 
 
 def _is_over(until: SQLColumnExpression[Any], length: SQLColumnExpression[Any]) -> ColumnElement[bool]:
-    """Return whether a time of this length has ended. One that has yet to begin is over: the clock was set back
+    """Return whether a period of this length has ended. One that has not begun yet is over: the clock was set back
     meanwhile.
     """
     return or_(until < NOW, until - length > NOW)
@@ -48,10 +48,10 @@ def _is_over(until: SQLColumnExpression[Any], length: SQLColumnExpression[Any]) 
 
 LONGEST = literal(LONGEST_PAUSE, Interval)
 AGE = func.least(func.greatest(NOW - Order.created_at, timedelta(seconds=1)), LONGEST)
-"""The time to wait before the next try: as long as the order is old, so that one that always fails is tried rarely."""
+"""How long to wait before the next attempt: the age of the order, so that one that always fails is tried rarely."""
 LEASE_IS_OVER = _is_over(Order.leased_until, Order.leased_until - Order.leased_at)
 
-# Made once: SQLAlchemy takes longer to put a statement together than to send it.
+# Built once: SQLAlchemy takes longer to build a statement than to send it.
 INSERT_ORDER = (
     postgresql.insert(Order)
     .values(leased_until=func.now() + bindparam("lease", type_=Interval))
@@ -77,27 +77,27 @@ UNSENT: Select[tuple[OutboxMessage]] = (
 
 
 def accept(engine: Engine, lease: timedelta, columns: dict[str, object]) -> Order | None:
-    """Write a pending order down, leased to its caller; None if its key is known."""
+    """Insert a pending order, leased to its caller; return None if its key is known."""
     with engine.begin() as db:
         row = db.execute(INSERT_ORDER, columns | {"status": Status.PENDING, "lease": lease}).first()
     return Order.from_row(row) if row else None
 
 
 def find(engine: Engine, condition: ColumnElement[bool]) -> Order | None:
-    """Return the order that fulfils a condition, if there is one."""
+    """Return the order that meets a condition, if there is one."""
     with engine.begin() as db:
         row = db.execute(select(Order).where(condition)).first()
     return Order.from_row(row) if row else None
 
 
 def lease(engine: Engine, order: Order, length: timedelta) -> Order | None:
-    """Keep others away from a pending order; None if somebody does that already."""
+    """Lease a pending order; return None if somebody already has the lease."""
     free = update(Order).where(Order.id == order.id, Order.status == Status.PENDING, LEASE_IS_OVER)
     return _lease(engine, free, length)
 
 
 def lease_abandoned(engine: Engine, after: timedelta, length: timedelta) -> Order | None:
-    """Lease an order that is pending for longer than `after`, that nobody works on, and whose pause has ended."""
+    """Lease an order that is pending for longer than `after`, that nobody works on, and whose pause is over."""
     oldest = (
         select(Order.id)
         .where(
@@ -120,20 +120,20 @@ def end_lease(engine: Engine, order: Order) -> None:
 
 
 def put_off(engine: Engine, order: Order) -> None:
-    """Have the relay try again later, if the lease is still ours. The customer may try at once."""
+    """Let the relay try again later, if the lease is still ours. The customer may try at once."""
     with engine.begin() as db:
         db.execute(_still_leased(order).values(leased_until=Order.leased_at, resume_at=NOW + AGE))
 
 
 def settle(engine: Engine, order: Order, context: dict[str, str], columns: dict[str, object]) -> tuple[Order, bool]:
-    """Write down how a pending order ended and, if it is completed, the message to fulfilment, in one transaction.
+    """Store how a pending order ended and, if it is completed, the message to fulfilment, in one transaction.
 
-    Returns the order as it stands, and whether it was us who settled it. `context` is the trace of the message.
+    Returns the current order, and whether this call settled it. `context` is the trace of the message.
     """
     with engine.begin() as db:
         row = db.execute(SETTLE_ORDER, UNSETTLED | columns | {"order_id": order.id}).first()
         if row is None:
-            # Somebody who took the order up meanwhile has settled it.
+            # Somebody who resumed the order meanwhile has settled it.
             return Order.from_row(db.execute(select(Order).where(Order.id == order.id)).one()), False
         settled = Order.from_row(row)
         if settled.status == Status.COMPLETED:
@@ -142,7 +142,7 @@ def settle(engine: Engine, order: Order, context: dict[str, str], columns: dict[
 
 
 def announce(db: Connection, order: Order, context: dict[str, str]) -> None:
-    """Write the message to fulfilment, for the relay to send."""
+    """Insert the message to fulfilment, for the relay to send."""
     payload = {"order_id": str(order.id), "quantities": order.quantities}
     db.execute(INSERT_MESSAGE, {"payload": payload, "context": context})
 
@@ -153,7 +153,7 @@ def unsent(db: Connection) -> Sequence[Row[Any]]:
 
 
 def mark_sent(db: Connection, messages: Sequence[Row[Any]]) -> None:
-    """Write down that these messages were sent."""
+    """Mark these messages as sent."""
     if messages:
         ids = [message.id for message in messages]
         db.execute(update(OutboxMessage).where(OutboxMessage.id.in_(ids)).values(sent_at=func.now()))
@@ -167,7 +167,7 @@ def outbox_lag(engine: Engine) -> float:
 
 
 def unconfirmed(engine: Engine, limit: int) -> Sequence[UUID]:
-    """Return completed orders that were announced, and of which fulfilment has not said that they are shipped."""
+    """Return completed orders that were announced, but that fulfilment has not confirmed as shipped."""
     waits = exists().where(
         OutboxMessage.sent_at.is_(None), OutboxMessage.payload["order_id"].astext == cast(Order.id, Text)
     )
@@ -177,12 +177,12 @@ def unconfirmed(engine: Engine, limit: int) -> Sequence[UUID]:
 
 
 def confirm(db: Connection, order_ids: Sequence[UUID]) -> None:
-    """Write down that these orders are shipped."""
+    """Mark these orders as shipped."""
     db.execute(update(Order).where(Order.id.in_(order_ids)).values(ask_at=None))
 
 
 def ask_later(db: Connection, order_ids: Sequence[UUID]) -> Sequence[Order]:
-    """Ask for these orders again after a pause; returns those of them that are waited for."""
+    """Schedule these orders to be asked for again after a pause; return those that are still waited for."""
     later = update(Order).where(Order.id.in_(order_ids), Order.ask_at.is_not(None), _is_over(Order.ask_at, LONGEST))
     rows = db.execute(later.values(ask_at=NOW + AGE).returning(*Order.__table__.columns))
     return [Order.from_row(row) for row in rows]

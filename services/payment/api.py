@@ -35,7 +35,7 @@ def create_blueprint(cashier: Cashier) -> Blueprint:
 
     @blueprint.put("/payments/<uuid:order_id>")
     def put_payment(order_id: UUID) -> ResponseReturnValue:
-        """Charge an order. That the card was declined is an answer, not an error."""
+        """Charge an order. If the card is declined, that is an answer, not an error."""
         body = read_body(PaymentRequest)
         with under_way.taken():
             status = cashier.charge(order_id, Money(body.amount, body.currency), body.payment_token)

@@ -1,4 +1,4 @@
-"""Charging an order: at most one authorization, whoever asks how often."""
+"""Charging an order: at most one authorization, no matter how often it is requested."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,7 +12,7 @@ from services.payment.models import Payment
 
 PENDING = "pending"
 
-# Made once: SQLAlchemy takes longer to put a statement together than to send it.
+# Built once: SQLAlchemy takes longer to build a statement than to send it.
 INSERT_PAYMENT = insert(Payment).on_conflict_do_nothing().returning(Payment.order_id)
 SETTLE_PAYMENT = (
     update(Payment)
@@ -30,17 +30,17 @@ class Money:
 
 
 class Cashier:
-    """Takes payments and writes them down."""
+    """Takes payments and stores them."""
 
     def __init__(self, engine: Engine, acquirer: Acquirer) -> None:
         self.engine = engine
         self.acquirer = acquirer
 
     def charge(self, order_id: UUID, price: Money, token: str) -> str:
-        """Charge an order and return how its payment stands, "authorized" or "declined".
+        """Charge an order and return the state of its payment, "authorized" or "declined".
 
-        It is written down before the acquirer is asked, and asked again under the same key where the answer got
-        lost. Raises Problem if the order was charged with another price, Unavailable where nobody answers.
+        It is stored before the acquirer is called, and the call is repeated under the same key if the answer got
+        lost. Raises Problem if the order was charged with another price, Unavailable if nobody answers.
         """
         status = self._begin(order_id, price)
         if status == PENDING:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from chassis.client import Client
 
 ATTEMPT_SECONDS = 1.5
-"""The time that we wait for an answer, so that there is time to ask again."""
+"""How long we wait for an answer, so that there is time for another attempt."""
 
 
 class Authorization(BaseModel):
@@ -19,7 +19,7 @@ class Authorization(BaseModel):
 
 
 class Acquirer:
-    """The acquirer's API, as far as we use it."""
+    """The part of the acquirer's API that we use."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.client = Client("the acquirer", url, internal=False, attempt_seconds=ATTEMPT_SECONDS, **options)
