@@ -117,7 +117,7 @@ SCENARIOS = {
             "The ordered product is sold out: a refusal, which is not an error.",
             acts=(("gateway", "order"),),
             spans=(("order", "process_order"),),
-            cause="A product that the customer wants is sold out.",
+            cause="The product that the customer wants is sold out.",
             status=409,
             without=NOT_SHIPPED | {"payment"},
             everyday=True,
