@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from exhibition.scenarios import SCENARIOS
+from tests.faults.test_drill import check_incident, tool
 from tests.house import DATABASES, SERVICES, House
-from tests.system.test_drill import check_incident, tool
 from waybill.drill import NEVER_LOOKED_FOR
 from waybill.incident import RECORDED, unsealed
 
