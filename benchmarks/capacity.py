@@ -1,4 +1,4 @@
-"""`waybill capacity`: what so many spans a second need, computed from what was measured."""
+"""`waybill capacity`: compute the resources that a rate of spans needs, from measurements."""
 
 import json
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ PAGE = ROOT / "docs/scale.md"
 BEGIN, END = "<!-- written by waybill capacity --write: -->", "<!-- until here -->"
 RATES = (1_000, 10_000, 100_000, 1_000_000)
 KEEP = 0.1
-"""The share of the traces that the samplers leave, errors and slow traces aside: collector-sampling.yaml."""
+"""The share of the traces that the samplers keep, besides errors and slow traces: collector-sampling.yaml."""
 DECISION_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The needs of one stage at a rate, and the spans a second, of all traces, that one process of it bears."""
+    """The needs of one stage at a rate, and the spans a second, before sampling, that one process can handle."""
 
     stage: str
     cores: float
@@ -35,9 +35,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The needs of a rate; `breaks_first` is the stage of which one process is full before those of the others.
+    """The needs of a rate; `breaks_first` is the stage where a single process reaches its limit first.
 
-    `queue_seconds` is for how long the samplers keep what Jaeger does not take.
+    `queue_seconds` is how long the samplers can keep spans that Jaeger does not accept.
     """
 
     rate: int
@@ -51,7 +51,7 @@ class Capacity:
 
 
 def figures() -> dict[str, Any]:
-    """Return what was measured. Raises click.ClickException if it is not there, or not whole."""
+    """Return the measurements. Raises click.ClickException if they are missing or incomplete."""
     try:
         return dict(json.loads(FIGURES.read_text()))
     except (OSError, ValueError) as error:
@@ -59,7 +59,7 @@ def figures() -> dict[str, Any]:
 
 
 def capacity(rate: int, keep: float, measured: Mapping[str, Any]) -> Capacity:
-    """Compute what a rate needs: one core a process, as overlays/scale limits it, and nothing to spare.
+    """Compute the needs of a rate, with one core a process, as overlays/scale limits it, and no reserve.
 
     Raises click.ClickException if a figure is missing.
     """
@@ -105,7 +105,7 @@ def _stage(
 
 
 def tables(found: list[Capacity]) -> str:
-    """Return in Markdown what each stage bears, and what rates need."""
+    """Return tables in Markdown with the limit of each stage, and the needs of rates."""
     heads = " | ".join(f"{stage.stage}: processes, cores" for stage in found[0].stages)
     lines = [
         "| stage | spans a second that one process bears | limited by |\n|---|---|---|",
@@ -126,7 +126,7 @@ def tables(found: list[Capacity]) -> str:
 
 
 def page(measured: Mapping[str, Any]) -> str:
-    """Return what docs/scale.md has: the figures, and what the four rates need."""
+    """Return the generated part of docs/scale.md: the figures, and the needs of the four rates."""
     figures = [f"| `{name}` | {value:,} |" for name, value in measured.items() if isinstance(value, int | float)]
     needs = tables([capacity(rate, KEEP, measured) for rate in RATES])
     return "\n".join([f"Measured on {measured['machine']}.", "", "| figure | |", "|---|---|", *figures, "", needs])
@@ -138,7 +138,7 @@ def page(measured: Mapping[str, Any]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.option("--write", is_flag=True, help="Put the tables into docs/scale.md.")
 def command(rate: int | None, keep: float, as_json: bool, write: bool) -> None:
-    """Compute what a rate of spans needs at each stage, and which stage breaks first."""
+    """Compute the needs of a rate of spans at each stage, and which stage breaks first."""
     measured = figures()
     found = [capacity(each, keep, measured) for each in ([rate] if rate else RATES)]
     if write:

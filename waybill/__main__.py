@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run the command that the arguments name. Ctrl-C ends it in one line."""
     try:
-        # Only here, so that Ctrl-C has its line while this is imported, too.
+        # Imported here, so that Ctrl-C also ends in one line during the import.
         from waybill.commands import call, waybill
 
         call(waybill)

@@ -1,4 +1,4 @@
-"""The commands of the tool, each imported when it is asked for; and how each of them ends."""
+"""The commands of the tool, each imported when it is used, and how they exit."""
 
 import sys
 from importlib import import_module
@@ -31,10 +31,10 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is asked for: what one needs (a load test above all) would slow the others."""
+    """Imports a command when it is used: the libraries of one (above all the load test) would slow down the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, in the order in which a reader meets them."""
+        """Return the names of all commands, in the order of the help text."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
 
 @click.command(cls=LazyGroup)
 def waybill() -> None:
-    """Run Waybill on this machine, load it, look at its traces."""
+    """Run Waybill on this machine, load it, and look at its traces."""
 
 
 def call(command: click.Command) -> None:

@@ -22,7 +22,7 @@ def dead_letters(arguments: tuple[str, ...]) -> None:
     data = state_folder(settings()) / "data"
     if not (data / postgres.PASSWORDS).exists():
         raise click.ClickException("Waybill has not run here yet: start it with `make up`.")
-    # The service owns its streams, and the command with them.
+    # The service owns its streams, so it also has the command.
     url = valkey.url(postgres.passwords(data), settings().valkey_port)
     done = subprocess.run(  # noqa: S603
         [*COMMAND, *arguments], cwd=ROOT, env={**os.environ, "VALKEY_URL": url}, check=False

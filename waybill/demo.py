@@ -1,4 +1,4 @@
-"""The first orders of a fresh system, each with the way to its trace."""
+"""The first orders of a fresh system, each with a link to its trace."""
 
 import click
 import requests
@@ -18,7 +18,7 @@ TRACE_SECONDS = 20
 def place_orders() -> None:
     """Place an order of each kind, print where each trace is, and show the first as a waterfall.
 
-    A failure is printed and not raised: the system that it is about goes on running.
+    A failure is printed and not raised, since the system continues to run.
     """
     try:
         _place_and_show(Jaeger(settings().jaeger_url))

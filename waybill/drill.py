@@ -1,6 +1,6 @@
-"""`waybill drill`: a fault among many orders, to be found with nothing but Jaeger.
+"""`waybill drill`: find a fault among many orders, with only Jaeger.
 
-The load asks for the fault with the baggage `waybill.drill`, which is on no span: `exhibition/scenarios.py`.
+The load asks for the fault with the baggage `waybill.drill`, which no span shows: `exhibition/scenarios.py`.
 """
 
 import random
@@ -28,15 +28,15 @@ from waybill.walkthroughs import lesson, page, search, symptom
 ORDERS = 30
 FAULTY = range(3, 6)
 REFUSED = {name: 2 for name, scenario in SCENARIOS.items() if scenario.refusal}
-"""Refusals are business as usual: they are in every drill, and never what is looked for."""
+"""Refusals, which are in every drill as business as usual, and are never the fault to find."""
 NEVER_LOOKED_FOR = frozenset(name for name, scenario in SCENARIOS.items() if scenario.everyday)
-"""Orders without a fault show these as well."""
+"""Scenarios that orders without a fault show as well."""
 OTHERS = {"gateway", "order-relay"}
-"""Services that no fault is found in, to choose from all the same."""
+"""Services without a fault, which are also offered as answers."""
 USERS = 4
 SEEDS = 10_000
 WRONG = 3
-"""The exit status after a wrong answer; 1 is a drill that could not be held."""
+"""The exit status after a wrong answer; 1 means that the drill could not be run."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Plan:
     faulty: int
     """The number of orders with the fault."""
     causes: tuple[str, ...]
-    """Among which to choose, in this order."""
+    """The causes to choose from, in this order."""
 
     @property
     def right(self) -> Scenario:
@@ -69,10 +69,10 @@ class Plan:
 @click.option("--cause", metavar="TEXT", help="and the cause, or its number.")
 @click.option("--list", "listed", is_flag=True, help="Tell a trainer some seeds of each fault, and end.")
 def drill(seed: int | None, service: str | None, span: str | None, cause: str | None, listed: bool) -> None:
-    """Place orders of which some have a fault, ask which span tells it and why, and grade the answer.
+    """Place orders of which some have a fault, ask which span shows it and why, and grade the answer.
 
     At each question, `hint` gets the next of three hints, each narrower. With --service, --span and --cause, which go
-    with a --seed, nothing is asked. The exit status is 0 if all of the answer is right, and 3 if not.
+    with a --seed, nothing is asked. The exit status is 0 if the whole answer is right, and 3 if not.
     """
     if listed:
         Console(highlight=False).print(seeds_of_faults())
@@ -113,7 +113,7 @@ def plan_of(seed: int) -> Plan:
 def place(plan: Plan, *, one_by_one: bool = False) -> list[Order]:
     """Place the orders of a drill; `one_by_one` they come in an order that depends on the seed only.
 
-    Raises click.ClickException if nothing runs, or without faults.
+    Raises click.ClickException if nothing runs, or if faults are off.
     """
     url = settings().gateway_url
     skus = skus_in_stock(url)
@@ -142,7 +142,7 @@ def find_example(jaeger: Jaeger, plan: Plan, orders: Sequence[Order]) -> str:
 
 
 def show_where_to_look(console: Console, jaeger: Jaeger, orders: Sequence[Order]) -> None:
-    """Print the address of Jaeger's search; of a Jaeger without a web UI, what it would list. Raises JaegerError."""
+    """Print the URL of Jaeger's search or, without a web UI, the list of its results. Raises JaegerError."""
     console.print(f"{len(orders)} orders were placed, and something is wrong with some of them.")
     console.print("A card that is declined, or tea that is sold out, is business as usual.")
     console.print("Look at the traces in your browser, or in a second terminal; this one waits for the answer.\n")
@@ -158,7 +158,7 @@ def show_where_to_look(console: Console, jaeger: Jaeger, orders: Sequence[Order]
 
 
 def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:
-    """Return the result of a search for each trace, the longest first. Raises JaegerError."""
+    """Return the search results, the longest trace first. Raises JaegerError."""
     table = Table(
         "trace", "HTTP", "lasted", "spans", "errors", "services", box=None, pad_edge=False, header_style="dim"
     )
@@ -171,7 +171,7 @@ def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:
 
 
 def ask(console: Console, plan: Plan) -> Answer:
-    """Put the three questions. Raises click.Abort at Ctrl-C, and if there is no answer."""
+    """Ask the three questions. Raises click.Abort at Ctrl-C, and if there is no answer."""
     hints = hints_of(plan)
     console.print("\nWhich span tells what is wrong? `hint` gets a hint.")
     services = sorted({service for each in SCENARIOS.values() for service, _ in each.spans} | OTHERS)
@@ -203,7 +203,7 @@ def grade(console: Console, right: Scenario, answer: Answer) -> bool:
 
 
 def show_grade(console: Console, grade: Grade) -> None:
-    """Print one part of an answer, and what is right if it is wrong."""
+    """Print one part of an answer, and the right one if it is wrong."""
     good = grade.score == 1
     correction = "" if good or not grade.right else f" (right: {' or '.join(grade.right)})"
     text = f"{'✓' if good else '✗'} {grade.part}: {waterfall.printable(grade.said)}{correction}"
@@ -211,13 +211,13 @@ def show_grade(console: Console, grade: Grade) -> None:
 
 
 def cause_of(plan: Plan, said: str) -> str:
-    """Return the cause of this number in the drill's list, or what was said if it is no number of it."""
+    """Return the cause with this number in the drill's list, or the text itself if it is not such a number."""
     number = int(said) if said.isdecimal() else 0
     return plan.causes[number - 1] if 0 < number <= len(plan.causes) else said
 
 
 def seeds_of_faults() -> Table:
-    """Return the first seeds of each fault that is looked for."""
+    """Return the first seeds of each fault."""
     table = Table("fault", "seeds", "span", box=None, pad_edge=False, header_style="dim")
     for name in sorted(SCENARIOS.keys() - NEVER_LOOKED_FOR):
         seeds = [str(seed) for seed in range(100) if plan_of(seed).scenario == name]

@@ -1,7 +1,7 @@
 """Make an environment with locked requirements and this clone: `environment.py .venv requirements/tool.txt .`.
 
 This runs on the Python that the reader has, before anything is installed: it needs nothing but the standard library,
-and says so on a Python that is too old.
+and prints a clear message on a Python that is too old.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 OLDEST = (3, 11)
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit status of a command that Ctrl-C ended, as of a shell."""
+"""The exit status of a command that Ctrl-C ended, the same as a shell's."""
 PLAIN_LINE_SECONDS = 5
 LIVE_LINE_SECONDS = 0.2
 LINES_IN_ERROR = 15
@@ -26,18 +26,18 @@ POLL_SECONDS = 0.1
 
 
 class Failure(Exception):
-    """Says what went wrong, in words for the reader."""
+    """Something went wrong; the message is for the reader."""
 
 
 class Progress:
-    """One line that changes in a terminal; elsewhere a line every few seconds."""
+    """One line that changes in a terminal, or a line every few seconds elsewhere."""
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
         self._began = self._last = time.monotonic()
 
     def show(self, text: str) -> None:
-        """Show what is going on now; to be called often."""
+        """Show the current activity; call it often."""
         now = time.monotonic()
         if now - self._last < (LIVE_LINE_SECONDS if self._live else PLAIN_LINE_SECONDS):
             return
@@ -48,7 +48,7 @@ class Progress:
         say(line, end="" if self._live else "\n")
 
     def clear(self) -> None:
-        """Make room for a line that stays."""
+        """Make room for a permanent line."""
         if self._live:
             say("\r\033[K", end="")
 
@@ -58,7 +58,7 @@ class Installation:
 
     def __init__(self, folder: Path, requirements: Path) -> None:
         self.folder = folder
-        # Each requirement begins its line; its hashes and where it comes from are indented.
+        # A requirement starts at the beginning of a line; its hashes and origin are indented.
         self.total = len(re.findall(r"^[\w.\[\]-]+==", requirements.read_text(), re.MULTILINE))
         self.found = 0
         self.lines: list[str] = []
@@ -66,12 +66,12 @@ class Installation:
         self._before = packages(self.folder)
 
     def read(self, line: str) -> None:
-        """Take in one line of pip's output."""
+        """Process one line of pip's output."""
         self.lines.append(line)
         if line.startswith(("Collecting ", "Requirement already satisfied: ")):
             self.found += 1
         elif line.startswith("Ignoring "):
-            # A requirement of other systems.
+            # A requirement for other systems.
             self.total -= 1
         elif line.startswith("Installing collected packages: "):
             self.installing = True
@@ -85,7 +85,7 @@ class Installation:
 
 
 def main(folder: Path, requirements: Path, clone: Path) -> None:
-    """Make the environment if there is none that works, then install. Raises Failure, and KeyboardInterrupt."""
+    """Create the environment unless a working one exists, then install. Raises Failure, and KeyboardInterrupt."""
     if sys.version_info < OLDEST:
         raise Failure("Waybill needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.13")
     progress = Progress()
@@ -109,7 +109,7 @@ def main(folder: Path, requirements: Path, clone: Path) -> None:
         lambda: progress.show(str(installation)),
     )
     if not failed:
-        # Built by the packages that are installed now, so that nothing comes without its hash.
+        # Build with the packages that are installed now, so that nothing is installed without its hash.
         ours = ["--no-deps", "--no-build-isolation", "--editable", str(clone)]
         failed = run([*pip, *ours], installation.lines.append, lambda: progress.show("installing the command waybill"))
     progress.clear()
@@ -120,10 +120,10 @@ def main(folder: Path, requirements: Path, clone: Path) -> None:
 def run(command: list[str], read, show) -> int:  # type: ignore[no-untyped-def]
     """Run a command, hand each of its lines to `read`, call `show` meanwhile, and return its exit status.
 
-    If we are interrupted, it is ended with all that it has started.
+    If we are interrupted, the command is ended with everything that it has started.
     """
     asked: list[int] = []
-    # It raises nothing: code that is interrupted while a process starts does not know it, and cannot end it.
+    # It must not raise: code that is interrupted while a process starts does not know the process, and cannot end it.
     before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     try:
         process = subprocess.Popen(  # noqa: S603
@@ -152,7 +152,7 @@ def run(command: list[str], read, show) -> int:  # type: ignore[no-untyped-def]
 
 
 def works(python: Path) -> bool:
-    """Return whether an environment is whole; one that was left half made has no pip yet."""
+    """Return whether an environment is complete; an unfinished one has no pip yet."""
     if not python.exists():
         return False
     return not subprocess.run([str(python), "-c", "import pip"], capture_output=True, check=False).returncode  # noqa: S603

@@ -1,4 +1,4 @@
-"""Grade what somebody says of a fault: the orders that it hit, the span that tells it, and the cause."""
+"""Grade an answer about a fault: the affected orders, the span that shows it, and the cause."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of somebody who looked at the traces."""
+    """An answer from somebody who looked at the traces."""
 
     service: str
     span: str
@@ -15,7 +15,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Grade:
-    """One part of an answer: what was said, what is right, and a score from 0.0 to 1.0."""
+    """One part of an answer: the given value, the right ones, and a score from 0.0 to 1.0."""
 
     part: str
     said: str
@@ -24,7 +24,7 @@ class Grade:
 
 
 def grade_answer(spans: Sequence[tuple[str, str]], cause: str, answer: Answer) -> list[Grade]:
-    """Return the grades of service, span and cause. The span is to be one of the service that was named.
+    """Return the grades of service, span and cause. The span must belong to the named service.
 
     `spans` are the right ones, by service and name.
     """
@@ -39,7 +39,7 @@ def grade_answer(spans: Sequence[tuple[str, str]], cause: str, answer: Answer) -
 def grade_traces(affected: Collection[str], beside: Collection[str], said: Collection[str]) -> Grade:
     """Return the grade of a list of trace ids: its F1 score, the harmonic mean of precision and recall.
 
-    Those `beside` are traces that the fault cut off from an affected one: to name them is neither right nor wrong.
+    The traces `beside` were cut off from an affected one by the fault: naming them is neither right nor wrong.
     """
     right, named = set(affected), {plain(trace_id) for trace_id in said} - set(beside)
     found = len(right & named)
@@ -48,7 +48,7 @@ def grade_traces(affected: Collection[str], beside: Collection[str], said: Colle
 
 
 def plain(text: str) -> str:
-    """Return a text as it is compared: without capitals, and with single spaces."""
+    """Return a text in the form for comparisons: in lower case, with single spaces."""
     return " ".join(text.lower().split())
 
 

@@ -33,14 +33,14 @@ from waybill.settings import settings
 from waybill.supervise import services_log, state_folder
 
 RECORDED = 12
-"""The number of incidents of a release: each fault once, and some twice."""
+"""The number of incidents in a release: each fault once, and some twice."""
 ENOUGH_SEEDS = 100
-"""The first seeds, among which each fault comes up."""
+"""The first seeds, which include each fault."""
 TRACES, LOGS, MANIFEST, KEY = "traces.jsonl", "logs.jsonl", "incident.json", "answer.sealed"
 METRICS = ("metrics-before.prom", "metrics-after.prom")
 MOST_TRACES = 1000
 NEWEST_LOGS = 64 * 2**20
-"""The newest bytes of the log file among which to look."""
+"""How many of the newest bytes of the log file to read."""
 NANOSECONDS = 1_000_000_000
 
 Json = dict[str, Any]
@@ -54,7 +54,7 @@ class Key(BaseModel):
     """The scenario."""
     cause: str
     spans: list[tuple[str, str]]
-    """Service and name of each span that tells the fault."""
+    """Service and name of each span that shows the fault."""
     span_ids: list[str]
     """The ids of all such spans in the affected traces, and in those that were cut off from them."""
     trace_ids: list[str]
@@ -81,9 +81,9 @@ class IncidentAnswer(BaseModel):
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The folder, which must not exist."
 )
 def incident(seed: int | None, all_of_them: bool, out: Path) -> None:
-    """Place 30 orders of which some have one hidden fault, and write down their telemetry and the answer key.
+    """Place 30 orders of which some have one hidden fault, and record their telemetry and the answer key.
 
-    Waybill has to run, unsampled, and nobody else may place orders meanwhile.
+    Waybill has to run without sampling, and nobody else may place orders meanwhile.
     """
     if (seed is None) == (not all_of_them):
         raise click.UsageError("Name a --seed, or use --all.")
@@ -113,7 +113,7 @@ def incident(seed: int | None, all_of_them: bool, out: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 @click.argument("answer", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def grade(folder: Path, as_json: bool, answer: Path) -> None:
-    """Score an answer: which traces are affected, which span of which service tells the fault, and the cause.
+    """Score an answer: which traces are affected, which span of which service shows the fault, and the cause.
 
     The exit status is 0 if all of it is right, and 3 if not.
     """
@@ -142,7 +142,7 @@ def grade(folder: Path, as_json: bool, answer: Path) -> None:
 
 
 def recorded_seeds() -> list[int]:
-    """Return the seeds of a release: the first of each fault, then further ones, in their numerical order."""
+    """Return the seeds of a release in numerical order: the first of each fault, and further ones."""
     faults = [plan_of(seed).scenario for seed in range(ENOUGH_SEEDS)]
     first = {faults.index(fault) for fault in SCENARIOS.keys() - NEVER_LOOKED_FOR}
     further = (seed for seed in range(ENOUGH_SEEDS) if seed not in first)
@@ -211,7 +211,7 @@ def grades_of(key: Key, said: IncidentAnswer) -> list[Grade]:
 
 
 def sealed(key: Key) -> str:
-    """Return the key in a form that nobody reads by accident."""
+    """Return the key, encoded so that nobody reads it by accident."""
     return base64.b64encode(zlib.compress(key.model_dump_json().encode())).decode()
 
 
@@ -224,7 +224,7 @@ def unsealed(folder: Path) -> Key:
 
 
 def traces_between(jaeger: Jaeger, began: float, ended: float) -> list[Json]:
-    """Return every trace between two moments, each as one export of OTLP in JSON, by its beginning."""
+    """Return every trace between two moments, each as one export of OTLP in JSON, ordered by its beginning."""
     start, end = datetime.fromtimestamp(began, UTC), datetime.fromtimestamp(ended, UTC)
     found: dict[str, Json] = {}
     for service in sorted(SHIPPED):
@@ -244,7 +244,7 @@ def spans_of(trace: Json) -> Iterator[Json]:
 
 
 def of_these_orders(traces: Sequence[Json], began: float) -> list[Json]:
-    """Return the traces without those of earlier orders, which go on or are resumed, and of orders of others."""
+    """Return the traces without those of earlier orders, which continue or are resumed, and of others' orders."""
     recent = [
         trace
         for trace in traces
@@ -262,7 +262,7 @@ def of_these_orders(traces: Sequence[Json], began: float) -> list[Json]:
 
 
 def logs_between(file: Path, began: float, ended: float) -> Iterator[Json]:
-    """Yield the exports of log records between two moments; none if the Collector writes them elsewhere."""
+    """Yield the exports of log records between two moments; none if the Collector does not write them here."""
     try:
         lines = list(newest(file, NEWEST_LOGS))
     except OSError:

@@ -1,4 +1,4 @@
-"""`waybill load`: place many orders, then say how they went and whether every trace arrived."""
+"""`waybill load`: place many orders, then report the results and whether every trace arrived."""
 
 import json
 import signal
@@ -23,9 +23,9 @@ from waybill.settings import settings
 
 WEB_UI_PORT = 8089
 # A trace is complete a second or two after its order: services and Collector send spans in batches. With tail sampling
-# it is decided on after 10 s (collector-sampling.yaml).
+# the decision comes after 10 s (collector-sampling.yaml).
 PATIENCE_SECONDS = 15.0
-# Under the web page the mix comes around again and again; this number is enough for whole percents.
+# With the web page the mix repeats; this number is enough for whole percents.
 ORDERS_IN_A_ROUND = 100
 
 
@@ -58,7 +58,7 @@ def _mix(_context: click.Context, _parameter: click.Parameter, value: str) -> di
 def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_ui: bool, as_json: bool) -> None:
     """Place orders, then show latencies, the slowest and the failed orders, and whether all traces arrived.
 
-    The exit status is 1 when an order did not come out as its kind asks for, or its trace is not complete.
+    The exit status is 1 if an order did not have the result that its kind expects, or its trace is not complete.
     """
     if web_ui and rate:
         raise click.UsageError("--rate does not go with --web-ui: the web page decides how many users there are.")
@@ -135,7 +135,7 @@ def free_web_ui_port() -> int:
 
 
 def run(job: Job) -> tuple[list[Order], bool]:
-    """Let customers do the job, with a progress bar; Ctrl-C stops them early.
+    """Let customers place the orders, with a progress bar; Ctrl-C stops them early.
 
     Returns the orders that were answered, and whether Ctrl-C was pressed. Raises click.ClickException when the
     customers' process fails.
@@ -166,26 +166,26 @@ def run(job: Job) -> tuple[list[Order], bool]:
 
 
 def start_customers(job: Job) -> subprocess.Popen[str]:
-    """Start the process that places the orders: one JSON line comes out for each, closing its input ends it."""
+    """Start the process that places the orders: it writes one JSON line for each, and ends when its input is closed."""
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "waybill.locustfile", json.dumps(asdict(job))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # Ctrl-C in the terminal is to reach this process only, which lets the other finish what it has begun.
+        # Ctrl-C in the terminal must only reach this process, which lets the other finish its orders.
         start_new_session=True,
     )
 
 
 def wait_for_traces(jaeger: Jaeger, orders: Sequence[Order]) -> dict[str, str]:
-    """Return the problems of the orders' traces, after those on their way have arrived. Raises JaegerError."""
+    """Return the problems of the orders' traces, once all spans have arrived. Raises JaegerError."""
     with progress_bar() as progress:
         bar = progress.add_task("Traces", total=len(orders))
         return report.check_traces(jaeger, orders, PATIENCE_SECONDS, lambda: progress.advance(bar))
 
 
 def progress_bar() -> Progress:
-    """On standard error, so that only the summary is piped."""
+    """Show progress on standard error, so that only the summary is piped."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

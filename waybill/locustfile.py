@@ -1,8 +1,8 @@
 """The customers of a load test. `waybill.load` runs this module in a process of its own.
 
-Locust replaces the blocking parts of the standard library when it is imported, which nothing else here should
-suffer from. The process is told what to do by one JSON argument, writes one JSON line for every order to standard
-output, and stops when its standard input closes: then the command that started it wants it to, or is gone.
+Locust replaces the blocking parts of the standard library when it is imported, which should not affect anything
+else. The process gets its job as one JSON argument, writes one JSON line for every order to standard
+output, and stops when its standard input closes: the command that started it closes it on purpose, or is gone.
 """
 
 import functools
@@ -24,7 +24,7 @@ from locust.runners import LocalRunner
 
 from waybill.orders import KINDS, Job, Kind, Order, deal
 
-# Locust gives each user a connection and a greenlet; to start more a second is of no use to it.
+# Locust gives each user a connection and a greenlet; it gains nothing from starting more a second.
 FASTEST_START = 100
 SECONDS_FOR_ORDERS_ON_THEIR_WAY = 5
 
@@ -71,7 +71,7 @@ def read(response: Any, kind: Kind, started: float, seconds: float) -> Order:
 
 
 def report(order: Order) -> None:
-    """Hand an order to the command that started this process; when that is gone, stop."""
+    """Send an order to the command that started this process; stop if it is gone."""
     try:
         print(json.dumps(asdict(order)), flush=True)  # noqa: T201
     except BrokenPipeError:
@@ -79,7 +79,7 @@ def report(order: Order) -> None:
 
 
 def turns(job: Job) -> Iterator[tuple[float, Kind]]:
-    """Yield the kinds in their order, each with the moment (of the monotonic clock) when it is to be placed."""
+    """Yield the kinds in their order, each with the time (of the monotonic clock) at which to place it."""
     kinds = deal(job.mix, job.orders)
     start = time.monotonic()
     for number, name in enumerate(itertools.cycle(kinds) if job.web_ui_port else kinds):
@@ -87,7 +87,7 @@ def turns(job: Job) -> Iterator[tuple[float, Kind]]:
 
 
 def stop_when_stdin_closes() -> None:
-    """Standard input carries nothing: it becomes readable when its other end is closed."""
+    """Wait for the end of standard input: it has no data, so it becomes readable when its other end is closed."""
     socket.wait_read(sys.stdin.fileno())
     stopping.set()
 

@@ -34,7 +34,7 @@ SHOWN = ("exception.type",)
 @click.option("--file", type=click.Path(path_type=Path), help="Another file of the Collector's file exporter.")
 @click.option("--once", is_flag=True, help="End after what is there.")
 def logs(service: str | None, severity: str | None, trace: str | None, file: Path | None, once: bool) -> None:
-    """Show the last 50 log lines of the services, and then those to come, until Ctrl-C."""
+    """Show the last 50 log lines of the services, and then new ones, until Ctrl-C."""
     severe = SEVERITIES[SEVERITIES.index(severity) :] if severity else ()
 
     def wanted(record: Record) -> bool:
@@ -67,19 +67,19 @@ def logs(service: str | None, severity: str | None, trace: str | None, file: Pat
 def lines(file: Path) -> Iterator[bytes | None]:
     """Yield the lines of a file as they are written, and None at its end, without an end.
 
-    Goes on in the next file when the Collector begins one. Raises OSError if there is none to begin with.
+    Continues in the next file when the Collector begins one. Raises OSError if there is no file at the start.
     """
     text = file.open("rb")
     rest = b""
     while True:
         for piece in text:
             rest += piece
-            # One that is being written has no end yet.
+            # A line that is being written has no end yet.
             if rest.endswith(b"\n"):
                 yield rest
                 rest = b""
         yield None
-        # While a file takes the other's place there is none.
+        # There is no file while one replaces the other.
         with suppress(FileNotFoundError):
             if file.stat().st_ino != os.fstat(text.fileno()).st_ino:
                 text.close()

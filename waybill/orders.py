@@ -1,4 +1,4 @@
-"""The orders of a load test: their kinds, how many of each, and what came of them.
+"""The orders of a load test: their kinds, how many of each, and their outcomes.
 
 A kind says what to send and what must come back, so that a load test is also a test.
 """
@@ -25,7 +25,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of order: what the customer sends, and what the system must make of it."""
+    """One kind of order: what the customer sends, and how the system must respond."""
 
     name: str
     status: int = 201
@@ -33,7 +33,7 @@ class Kind:
     services: frozenset[str] = SHIPPED
     """The services whose spans its trace must contain."""
     sku: str | None = None
-    """The product to order; any that is in stock when None."""
+    """The product to order; None means any that is in stock."""
     products: int = 1
     """The number of different products to order, if any will do."""
     payment_token: str = VISA
@@ -47,16 +47,16 @@ class Kind:
         return {"items": items, "payment_token": self.payment_token}
 
     def headers(self, *, blind: bool = False) -> dict[str, str]:
-        """Return the headers that the customer sends: the baggage marks the order as one of a test.
+        """Return the headers that the customer sends: the baggage marks the order as part of a test.
 
-        Where it is `blind`, no span tells the scenario that is asked for.
+        If it is `blind`, no span names the requested scenario.
         """
         scenario = f",{DRILL if blind else SCENARIO}={self.name}" if self.scenario else ""
         return {"baggage": f"{SYNTHETIC}=true{scenario}"}
 
 
 def _kind(scenario: Scenario) -> Kind:
-    """Return the orders of a scenario; to be refused, a customer need not ask for it, but only order accordingly."""
+    """Return the orders of a scenario; for a refusal, the customer does not ask for it, but orders accordingly."""
     sku: str | None = None
     token = VISA
     if scenario.refusal:
@@ -77,7 +77,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("completed"),
-        # Refusals first: they are the common ones.
+        # Refusals come first, since they are common.
         *map(_kind, sorted(SCENARIOS.values(), key=lambda scenario: not scenario.refusal)),
     )
 }
@@ -94,12 +94,12 @@ class Job:
     skus: list[str]
     """The products in stock."""
     orders: int
-    """The number of orders. Under the web page, the number until the mix comes around, for ever."""
+    """The number of orders. With the web page, the number after which the mix repeats, without end."""
     users: int
     rate: float | None = None
-    """Orders a second; None: as fast as the users get their answers."""
+    """Orders a second; None means as fast as the users get their answers."""
     web_ui_port: int | None = None
-    """The port of Locust's web page, which then decides on users; None for no page."""
+    """The port of Locust's web page, which then controls the users; None for no page."""
     blind: bool = False
     """True if the spans keep the scenarios secret."""
     seed: int | None = None
@@ -112,9 +112,9 @@ class Order:
 
     kind: str
     status: int
-    """The HTTP status; 0 when there was no answer."""
+    """The HTTP status; 0 if there was no answer."""
     started: float
-    """The time at which it was sent, in seconds since 1970."""
+    """When it was sent, in seconds since 1970."""
     seconds: float
     """From sending to the whole answer."""
     trace_id: str | None = None
@@ -130,7 +130,7 @@ def outcome(status: int) -> str:
 def parse_mix(text: str) -> dict[str, int]:
     """Read `completed=90,declined=10` into names of kinds and their weights.
 
-    Raises ValueError, with a sentence for people, when a name or a weight is wrong.
+    Raises ValueError, with a readable message, if a name or a weight is wrong.
     """
     mix: dict[str, int] = {}
     for part in text.split(","):
@@ -148,7 +148,7 @@ def parse_mix(text: str) -> dict[str, int]:
 
 
 def deal(mix: Mapping[str, int], orders: int) -> list[str]:
-    """Return the kinds of this many orders, as near to the weights as whole orders can be, shuffled."""
+    """Return the kinds of this many orders, shuffled and as close to the weights as possible."""
     total = sum(mix.values())
     shares = {name: weight * orders / total for name, weight in mix.items()}
     counts = {name: int(share) for name, share in shares.items()}

@@ -1,4 +1,4 @@
-"""The parts of Waybill on one machine: each part's command, environment, and how to see that it is ready."""
+"""The parts of Waybill on one machine: each part's command, environment, and readiness check."""
 
 import json
 import os
@@ -19,18 +19,18 @@ from waybill.supervise import ROOT, Part, make_private, services_log, state_fold
 
 PROBE_SECONDS = 2
 DEMO_WINDOWS = {"1m": "10s", "5m": "30s", "30m": "1m", "1h": "2m", "6h": "4m"}
-"""The replacements for the windows in deploy/alerts.yaml. A rate needs two of the services' reports: 30 s is the least.
+"""The replacements for the windows in deploy/alerts.yaml, at least 30 s, since a rate needs two reports of a service.
 """
 OVERLAYS = {"off": [], "tail": ["collector-sampling.yaml"], "two-tier": ["collector-agent.yaml"]}
 
 RESOURCE = {"deployment.environment.name": "demo", "ip": "127.0.0.1"}
-"""Jaeger 2.13 and 2.14 compare clocks by `ip`, which is no name of the conventions; newer ones by host.name."""
+"""Jaeger 2.13 and 2.14 compare hosts by `ip`, which is not in the conventions; newer versions by host.name."""
 COUNTABLE = "--feature-gates=processor.tailsamplingprocessor.usetracestate"
-"""Has the tail sampler write its share into the `tracestate` of what it keeps. It is an alpha of Collector 0.161."""
+"""Makes the tail sampler write its share into the `tracestate` of kept spans: an alpha feature of Collector 0.161."""
 
 
 def all_parts(settings: Settings) -> list[Part]:
-    """Return every part, in the order in which they are named, started if one waits for another, and (last first)
+    """Return every part, in the order in which they are listed, started if one waits for another, and (last first)
     stopped.
 
     Finds the Collector, Jaeger and, if asked for, Prometheus first, which takes minutes if they have to be fetched.
@@ -53,7 +53,7 @@ def all_parts(settings: Settings) -> list[Part]:
 def data_folder(settings: Settings) -> Path:
     """Return the folder of the databases; create it if it is missing."""
     folder = state_folder(settings) / "data"
-    # PostgreSQL may run as another user, who passes through.
+    # PostgreSQL may run as another user, who needs to pass through.
     make_private(folder, 0o711)
     for part in ("valkey", "collector", "jaeger", "prometheus", *registry.SAMPLERS):
         if (folder / part).exists():
@@ -92,7 +92,7 @@ def _postgres(settings: Settings, data: Path, passwords: postgres.Passwords) -> 
         ready=ready,
         user=user.pw_uid if user else None,
         group=user.pw_gid if user else None,
-        # On SIGTERM it would wait for the last client, and a reader's psql may be one.
+        # On SIGTERM it would wait for the last client, which may be a reader's psql.
         stop_signal=signal.SIGINT,
     )
 
@@ -128,7 +128,7 @@ def _jaeger(settings: Settings, data: Path) -> Part:
             "JAEGER_OTLP_ENDPOINT": f"127.0.0.1:{settings.jaeger_otlp_port}",
             "JAEGER_HEALTH_ENDPOINT": health,
             "JAEGER_METRICS_PORT": str(settings.jaeger_metrics_port),
-            # It would trace its own queries, and on stopping wait for an exporter that reaches no one.
+            # It would trace its own queries, and wait at shutdown for an exporter that cannot connect.
             "OTEL_TRACES_SAMPLER": "always_off",
             "GOMEMLIMIT": "250MiB",
         },
@@ -139,7 +139,7 @@ def _jaeger(settings: Settings, data: Path) -> Part:
 
 
 def _opensearch_retention(settings: Settings) -> Part:
-    """Return what deletes the days that are too old: Jaeger does not."""
+    """Return the part that deletes old days of traces, which Jaeger does not."""
     return Part(
         name="opensearch-retention",
         command=[sys.executable, "deploy/opensearch_retention.py", "--every", "3600"],
@@ -165,7 +165,7 @@ def _collector(settings: Settings) -> Part:
             "LOGS_FILE": str(services_log(state_folder(settings))),
             "METRICS_OF": "|".join(sorted(registry.SHIPPED)),
             "SAMPLERS": samplers(settings.sampler_1_port, settings.sampler_2_port),
-            # Below what the memory limiter refuses at, as in docker-compose.yml.
+            # Below the limit at which the memory limiter refuses data, as in docker-compose.yml.
             "GOMEMLIMIT": "100MiB",
         },
         where=f"{endpoint} (OTLP/gRPC)",
@@ -175,18 +175,18 @@ def _collector(settings: Settings) -> Part:
 
 
 def _otelcol(*files: str) -> list[str | Path]:
-    """Return the command of a Collector with these configurations, each laid over the one before."""
+    """Return the command of a Collector with these configurations, each merged into the one before."""
     gates = [COUNTABLE] if "collector-sampling.yaml" in files else []
     return [binaries.find("otelcol"), *(word for file in files for word in ("--config", file)), *gates]
 
 
 def samplers(*ports: int) -> str:
-    """Return the addresses of the second tier as collector-agent.yaml takes them."""
+    """Return the addresses of the second tier in the format of collector-agent.yaml."""
     return f"[{', '.join(f'127.0.0.1:{port}' for port in ports)}]"
 
 
 def sampler(settings: Settings, name: str, ports: Mapping[str, int] | None = None) -> Part:
-    """Return a Collector of the second tier; `ports` (spans, health, metrics) are for one more than there are."""
+    """Return a Collector of the second tier; pass `ports` (spans, health, metrics) for an additional one."""
     ports = ports or settings.ports_of(name)
     otlp, health, metrics = ports.values()
     return Part(
@@ -217,7 +217,7 @@ def _prometheus(settings: Settings, data: Path) -> Part:
 
     def prepare() -> None:
         folder.mkdir(exist_ok=True)
-        # It knows no variables: it looks for its targets in a file beside its configuration.
+        # It does not support variables, so it reads its targets from a file beside its configuration.
         shutil.copy(ROOT / "deploy/prometheus.yaml", configuration)
         (folder / "alerts.yaml").write_text(alerts(settings.alerts))
         groups = [{"targets": [f"127.0.0.1:{port}"], "labels": {"job": job}} for job, port in ports.items()]
@@ -241,7 +241,7 @@ def _prometheus(settings: Settings, data: Path) -> Part:
 
 
 def alerts(windows: Literal["production", "demo"]) -> str:
-    """Return the rules for Prometheus with the windows written in, names included: it knows no variables."""
+    """Return the rules for Prometheus with the windows replaced, also in names: it does not support variables."""
     rules = (ROOT / "deploy/alerts.yaml").read_text()
     if windows == "production":
         return rules
@@ -264,7 +264,7 @@ def _service(
     if service.valkey:
         environment["VALKEY_URL"] = valkey.url(passwords, settings.valkey_port)
     if service.name == "gateway":
-        # Only to show traces: no order needs it.
+        # It is only for showing traces; orders do not need it.
         environment["JAEGER_URL"] = settings.jaeger_url
         environment["LOGS_FILE"] = str(services_log(state_folder(settings)))
     if not service.port:
@@ -299,13 +299,13 @@ def _worker(service: registry.Service, environment: Mapping[str, str], settings:
 
 
 def _telemetry(settings: Settings) -> dict[str, str]:
-    """Return the variables that tell the services where to send, and as what."""
+    """Return the variables with the target of the services' telemetry, and their identity."""
     ours = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.collector_port}",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "",
         "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "",
-        # One that is set for a service of the user's would name all of ours.
+        # If the user has set it for another service, it would rename all of ours.
         "OTEL_SERVICE_NAME": "",
     }
     defaults = {

@@ -1,4 +1,4 @@
-"""A check, before anything starts, that the ports of the parts are free."""
+"""Check, before anything starts, that the ports of the parts are free."""
 
 import socket
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def check_free(parts: Sequence[Part]) -> None:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # Connections that ended a moment ago do not keep a server from starting.
+        # Connections that have just ended do not prevent a server from starting.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

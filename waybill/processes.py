@@ -1,4 +1,4 @@
-"""The running processes, in a file that outlives its writer; ends a process with all that it started."""
+"""Record the running processes in a file that outlives its writer, and end processes with everything they started."""
 
 import os
 import signal
@@ -14,17 +14,17 @@ from pydantic import BaseModel, ValidationError
 
 POLL_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# The time that processes left behind by a part have to end.
+# How long processes that a part left behind have to end.
 ORPHAN_SECONDS = 2.0
 SUPERVISED = "WAYBILL_SUPERVISED"
-"""The variable of every part that says its name and, behind a blank, its supervisor's file: a supervisor may be killed
-before it has written down what it has started."""
+"""The variable of every part with its name, a blank and its supervisor's file: a supervisor may be killed
+before it has recorded what it has started."""
 # The clock that a creation time is computed from may be set while the process runs.
 CLOCK_TOLERANCE_SECONDS = 5.0
 
 
 class Running(BaseModel):
-    """A process, told apart by its creation time from a later one that was given the same id."""
+    """A process, identified by its creation time as well, since a later process may get the same id."""
 
     name: str
     pid: int
@@ -35,7 +35,7 @@ class Running(BaseModel):
     """Seconds from the signal until it is killed."""
 
     def process(self) -> psutil.Process | None:
-        """Return the process while it lives."""
+        """Return the process if it is alive."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
             if self.is_same(process) and lives(process):
@@ -43,7 +43,7 @@ class Running(BaseModel):
         return None
 
     def is_same(self, process: psutil.Process) -> bool:
-        """Return whether a process with this id is the one that was written down."""
+        """Return whether a process with this id is the recorded one."""
         return abs(process.create_time() - self.created) < CLOCK_TOLERANCE_SECONDS
 
 
@@ -56,7 +56,7 @@ class State(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Return the last state that was written, or None. Raises click.ClickException for nonsense."""
+        """Return the last state that was written, or None. Raises click.ClickException if it is unreadable."""
         try:
             return cls.model_validate_json(file.read_bytes())
         except FileNotFoundError:
@@ -68,20 +68,20 @@ class State(BaseModel):
             ) from error
 
     def write(self, file: Path) -> None:
-        """Replace the file at once, so that no one reads half of it."""
+        """Replace the file atomically, so that no one reads half of it."""
         new = file.with_name(file.name + ".new")
         new.write_text(self.model_dump_json(indent=2))
         new.replace(file)
 
 
 def running(name: str, pid: int, **bounds: signal.Signals | float) -> Running:
-    """Return the record of a process that lives now. Raises psutil.NoSuchProcess when it does not."""
+    """Return the record of a living process. Raises psutil.NoSuchProcess if it is not alive."""
     return Running.model_validate({"name": name, "pid": pid, "created": psutil.Process(pid).create_time(), **bounds})
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Deliver signals to stop only after the block, so that a process that is just being started is not lost."""
+    """Delay stop signals until after the block, so that a process that is just being started is not lost."""
     came: list[int] = []
     before = {stop: signal.signal(stop, lambda number, _: came.append(number)) for stop in STOP_SIGNALS}
     try:
@@ -94,7 +94,7 @@ def signals_held() -> Iterator[None]:
 
 
 def end(part: Running, say: Callable[[str], None]) -> bool:
-    """End a process and all that it has started: first it is asked to, and after its bound it is killed.
+    """End a process and everything that it has started: ask it to stop, and kill it after its time limit.
 
     `say` gets a line for each that had to be killed. Returns whether there was anything to end.
     """
@@ -106,7 +106,7 @@ def end(part: Running, say: Callable[[str], None]) -> bool:
         if wait_gone([leader], part.stop_within):
             say(f"{part.name} (process {part.pid}) did not stop within {part.stop_within:.0f} s: killed.")
             _signal([leader], signal.SIGKILL)
-    # The remaining ones have lost the process that would have ended them.
+    # The remaining ones have lost the process that should have ended them.
     orphans = [process for process in family | _family(part) if lives(process) and process != leader]
     _signal(orphans, signal.SIGTERM)
     for process in (stubborn := wait_gone(orphans, ORPHAN_SECONDS)):
@@ -117,7 +117,7 @@ def end(part: Running, say: Callable[[str], None]) -> bool:
 
 
 def end_what_is_left(file: Path, say: Callable[[str], None]) -> list[str]:
-    """End what the supervisor of this file, which lives no more, has left running, and remove the file.
+    """End the processes that the dead supervisor of this file has left running, and remove the file.
 
     `say` gets a line for each that had to be killed. Return the names of the parts that were ended.
     """
@@ -134,13 +134,13 @@ def _unrecorded(file: Path) -> Iterator[Running]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             name, _, supervisor = process.environ().get(SUPERVISED, "").partition(" ")
-            # Processes that a part has started have its environment as well, and go with it.
+            # Processes that a part has started have the same environment, and are ended with it.
             if supervisor == str(file) and _session(process.pid) == process.pid and lives(process):
                 yield running(name, process.pid)
 
 
 def wait_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait until all of them have ended; returns those that have not in time."""
+    """Wait until all of them have ended; return those that have not ended in time."""
     deadline = time.monotonic() + seconds
     alive = list(processes)
     while alive := [process for process in alive if lives(process)]:
@@ -151,17 +151,17 @@ def wait_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psuti
 
 
 def _family(part: Running) -> set[psutil.Process]:
-    """Return a part's process, its descendants, and whoever is left of its session when it is gone itself."""
+    """Return a part's process, its descendants, and the rest of its session if the process itself is gone."""
     family: set[psutil.Process] = set()
     if part.created < psutil.boot_time() - CLOCK_TOLERANCE_SECONDS:
-        # Ids that were written down before the machine restarted mean nothing.
+        # Ids that were recorded before a restart of the machine are meaningless.
         return family
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(part.pid)
         if not part.is_same(leader):
             return family
         family = {leader, *leader.children(recursive=True)}
-    # The kernel gives the id of a session to no new process while the session has members.
+    # The kernel does not reuse the id of a session while it has members.
     family |= {process for process in psutil.process_iter() if _session(process.pid) == part.pid}
     return {process for process in family if lives(process)}
 
@@ -173,7 +173,7 @@ def _session(pid: int) -> int | None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Return whether a process has not ended. A zombie has: only its parent has not looked yet."""
+    """Return whether a process has not ended. A zombie has ended, but its parent has not collected it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Progress, for people, of work that takes its time: nothing is silent for long. It goes to stderr."""
+"""Show the progress of long work on stderr, so that nothing is silent for long."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def waiting(for_what: Callable[[], str]) -> Iterator[None]:
-    """Say every few seconds what is waited for, as long as the block takes."""
+    """Print what is being waited for every few seconds, for as long as the block takes."""
     over = threading.Event()
     began = monotonic()
 
@@ -41,11 +41,11 @@ def waiting(for_what: Callable[[], str]) -> Iterator[None]:
 
 
 class DownloadBar:
-    """A download's progress, told in the words of pooch's downloader."""
+    """A download's progress, with the interface of pooch's downloader."""
 
     def __init__(self, bar: Progress) -> None:
         self.total = 0
-        """The bytes in all, or 0 if the server does not say."""
+        """The total number of bytes, or 0 if the server does not say."""
         self._bar, self._task, self._done = bar, bar.add_task("", total=None), 0
 
     def __str__(self) -> str:
@@ -58,11 +58,11 @@ class DownloadBar:
         self._bar.update(self._task, completed=self._done, total=self.total or None)
 
     def reset(self) -> None:
-        """Begin to count again, which the downloader does before it tells the whole."""
+        """Restart the count, which the downloader does before it sets the total."""
         self._done = 0
 
     def close(self) -> None:
-        """Do nothing: the bar goes with its block."""
+        """Do nothing: the bar disappears with its block."""
 
 
 @contextmanager
@@ -77,10 +77,10 @@ def download_progress(title: str) -> Iterator[DownloadBar]:
 
 @contextmanager
 def build_progress(title: str) -> Iterator[Callable[[str], None]]:
-    """Say what is built, and show what it is at. Call what it yields, often, with what it is doing now."""
+    """Show what is being built. Yields a function; call it often with the current activity."""
     say(title)
     text = "starting"
-    # A package path longer than the terminal is cut, so that the live line stays one line.
+    # Cut a package path that is longer than the terminal, so that the live line stays one line.
     words = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
     with _unless_live(lambda: text), _bar(SpinnerColumn(), TimeElapsedColumn(), words, expand=True) as progress:
         task = progress.add_task(text, total=None)

@@ -1,4 +1,4 @@
-"""The parts of Waybill, each once: the tool, the doctor and the tests take from here what they know of them.
+"""The parts of Waybill, each once: the tool, the doctor and the tests read this registry.
 
 Files that are not Python name them again: docker-compose.yml and deploy/docker. tests/unit/test_registry.py compares.
 """
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 POSTGRES, VALKEY = "postgres", "valkey"
 POSTGRESQL, REDIS = "postgresql", "redis"
-"""The same by the name that their spans give (db.system.name)."""
+"""The same, by the name in their spans (db.system.name)."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A program of others that the services, or their telemetry, need. It waits for nothing when it starts."""
+    """A third-party program that the services, or their telemetry, need. It waits for nothing when it starts."""
 
     name: str
     ports: Mapping[str, int]
@@ -37,18 +37,18 @@ class Service:
     caller: str = ""
     """The service that calls it for an order."""
     traced: bool = True
-    """True if an order has spans of it: a third party has none."""
+    """True if an order has its spans; a third party has none."""
     shows: tuple[str, ...] = ()
-    """The databases that an order has spans of, in this order."""
+    """The databases whose spans are in an order's trace, in this order."""
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Return what it waits for. Services need each other for an order, but not to start."""
+        """Return the parts that it waits for. Services need each other for an order, but not to start."""
         return (*([POSTGRES] if self.database else []), *([VALKEY] if self.valkey else []))
 
     @property
     def ports(self) -> Mapping[str, int]:
-        """Return where it listens, by the field of waybill.settings.Settings."""
+        """Return its port, by the field of waybill.settings.Settings."""
         return {f"{self.name}_port": self.port} if self.port else {}
 
 
@@ -70,15 +70,15 @@ SERVERS = (
         {
             "collector_port": 4317,
             "collector_health_port": 13133,
-            # Its metrics of itself. At its own default, 8888, many a machine has a Jupyter.
+            # Its metrics about itself. Its own default, 8888, is often used by Jupyter.
             "collector_metrics_port": 18888,
-            # The metrics of all services, as it passes them on.
+            # The metrics of all services.
             "metrics_port": 8889,
         },
     ),
     Server("prometheus", {"prometheus_port": 9090}),
 )
-"""In the order in which they are named, and stopped after the services, last first."""
+"""In the order in which they are listed, and stopped after the services, last first."""
 
 SERVICES = (
     Service("acquirer", port=8009, traced=False),
@@ -104,7 +104,7 @@ SERVICES = (
         shows=(POSTGRESQL, REDIS),
     ),
 )
-"""In the order in which they are named and, last first, stopped."""
+"""In the order in which they are listed and, last first, stopped."""
 
 
 def _way(name: str) -> Iterator[str]:
@@ -121,17 +121,17 @@ SAMPLERS = {
         ("sampler-2", "sampler_2", 14402, 13142, 18902),
     )
 }
-"""Collectors of a second tier, which run if they are asked for, in front of Jaeger and behind the other."""
+"""Collectors of an optional second tier, in front of Jaeger and behind the other."""
 NAMES = tuple(service.name for service in SERVICES)
 PARTS: dict[str, Server | Service] = {part.name: part for part in (*SERVERS, *SERVICES)}
 PORTS = {field: port for part in (*PARTS.values(), *SAMPLERS.values()) for field, port in part.ports.items()}
 """Every port, by the field of waybill.settings.Settings."""
 OWNERS = tuple(service.name for service in SERVICES if service.database == service.name)
-"""Those with a database of their own."""
+"""The services with their own database."""
 TRACED = tuple(service.name for service in SERVICES if service.traced)
 SHIPPED = frozenset(TRACED)
-"""Those with spans in the trace of an order that was shipped."""
+"""The services with spans in the trace of a shipped order."""
 ON_THE_WAY = (*_way("gateway"), *(service.name for service in SERVICES if service.module))
-"""Those with spans in an order's trace, in the order in which it comes to them."""
+"""The services with spans in an order's trace, in the order in which it reaches them."""
 CALLERS = {service.name: service.caller for service in SERVICES if service.caller}
 SHOWS = {service.name: service.shows for service in SERVICES if service.shows}

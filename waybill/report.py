@@ -23,12 +23,12 @@ MISSING = "Jaeger has no span of it"
 
 
 def as_expected(order: Order) -> bool:
-    """Return whether the gateway answered as the order's kind asks for."""
+    """Return whether the gateway answered as the order's kind expects."""
     return order.status == KINDS[order.kind].status
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest of the values that `percent` of them do not exceed (nearest rank). There must be a value."""
+    """Return the smallest value that `percent` of them do not exceed (nearest rank). There must be a value."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
@@ -37,7 +37,7 @@ def check_traces(
 ) -> dict[str, str]:
     """Return the problems of the orders' traces in Jaeger, by trace id; complete ones are left out.
 
-    Asks again and again for those that are not complete, until none has become so for `patience` seconds.
+    Polls for incomplete traces until none has been completed for `patience` seconds.
     `on_complete` is called for each complete one. Raises JaegerError.
     """
     waiting = {order.trace_id: order for order in orders if order.trace_id}
@@ -71,7 +71,7 @@ def trace_problem(jaeger: Jaeger, trace_id: str, order: Order) -> str | None:
 
 
 def show_orders(console: Console, orders: Sequence[Order], link: Callable[[str], str]) -> None:
-    """Print counts and latencies, and the slowest and the failed orders; `link` makes an address of a trace id."""
+    """Print counts and latencies, and the slowest and the failed orders; `link` turns a trace id into a URL."""
     if not orders:
         console.print("No order was placed.")
         return
@@ -86,7 +86,7 @@ def show_orders(console: Console, orders: Sequence[Order], link: Callable[[str],
 
 
 def show_comparisons(console: Console, orders: Sequence[Order], link: Callable[[str, str], str]) -> None:
-    """Print, for each kind beside completed orders, where Jaeger compares a usual one of those with its slowest."""
+    """Print links to comparisons in Jaeger of an ordinary completed order with the slowest of each other kind."""
     good_ones = [order for order in orders if order.kind == GOOD and as_expected(order) and order.trace_id]
     others = sorted({order.kind for order in orders} - {GOOD})
     if not good_ones or not others:
@@ -120,17 +120,17 @@ def latencies(orders: Sequence[Order]) -> Table:
 
 
 def quantiles(seconds: Sequence[float]) -> list[str]:
-    """Return the 50th, 95th and 99th percentile, for people."""
+    """Return the 50th, 95th and 99th percentile, in words."""
     return [duration(round(percentile(seconds, percent) * 1e9)) for percent in (50, 95, 99)]
 
 
 def show_list(console: Console, orders: Sequence[Order], link: Callable[[str], str]) -> None:
-    """Print one line for each order, up to a bound, with the link to its trace."""
+    """Print one line for each order, up to a limit, with the link to its trace."""
     for order in orders[:LISTED_AT_MOST]:
         took = duration(round(order.seconds * 1e9))
         where = link(order.trace_id) if order.trace_id else "no trace id"
         said = "" if as_expected(order) else f"  {outcome(order.status)}: {waterfall.printable(order.detail)}"
-        # Not wrapped: a link that is broken over two lines cannot be clicked.
+        # Do not wrap: a link that is broken over two lines cannot be clicked.
         console.print(f"  {took:>8}  {order.kind:<29} {where}{said}", soft_wrap=True, markup=False, highlight=False)
     if len(orders) > LISTED_AT_MOST:
         console.print(f"  and {len(orders) - LISTED_AT_MOST} more", highlight=False)
@@ -165,7 +165,7 @@ def show_completeness(
 
 
 def as_json(orders: Sequence[Order], problems: Mapping[str, str], left_out: int) -> dict[str, Any]:
-    """For a script: every order, the latencies of each kind, and what became of the traces."""
+    """Return the results for a script: every order, the latencies of each kind, and the state of the traces."""
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for order in orders:
         groups[order.kind, outcome(order.status)].append(order.seconds)
@@ -192,13 +192,13 @@ def as_json(orders: Sequence[Order], problems: Mapping[str, str], left_out: int)
 
 
 def good(orders: Sequence[Order], problems: Mapping[str, str]) -> bool:
-    """Return whether there are orders, and each came out as its kind asks for and has a complete trace."""
+    """Return whether there are orders, and each had the expected result and has a complete trace."""
     traced = all(order.trace_id for order in orders)
     return bool(orders) and traced and not failures(orders) and not problems
 
 
 def failures(orders: Sequence[Order]) -> list[Order]:
-    """Return the orders that did not come out as their kind asks for."""
+    """Return the orders that did not have the result that their kind expects."""
     return [order for order in orders if not as_expected(order)]
 
 

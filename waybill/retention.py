@@ -1,4 +1,4 @@
-"""`waybill retention`: delete what the services need no more."""
+"""`waybill retention`: delete data that the services no longer need."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ SERVICES = ("order", "inventory", "fulfilment")
     "--days", type=click.FloatRange(min=1), default=30, show_default=True, help="The age at which a row is deleted."
 )
 def retention(days: float) -> None:
-    """Delete settled orders, sent messages, reservations and shipments that are old, beside whatever runs.
+    """Delete old settled orders, sent messages, reservations and shipments, while everything runs.
 
     The exit status is 1 if a database does not answer.
     """
@@ -27,7 +27,7 @@ def retention(days: float) -> None:
     for name in SERVICES:
         url = postgres.url(name, passwords, settings().postgres_port)
         environment = {**os.environ, "DATABASE_URL": url, "RETENTION_DAYS": str(days)}
-        # The service's own job, as cron would run it.
+        # Run the service's own job, as cron would.
         command = [sys.executable, "-m", f"services.{name}.retention"]
         failed |= bool(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
     sys.exit(failed)

@@ -1,4 +1,4 @@
-"""`waybill score`: the Instrumentation Score of our services, or of anybody's."""
+"""`waybill score`: the Instrumentation Score of our services, or of any other services."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +16,9 @@ from waybill.supervise import state_folder
 def score(jaeger: str, files: Sequence[Path], **given: Any) -> None:
     """Compute the Instrumentation Score of each service, from files of OTLP in JSON, or from Jaeger, or both.
 
-    Without either it looks at what `make up` has started: the spans in Jaeger, and the log records that the Collector
-    wrote down. Exits with 0 if every rule that could be decided is kept by every service, with 1 if one is not, and
+    Without either it scores the system that `make up` has started: the spans in Jaeger, and the log records that the
+    Collector wrote to its file. Exits with 0 if every service passes every rule that could be decided, with 1 if one
+    fails, and
     with 2 if there is nothing to score.
     """
     if not (files or jaeger):

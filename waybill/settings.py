@@ -25,9 +25,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     state_dir: Path = Path(".waybill")
-    """Data, logs and process ids of what runs now; relative to the repository."""
+    """Data, logs and process ids of the running system; relative to the repository."""
     cache_dir: Path = user_cache_path("waybill")
-    """The Collector, Jaeger and Prometheus, kept from one run, and one clone, to the next."""
+    """The Collector, Jaeger and Prometheus, shared by all runs and clones."""
 
     gateway_port: Port = PORTS["gateway_port"]
     order_port: Port = PORTS["order_port"]
@@ -52,17 +52,17 @@ class Settings(BaseSettings):
     jaeger_metrics_port: Port = PORTS["jaeger_metrics_port"]
     prometheus_port: Port = PORTS["prometheus_port"]
     metrics: Literal["off", "on"] = "off"
-    """True if Prometheus keeps the metrics, and Jaeger shows them: docs/metrics.md."""
+    """True if Prometheus stores the metrics, and Jaeger shows them: docs/metrics.md."""
     alerts: Literal["production", "demo"] = "production"
-    """The windows of Prometheus' alerts: as deploy/alerts.yaml has them, or so short that one can watch them fire."""
+    """The windows of Prometheus' alerts: as in deploy/alerts.yaml, or short enough to watch them fire."""
     sampling: Literal["off", "tail", "two-tier"] = "off"
-    """The Collectors that leave traces out: none, the only one (collector-sampling.yaml), those of a second tier
+    """The Collectors that sample: none, the only one (collector-sampling.yaml), or those of a second tier
     (collector-agent.yaml)."""
     storage: Literal["memory", "badger", "opensearch"] = "memory"
-    """The place of traces: Jaeger's memory, its disk (deploy/jaeger-badger.yaml), or an OpenSearch of yours
+    """Where traces are stored: Jaeger's memory, its disk (deploy/jaeger-badger.yaml), or your own OpenSearch
     (deploy/jaeger-opensearch.yaml)."""
     retention: Annotated[int, Field(ge=1)] = 7
-    """The days that a trace is kept on disk, or in OpenSearch."""
+    """How many days a trace is kept on disk, or in OpenSearch."""
     opensearch_url: str = "http://127.0.0.1:9200"
 
     @property
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     @property
     def sampler_metrics_ports(self) -> tuple[int, ...]:
-        """Return where the Collectors of the second tier show their metrics of themselves."""
+        """Return the URLs where the Collectors of the second tier serve their own metrics."""
         return self.sampler_1_metrics_port, self.sampler_2_metrics_port
 
     @property

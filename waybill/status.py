@@ -1,4 +1,4 @@
-"""`waybill status`: what runs, and the memory that it takes."""
+"""`waybill status`: what runs, and how much memory it uses."""
 
 import json
 from contextlib import suppress
@@ -29,7 +29,7 @@ def status(as_json: bool) -> None:
         if process is None:
             parts.append({"part": part.name, "running": False})
             continue
-        # Without the parts: they are the supervisor's children, and have their own lines.
+        # Exclude the parts, which are the supervisor's children and have their own lines.
         family = [process] if part is state.supervisor else [process, *process.children(recursive=True)]
         memory = sum(proportional_memory(member) for member in family)
         parts.append(
@@ -54,9 +54,9 @@ def status(as_json: bool) -> None:
 
 
 def proportional_memory(process: psutil.Process) -> int:
-    """Return a process's share of the memory, in bytes: pages that several processes have count in parts (PSS).
+    """Return a process's share of the memory, in bytes: shared pages count proportionally (PSS).
 
-    Where the system does not tell (other than Linux), its unique memory.
+    On systems without this figure (other than Linux), return its unique memory.
     """
     with suppress(psutil.NoSuchProcess):
         info = process.memory_full_info()

@@ -1,4 +1,4 @@
-"""Starts parts in order, starts again the ones that die, and stops them in reverse; knows nothing of what they are."""
+"""Start parts in order, restart the ones that die, and stop them in reverse; independent of what the parts are."""
 
 import os
 import shutil
@@ -25,41 +25,41 @@ POLL_SECONDS = 0.05
 LOG_LINES_IN_ERROR = 15
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-# A part that has run for this long is well again: if it dies later, the pause begins from the first one.
+# A part that has run for this long has recovered: if it dies later, the first pause is used again.
 STEADY_SECONDS = 60.0
 LOG_BYTES = 20_000_000
-"""A log that has grown beyond this is put aside, in place of the one that was put aside before."""
+"""A log that has grown beyond this is put aside, replacing the previous one."""
 
 Note = Callable[[str, str], None]
-"""Told the name of a part and what it does now."""
+"""Called with the name of a part and its current activity."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One process, with what it starts itself. Parts start in parallel where `after` allows it."""
+    """One process, with everything that it starts itself. Parts start in parallel if `after` allows it."""
 
     name: str
     command: Sequence[str | Path]
     ready: Callable[[], bool]
-    """Asked until it says yes; must answer within seconds and raise nothing."""
+    """Polled until it returns True; it must answer within seconds and raise nothing."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to our own."""
+    """Variables that are added to our own environment."""
     where: str = ""
-    """For people: a URL, or a host and port."""
+    """A URL, or a host and port, to show."""
     ports: Mapping[str, int] = field(default_factory=dict)
     """The loopback ports that it listens on, by the variable that moves each."""
     after: Sequence[str] = ()
     """Names of parts that have to be ready before this one starts."""
     prepare: Callable[[], None] | None = None
-    """Done once before the process starts."""
+    """Called once before the process starts."""
     user: int | None = None
     group: int | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     start_within: float = 60
-    """Seconds until it has to be ready."""
+    """How many seconds it may take to get ready."""
     stop_within: float = 15
-    """Seconds that it has to end after `stop_signal`, before it is killed."""
+    """How many seconds it has to end after `stop_signal`, before it is killed."""
 
 
 @dataclass
@@ -68,9 +68,9 @@ class Life:
 
     began: float
     pause: float = 0
-    """Seconds that it waited before it was started the last time."""
+    """How many seconds it waited before its last start."""
     due: float | None = None
-    """The time at which it is started again; None while it runs."""
+    """When it will be started again; None while it runs."""
     ready: bool = True
 
 
@@ -83,14 +83,14 @@ class StoppedError(click.ClickException):
         super().__init__("Stopped before everything was ready.")
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it as what was asked for, and not as an error."""
+        """Print it as a normal end, and not as an error."""
         click.echo(self.message, file=file or sys.stderr)
 
 
 class Supervisor:
-    """Runs parts as child processes, each in a session of its own and with a log of its own.
+    """Runs parts as child processes, each with its own session and its own log.
 
-    From its making until `stop`, what runs stands in `state.json`, so that someone else can end it.
+    From its creation until `stop`, `state.json` lists what runs, so that someone else can end it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,12 +123,12 @@ class Supervisor:
         self._raise_first_failure(started)
 
     def set_ready(self) -> None:
-        """Write down, for whoever waits, that every part is ready."""
+        """Record, for processes that wait, that every part is ready."""
         self._state.ready = True
         self._state.write(state_file(self.folder))
 
     def watch(self, say: Say) -> None:
-        """Stay until someone asks to stop; start again every part that dies, after a pause that grows."""
+        """Run until someone asks to stop; restart every part that dies, after a pause that grows."""
         lives = {part.name: Life(time.monotonic()) for part in self._parts}
         while not self.stop_asked:
             for part in self._parts:
@@ -140,7 +140,7 @@ class Supervisor:
         now = time.monotonic()
         if life.due is None and self._children[part.name].poll() is not None:
             self._plan_restart(part, life, self._how_it_ended(part), say)
-            # Its children would keep its ports.
+            # Its children would keep its ports open.
             end(next(known for known in self._state.parts if known.name == part.name), say)
         elif life.due is not None and now >= life.due:
             try:
@@ -163,22 +163,22 @@ class Supervisor:
         say(f"{part.name} {what}. It is started again in {life.pause:.0f} s; its log is {log}.")
 
     def _cut_logs(self) -> None:
-        """Put aside every log that has grown too long. The parts go on writing to the same file, from its start."""
+        """Put aside every log that has grown too long. The parts continue to write to the same file, from its start."""
         for name in (*(part.name for part in self._parts), "up"):
             log = log_file(self.folder, name)
             with suppress(OSError):
                 if log.stat().st_size > LOG_BYTES:
-                    # A full disk keeps no copy, and is no reason to let the log grow.
+                    # If the disk is full, drop the copy rather than let the log grow.
                     with suppress(OSError):
                         shutil.copy(log, log.with_name(f"{log.name}.1"))
                     os.truncate(log, 0)
 
     def stop(self, say: Say) -> None:
-        """Stop what was started, last first, and forget it."""
+        """Stop everything that was started, last first, and forget it."""
         if self._state.parts:
             say("Stopping.")
         for part in reversed(self._state.parts):
-            # A child that has ended keeps its id until we look.
+            # A child that has ended keeps its id until we collect it.
             self._children[part.name].poll()
             end(part, say)
             self._children[part.name].poll()
@@ -203,7 +203,7 @@ class Supervisor:
         note(part.name, f"ready in {time.monotonic() - began:.1f} s")
 
     def _spawn(self, part: Part) -> None:
-        # Under the lock no child can be started and not yet be written down when another part fails.
+        # The lock prevents a child from being started but not recorded when another part fails.
         with self._lock, log_file(self.folder, part.name).open("ab") as log:
             if self._giving_up:
                 raise StoppedError
@@ -214,12 +214,12 @@ class Supervisor:
             order = [part.name for part in self._parts]
             self._state.parts.sort(key=lambda known: order.index(known.name))
             self._state.write(state_file(self.folder))
-            # Only now may the main thread see it die, and so take its id away.
+            # Only now may the main thread notice its death and release its id.
             self._children[part.name] = child
 
     def _raise_first_failure(self, started: dict[str, Future[None]]) -> None:
         if self._giving_up and self.stop_asked:
-            # Ctrl-C may have reached a part as well, which had no session of its own yet.
+            # Ctrl-C may also have reached a part that did not have its own session yet.
             raise StoppedError
         self._check()
         failures = [error for future in started.values() if (error := future.exception())]
@@ -244,28 +244,28 @@ class Supervisor:
 
 
 def state_folder(settings: Settings) -> Path:
-    """Return the folder of data, logs and process ids: a path of its own, or one inside the repository."""
+    """Return the folder of data, logs and process ids: an absolute path, or one inside the repository."""
     return ROOT / settings.state_dir
 
 
 def make_private(folder: Path, most: int = 0o700) -> None:
-    """Make a folder if it is not there, and take from others what goes beyond the mode `most`."""
+    """Create a folder if it does not exist, and remove permissions beyond the mode `most`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(folder.stat().st_mode & most)
 
 
 def state_file(folder: Path) -> Path:
-    """Return the file that says what runs."""
+    """Return the file that records what runs."""
     return folder / "state.json"
 
 
 def log_file(folder: Path, name: str) -> Path:
-    """Return where the output of a part goes: emptied with each start of the whole, and bounded."""
+    """Return the file with the output of a part: emptied with each start of the system, and limited in size."""
     return folder / "logs" / f"{name}.log"
 
 
 def services_log(folder: Path) -> Path:
-    """Return where the Collector writes what the services log, as OTLP."""
+    """Return the file to which the Collector writes the services' log records, as OTLP."""
     return folder / "logs" / "services.jsonl"
 
 
@@ -287,7 +287,7 @@ def spawn(part: Part, log: IO[bytes]) -> subprocess.Popen[bytes]:
             user=part.user,
             group=part.group,
             extra_groups=None if part.user is None else [],
-            # Its files are for its owner.
+            # Only the owner may read its files.
             umask=0o077,
             # Ctrl-C in the terminal is only for us: we stop the parts in order.
             start_new_session=True,
@@ -297,7 +297,7 @@ def spawn(part: Part, log: IO[bytes]) -> subprocess.Popen[bytes]:
 
 
 def _without_proxy(environment: dict[str, str]) -> dict[str, str]:
-    """Parts reach each other past any proxy; the lower-case name wins where both are read."""
+    """Let parts reach each other without a proxy; the lower-case name takes precedence if both are read."""
     others = environment.get("no_proxy") or environment.get("NO_PROXY", "")
     ours = ",".join(filter(None, ["127.0.0.1,localhost", others]))
     return environment | {"NO_PROXY": ours, "no_proxy": ours}

@@ -15,11 +15,11 @@ from waybill.settings import settings
 from waybill.supervise import services_log, state_folder
 
 MOST_BYTES = 80 * 2**20
-"""More than the Collector keeps: three files of 20 MB."""
+"""More than the Collector keeps, which is three files of 20 MB."""
 
 
 def a_trace_id(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Return a trace id that was typed, in lower case. Raises click.BadParameter."""
+    """Return a trace id from the command line, in lower case. Raises click.BadParameter."""
     if value is None:
         return None
     trace_id = value.strip().lower()
@@ -75,7 +75,7 @@ def trace(trace_id: str, wait: float, logs: bool, as_json: bool) -> None:
 
 
 def _as_json(found: Trace, records: list[Record] | None) -> dict[str, Any]:
-    """For a script: the spans as the table has them, each after its parent; without log lines, `logs` is null."""
+    """Return the trace for a script: the spans in the table's order, each after its parent; `logs` may be null."""
     return {
         "trace_id": found.trace_id,
         "start_unix_nano": found.start_ns,

@@ -1,4 +1,4 @@
-"""The way in which the reader called the tool: by `make`, with variables, or by itself, with options.
+"""How the reader called the tool: through `make`, with variables, or directly, with options.
 
 The Makefile sets WAYBILL_TYPED, so that a message can name what was typed.
 """
@@ -12,7 +12,7 @@ BY_MAKE = "WAYBILL_TYPED"
 
 
 def by_make() -> bool:
-    """Return whether a target of the Makefile called us."""
+    """Return whether the tool was called by the Makefile."""
     return os.environ.get(BY_MAKE) == "make"
 
 
@@ -22,7 +22,7 @@ def option(name: str) -> str:
 
 
 def usage(error: click.UsageError) -> str:
-    """Return what is wrong with the variables of a target."""
+    """Return the problem with the variables of a target."""
     target = f"make {error.ctx.info_name}" if error.ctx else "make"
     if not isinstance(error, click.BadParameter) or error.param is None:
         return f"{target}: {error.format_message()}"
@@ -34,7 +34,7 @@ def usage(error: click.UsageError) -> str:
 
 
 def setting(field: str, value: object) -> str:
-    """Return the variable that a setting has come from: `SAMPLING` of make, or `WAYBILL_SAMPLING`."""
+    """Return the variable that a setting came from: make's `SAMPLING`, or `WAYBILL_SAMPLING`."""
     variable = field.upper()
     return variable if by_make() and os.environ.get(variable) == value else f"WAYBILL_{variable}"
 

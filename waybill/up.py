@@ -37,7 +37,7 @@ from waybill.supervise import (
 )
 
 POLL_SECONDS = 0.1
-# The time that the supervisor needs itself, beside the bounds of its parts.
+# The time that the supervisor itself needs, in addition to the limits of its parts.
 SUPERVISOR_SECONDS = 30
 
 
@@ -52,7 +52,7 @@ def up(background: bool, demo: bool) -> None:
     if background:
         start_in_background([sys.executable, "-m", "waybill", "up"], folder)
         return
-    # Imported only here, since they load a good second's worth of libraries.
+    # Imported here, since their libraries take more than a second to load.
     from waybill.demo import place_orders
     from waybill.parts import all_parts
 
@@ -61,17 +61,17 @@ def up(background: bool, demo: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop every part that `up` has started, also when its own process was killed."""
+    """Stop every part that `up` has started, even if its own process was killed."""
     stop(state_folder(settings()))
 
 
 def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callable[[], None] | None = None) -> None:
-    """Start the parts, stay until Ctrl-C, SIGTERM or SIGHUP, and stop them. Logs and state go into `folder`.
+    """Start the parts, run until Ctrl-C, SIGTERM or SIGHUP, and stop them. Logs and state go into `folder`.
 
-    `after_start` runs beside the parts and may be cut off. Raises click.ClickException, with nothing left
-    running, when a part does not start or another `run` has this folder.
+    `after_start` runs while the parts run, and may be cut off. Raises click.ClickException, with nothing left
+    running, if a part does not start or another `run` has this folder.
     """
-    # Files below are for their owner. PostgreSQL may run as another user, who passes through.
+    # Only the owner may read the files below. PostgreSQL may run as another user, who needs to pass through.
     os.umask(0o077)
     make_private(folder, 0o711)
     with _only_one(folder):
@@ -99,7 +99,7 @@ def run(make_parts: Callable[[], list[Part]], folder: Path, after_start: Callabl
 def start_in_background(command: list[str], folder: Path) -> None:
     """Run `command`, which calls `run`, detached; return once every part is ready.
 
-    Its output is shown meanwhile. Exits with its status when it ends before.
+    Its output is shown meanwhile. Exits with its status if it ends before that.
     """
     log = log_file(folder, "up")
     os.umask(0o077)
@@ -107,10 +107,10 @@ def start_in_background(command: list[str], folder: Path) -> None:
     make_private(log.parent)
     _refuse_second(folder)
     asked: list[int] = []
-    # Before there is a child, so that none is left behind by a signal.
+    # Do this before there is a child, so that a signal does not leave one behind.
     _on_stop_signals(lambda number, _frame: asked.append(number))
     log.write_bytes(b"")
-    # Appended to, so that it may be cut while the supervisor writes.
+    # Append, so that the file may be cut while the supervisor writes.
     with log.open("ab") as output:
         child = subprocess.Popen(  # noqa: S603
             command,
@@ -122,7 +122,7 @@ def start_in_background(command: list[str], folder: Path) -> None:
         )
     with log.open() as shown:
         while True:
-            # The signal may come at any line: one answer for the whole round.
+            # The signal may arrive at any line, so handle it once for the whole round.
             stopping = bool(asked)
             ended, ready = child.poll() is not None, _is_ready(folder, child.pid)
             if stopping and not ended:
@@ -130,7 +130,7 @@ def start_in_background(command: list[str], folder: Path) -> None:
                 child.wait()
             _say(shown.read(), newline=False)
             if stopping and child.returncode != INTERRUPTED:
-                # It was stopped before it could say so, or after it had become ready.
+                # It was stopped before it could report that, or after it had become ready.
                 raise StoppedError
             if ended or stopping:
                 sys.exit(child.returncode or 1)
@@ -140,7 +140,7 @@ def start_in_background(command: list[str], folder: Path) -> None:
 
 
 def stop(folder: Path) -> None:
-    """End whatever runs for this folder, and say so. Raises click.ClickException when the record is unreadable."""
+    """End everything that runs for this folder, and say so. Raises click.ClickException if the record is unreadable."""
     state = State.read(state_file(folder))
     if state and (supervisor := state.supervisor.process()):
         bound = SUPERVISOR_SECONDS + sum(part.stop_within for part in state.parts)
@@ -160,7 +160,7 @@ def stop(folder: Path) -> None:
 
 
 def _end_what_is_left(folder: Path) -> list[str]:
-    """End what a killed supervisor left behind."""
+    """End the processes that a killed supervisor left behind."""
     ended = end_what_is_left(state_file(folder), _say)
     if ended:
         _say(f"Stopped what an earlier run left behind: {', '.join(ended)}.")
@@ -196,13 +196,13 @@ def _is_ready(folder: Path, pid: int) -> bool:
 
 def _on_stop_signals(handle: Callable[[int, FrameType | None], None]) -> None:
     for number in STOP_SIGNALS:
-        # `nohup` asks for this; the SIGINT that a shell makes a job with `&` ignore is wanted all the same.
+        # `nohup` ignores SIGHUP on purpose; SIGINT, which a shell ignores for a job with `&`, is still wanted.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    """Before there are parts: let whoever builds a binary clean up."""
+    """Handle a signal before there are parts, so that a build of a binary can clean up."""
     raise KeyboardInterrupt
 
 
@@ -212,7 +212,7 @@ def _ask_to_stop(supervisor: Supervisor, _number: int, _frame: FrameType | None)
 
 @contextmanager
 def _progress(parts: list[Part]) -> Iterator[Note]:
-    """Shows what each part does: lines that change in a terminal, and elsewhere one line when it is ready."""
+    """Shows the state of each part: lines that change in a terminal, or one line when it is ready elsewhere."""
     console = Console()
     texts = {part.name: "waiting" for part in parts}
     if not console.is_terminal:
@@ -250,6 +250,6 @@ def _print_table(parts: list[Part], folder: Path, seconds: float) -> None:
 
 
 def _say(text: str, *, newline: bool = True) -> None:
-    # The reader of our output may be gone, and that must not keep the parts from being stopped.
+    # The reader of our output may be gone, which must not prevent us from stopping the parts.
     with suppress(OSError):
         click.echo(text, nl=newline)

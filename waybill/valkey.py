@@ -1,4 +1,4 @@
-"""The embedded Valkey: where its program is, its data folder with its password, and how to reach it."""
+"""The embedded Valkey: its program, its data folder with its password, and how to connect to it."""
 
 import importlib.util
 import socket
@@ -13,12 +13,12 @@ PROBE_SECONDS = 2
 
 
 def url(passwords: Passwords, port: int) -> str:
-    """Return what a client needs to connect."""
+    """Return the parameters that a client needs to connect."""
     return f"redis://:{passwords[VALKEY]}@127.0.0.1:{port}/0"
 
 
 def prepare(data: Path, passwords: Passwords) -> None:
-    """Make the data folder, and the file that tells the server its password: others can see a command line."""
+    """Create the data folder, and the file with the server's password, since others can see a command line."""
     folder = data / "valkey"
     make_private(folder)
     write_private(folder / "valkey.conf", f"requirepass {passwords[VALKEY]}\n")
@@ -27,14 +27,14 @@ def prepare(data: Path, passwords: Passwords) -> None:
 def command(data: Path, port: int) -> list[str | Path]:
     """Return the server as a process in the foreground."""
     folder = data / "valkey"
-    # It holds a queue beside the cache: writes fail when it is full, and nothing is evicted.
+    # It has a queue as well as the cache, so writes fail if it is full, and nothing is evicted.
     limits = ["--maxmemory", "256mb", "--maxmemory-policy", "noeviction"]
     durability = ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec"]
     return [_server(), folder / "valkey.conf", "--bind", "127.0.0.1", "--port", str(port), *durability, *limits]
 
 
 def answers(passwords: Passwords, port: int) -> bool:
-    """Return whether the server has read its data and takes commands."""
+    """Return whether the server has read its data and accepts commands."""
     try:
         with socket.create_connection(("127.0.0.1", port), PROBE_SECONDS) as connection:
             connection.sendall(f"AUTH {passwords[VALKEY]}\r\nPING\r\nQUIT\r\n".encode())

@@ -1,6 +1,6 @@
 """The lessons of `docs/walkthroughs/`, the page of each scenario.
 
-The pages are the truth of what to say; tests/system/test_walkthroughs.py holds them against real runs.
+The pages are the source of the texts; tests/system/test_walkthroughs.py compares them with real runs.
 """
 
 import re
@@ -20,7 +20,7 @@ def page(scenario: str) -> Path:
 
 
 def symptom(scenario: str) -> str:
-    """Return the symptom, for somebody who has seen no trace."""
+    """Return the symptom, for somebody who has not seen a trace."""
     return _section(scenario, "What a customer sees").partition("\n\n")[0].replace("`", "")
 
 

@@ -1,4 +1,4 @@
-"""One trace as a waterfall in the terminal: who did what, for how long, and when."""
+"""Draw one trace as a waterfall in the terminal: which service did what, when, and for how long."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from telemetry.traces import DEEPEST, Span, Trace, chosen, duration, unqualified
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow")
 ERROR = "bold red"
 SEVERITIES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": ERROR}
-"""Colours of log lines; those below have none."""
-# The shortest bar, as a part of the whole time: a bar of no width could not be seen.
+"""Colours of log lines; lower levels have none."""
+# The shortest bar, as a share of the whole time, so that every bar is visible.
 SHORTEST_BAR = 0.02
 SHOWN = (
     "http.response.status_code",
@@ -28,13 +28,13 @@ SHOWN = (
     "waybill.delivery_count",
     "pool.holders.routes",
 )
-"""Attributes that tell what came of a span; the error's type stands beside its description."""
+"""Attributes that show how a span ended; the error's type is shown beside its description."""
 
 
 def render(trace: Trace, records: Sequence[Record] = ()) -> RenderableType:
     """Return the trace as something that a rich Console prints, from 80 columns up, with or without colours.
 
-    Each log record stands below the span in which it was logged, and those of no span that is there at the end.
+    Each log record is below the span in which it was logged; records without a known span are at the end.
     """
     logged: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -77,9 +77,9 @@ def headline(trace: Trace) -> Text:
 
 
 def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
-    """Yield what is worth knowing of a span beside its time, and when it was.
+    """Yield notes about a span besides its duration, each with its time.
 
-    That is errors, the attributes of SHOWN, events, links, and what looks wrong.
+    These are errors, the attributes of SHOWN, events, links, and anything that looks wrong.
     """
     if span.error:
         yield Text(printable(span.failure), ERROR), ""
@@ -102,7 +102,7 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
 
 
 def line(trace: Trace, record: Record) -> tuple[Text, str]:
-    """Return a log record in the place of a note."""
+    """Return a log record in the form of a note."""
     text = " ".join([record.severity, record.message, *chosen(record.attributes, ["exception.type"])])
     when = f"at {duration(record.time_ns - trace.start_ns)}"
     return Text(f"\N{IDENTICAL TO} {printable(text)}", SEVERITIES.get(record.severity, "")), when
@@ -115,5 +115,5 @@ def bar(trace: Trace, span: Span, colour: str) -> Bar:
 
 
 def printable(text: str) -> str:
-    """Text from a span, made safe: control characters could otherwise steer the terminal."""
+    """Return a span's text, made safe for the terminal: control characters could otherwise steer it."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

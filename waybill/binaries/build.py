@@ -32,7 +32,7 @@ PROMETHEUS_VERSION_VARIABLE = "github.com/prometheus/common/version.Version"
 POLL_SECONDS = 0.5
 STOP_SECONDS = 5
 LINES_IN_ERROR = 12
-# The first packages of a build are small ones: from here on their rate says something of the rest.
+# The first packages of a build are small; from here on their rate predicts the rest.
 ENOUGH_FOR_AN_ESTIMATE = 0.05
 
 Run = Callable[..., str]
@@ -40,14 +40,14 @@ Update = Callable[[str], None]
 
 
 class BuildError(Exception):
-    """Says what failed, with the last lines that it printed."""
+    """A build failed; the message has the last lines of its output."""
 
 
 def build_collector(go: Path, folder: Path) -> Path:
     """Build the Collector of otelcol-builder.yaml in `folder`; return the executable. Raises BuildError."""
     with _build("the Collector", 5) as update:
         run = _runner(go, folder, update)
-        # The builder would compile as well, but in silence; our own `go build -v` names what it is at.
+        # The builder could also compile, but silently; our own `go build -v` prints what it is building.
         run([str(go), "run", "-v", BUILDER, "--skip-compilation", "--config", str(BUILDER_CONFIG)], folder)
         return _compile(run, go, folder / "otelcol-src", ".", "-s -w", folder / "executable")
 
@@ -56,7 +56,7 @@ def build_jaeger(go: Path, folder: Path) -> Path:
     """Build Jaeger, which then has no web UI, in `folder` and return the executable. Raises BuildError."""
     with _build("Jaeger", 5) as update:
         run = _runner(go, folder, update)
-        # Its go.mod has a replace directive, with which `go install` refuses: so it is built where it lies.
+        # Its go.mod has a replace directive, which `go install` refuses, so it is built in its own folder.
         run([str(go), "mod", "download", JAEGER_MODULE], folder)
         sources = _module_cache(go) / JAEGER_MODULE
         flags = f"-s -w -X {JAEGER_VERSION_VARIABLE}=v{JAEGER_BUILT_VERSION}"
@@ -79,7 +79,7 @@ def _build_of_prometheus(title: str, minutes: int, package: str, go: Path, folde
         run([str(go), "mod", "download", PROMETHEUS_MODULE], folder)
         sources = _module_cache(go) / PROMETHEUS_MODULE
         flags = f"-s -w -X {PROMETHEUS_VERSION_VARIABLE}={PROMETHEUS_VERSION}"
-        # Only its ways to find targets by file and HTTP: the rest are the libraries of every cloud.
+        # Only target discovery by file and HTTP: the rest would need the libraries of every cloud.
         return _compile(run, go, sources, package, flags, folder / "executable", tags="remove_all_sd")
 
 
@@ -91,7 +91,7 @@ def _build(title: str, minutes: int) -> AbstractContextManager[Update]:
 
 def _compile(run: Run, go: Path, sources: Path, package: str, linker_flags: str, target: Path, tags: str = "") -> Path:
     options = ["-trimpath", "-mod=readonly", "-buildvcs=false", "-tags", tags]
-    # Packages in Go's cache are not compiled again, and not named by `go build -v`.
+    # Packages in Go's cache are not compiled again, and `go build -v` does not name them.
     listed = run([str(go), "list", *options, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", package], sources)
     compilation = Compilation(len(_packages(listed)))
     run([str(go), "build", "-v", *options, "-ldflags", linker_flags, "-o", str(target), package], sources, compilation)
@@ -106,7 +106,7 @@ class Compilation:
         self._began = time.monotonic()
 
     def __call__(self, log: str) -> str:
-        """Return, from the log so far, the share of the whole and the time that is left at this rate."""
+        """Return, from the log so far, the share that is done and the remaining time at this rate."""
         done = _packages(log)
         if not done or len(done) > self.total:
             return activity(log)
@@ -153,9 +153,9 @@ def _runner(go: Path, folder: Path, update: Update) -> Run:
     environment = {
         "CGO_ENABLED": "0",
         "GOTMPDIR": str(temporary),
-        # A go.work above the cache folder would bring the modules of another project in.
+        # A go.work above the cache folder would add the modules of another project.
         "GOWORK": "off",
-        # The builder starts the `go` of PATH.
+        # The builder starts the `go` on PATH.
         "PATH": f"{go.parent}{os.pathsep}{os.environ['PATH']}",
     }
     return partial(_run, log=folder / "log", update=update, environment=environment)
@@ -170,9 +170,9 @@ def _run(
     update: Update,
     environment: dict[str, str] | None = None,
 ) -> str:
-    """Run a command that takes minutes and return its output; `describe` says in words how far it has come.
+    """Run a command that takes minutes and return its output; `describe` describes its progress.
 
-    If it or we are stopped, so is everything that it started. Raises BuildError.
+    If it or this process is stopped, so is everything that it started. Raises BuildError.
     """
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -205,14 +205,14 @@ def _stop_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
-    # `go` may be gone before the compilers that it started.
+    # `go` may end before the compilers that it started.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def activity(log: str) -> str:
-    """Return the last line of a log in words, or nothing while it says nothing that a person would know."""
+    """Return the last line of a log in words, or nothing if it would mean nothing to a person."""
     line = _end_of(log, 1)
     if line.startswith("go: downloading "):
         return f"fetching module {log.count('go: downloading ')}: {line.split()[2]}"

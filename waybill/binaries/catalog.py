@@ -1,4 +1,4 @@
-"""The executables: where each comes from, and how we know that one can be used."""
+"""The executables: where each comes from, and how we check that it works."""
 
 import re
 import subprocess
@@ -30,33 +30,33 @@ COLLECTOR_COMPONENTS = frozenset(
 )
 # The first with the API and the configuration that we use.
 JAEGER_MINIMUM = (2, 13)
-# The first that reads right, from its file, for how long it keeps metrics.
+# The first version that reads the retention of metrics correctly from its file.
 PROMETHEUS_MINIMUM = (3, 11)
-# A first start from a cold disk, or under macOS, which looks at a new executable for a while.
+# The first start may be slow: from a cold disk, or on macOS, which scans a new executable.
 CHECK_SECONDS = 30
 
 
 class NotWorkingError(Exception):
-    """Says in a few words what is wrong with an executable."""
+    """An executable does not work; the message says why, in a few words."""
 
 
 @dataclass(frozen=True)
 class Binary:
-    """One executable and the ways to it."""
+    """One executable and the ways to get it."""
 
     title: str
     variable: str
-    """The environment variable that names a path to use instead of all else."""
+    """The environment variable with a path that takes precedence."""
     commands: tuple[str, ...]
     """Its names on PATH, the best first."""
     check: Callable[[Path], None]
     """Raises NotWorkingError for an executable that we cannot use."""
     release: Release
     released_as: str
-    """The name in the cache, before the platform, of what was downloaded."""
+    """The name of a download in the cache, without the platform."""
     built_as: str
     build: Callable[[Path, Path], Path]
-    """From the path of `go` and an empty folder to the executable in that folder."""
+    """A function from the path of `go` and an empty folder to the executable in that folder."""
 
 
 def check_collector(executable: Path) -> None:
@@ -112,9 +112,9 @@ def _output(executable: Path, argument: str) -> str:
     return done.stdout
 
 
-# The SHA-256 sums are those that several public repositories have pinned for the same archives, independently of each
-# other: a server that hands out another archive cannot hand out its sum as well. A platform for which no two sources
-# agree has none here, and its executable is built.
+# These are the SHA-256 sums that several public repositories have pinned for the same archives, independently of each
+# other, so a server that sends another archive cannot send its sum as well. A platform without two sources that
+# agree has no sum here, and its executable is built.
 COLLECTOR = Binary(
     title="the OpenTelemetry Collector",
     variable="OTELCOL",
@@ -172,7 +172,7 @@ def _of_prometheus(
             version=PROMETHEUS_VERSION,
             archive="prometheus-{version}.{os}-{arch}.tar.gz",
             executable=f"prometheus-{{version}}.{{os}}-{{arch}}/{command}",
-            # None of this version is known yet, so it is built.
+            # There is no known sum for this version yet, so it is built.
             sha256={},
         ),
         released_as=f"{command}-{PROMETHEUS_VERSION}",

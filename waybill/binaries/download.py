@@ -1,4 +1,4 @@
-"""An executable out of an official release archive, its checksum verified."""
+"""Get an executable from an official release archive, and verify its checksum."""
 
 import platform as machine
 import shutil
@@ -18,12 +18,12 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class DownloadError(Exception):
-    """Says in one sentence why a release could not be had."""
+    """A release could not be downloaded; the message says why, in one sentence."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """The place at which a project publishes an executable. Every name may contain {version}, {os} and {arch}."""
+    """Where a project publishes an executable. Every name may contain {version}, {os} and {arch}."""
 
     repository: str
     version: str
@@ -31,7 +31,7 @@ class Release:
     executable: str
     """The path inside the archive."""
     sha256: Mapping[str, str]
-    """The sums of the archive, by platform: known here, so that a server cannot hand out another one."""
+    """The checksums of the archive, by platform: known here, so that a server cannot send another archive."""
 
 
 def this_platform() -> str:
@@ -45,7 +45,7 @@ def download(release: Release, folder: Path, *, base_url: str = GITHUB, timeout:
 
     `timeout` is in seconds, for the connection and then for each silence of the server. Raises DownloadError.
     """
-    # Imported only here: a reader who has the executable already needs no library to fetch it.
+    # Imported here, since it is not needed if the executable is already there.
     import pooch
 
     platform = this_platform()
@@ -54,7 +54,7 @@ def download(release: Release, folder: Path, *, base_url: str = GITHUB, timeout:
     names = dict(zip(("os", "arch"), platform.split("-"), strict=True), version=release.version)
     archive = release.archive.format(**names)
     assets = f"{base_url}/{release.repository}/releases/download/v{release.version}"
-    # It would tell the sum, and where the file goes.
+    # It would print the checksum and the path of the file.
     pooch.get_logger().setLevel("WARNING")
     try:
         with download_progress(f"downloading {archive}") as progress:

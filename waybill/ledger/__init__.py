@@ -1,4 +1,4 @@
-"""`waybill ledger`: what became of every span, step by step, and where any were lost."""
+"""`waybill ledger`: what happened to every span, step by step, and where any were lost."""
 
 import json
 import sys
@@ -16,9 +16,9 @@ from waybill.settings import settings
 @click.command()
 @click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
 def ledger(wants_json: bool) -> None:
-    """Compare the spans that each service ended with those that the Collector took and Jaeger stored, since the start.
+    """Compare the spans that each service ended with those that the Collector accepted and Jaeger stored.
 
-    The exit status is 1 where some were lost, or may have been.
+    The exit status is 1 if some were lost, or may have been.
     """
     with Console(stderr=True).status("waiting for the numbers: services send theirs every 5 s"):
         found = watch(settings())
@@ -33,7 +33,7 @@ def ledger(wants_json: bool) -> None:
 
 
 def open_ledger() -> Ledger | None:
-    """Return the numbers before a run; None if they cannot be had, and so no ledger be kept."""
+    """Return the numbers before a run; None if they are not available, so that no ledger can be kept."""
     return begin(settings())
 
 
@@ -49,7 +49,7 @@ def close_ledger(before: Ledger | None, unreadable: int) -> Ledger | None:
 
 
 def left_out(found: Ledger | None) -> bool:
-    """Return whether sampling left traces of the run out, and lost no span: one that is not there was left out then."""
+    """Return whether sampling dropped traces of the run, and no span was lost: a missing trace was then sampled out."""
     return found is not None and good(found) and bool(found.sampled_out or found.left_out)
 
 

@@ -1,4 +1,4 @@
-"""The fate of a run's spans at each step, computed from the numbers; nothing is asked here."""
+"""Compute what happened to a run's spans at each step; this module only calculates."""
 
 from collections.abc import Set
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ TO_STORAGE = "jaeger_storage_exporter"
 
 @dataclass(frozen=True)
 class Service:
-    """The fate of one service's spans. Those that the service itself samples out are not counted at all."""
+    """What happened to one service's spans. Spans that the service itself samples out are not counted."""
 
     name: str
     ended: int
     dropped: int
     """Lost in the process: its queue was full, or it had shut down."""
     waiting: int
-    """In the queue of a process that lives, or being sent."""
+    """In the queue of a living process, or being sent."""
     exported: int
-    """The Collector has answered that it took them."""
+    """The Collector has confirmed them."""
     failed: int
-    """Given up. A batch whose answer was lost is among them, though it may have arrived."""
+    """Given up. This includes a batch whose answer was lost, although it may have arrived."""
     accepted: int
-    """As the Collector's span metrics have it."""
+    """Counted by the Collector's span metrics."""
     reports: bool
-    """True if it has sent metrics just now."""
+    """True if it has recently sent metrics."""
     cut_short: bool
     """True if a process of it has ended without a last report."""
     uncounted_calls: int
-    """Calls that it has answered, as its callers say, and not counted itself."""
+    """Calls that it answered according to its callers, but did not count itself."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +45,26 @@ class Ledger:
     settings: Settings
     now: Snapshot
     reporting: Set[str]
-    """The processes (`service.instance.id`) that have reported just now; the others have ended."""
+    """The processes (`service.instance.id`) that have recently reported; the others have ended."""
     settled: bool
-    """True if nothing is on its way. Else the pages, asked one after the other, do not fit together exactly."""
+    """True if nothing is in transit. Otherwise the pages, read one after the other, do not match exactly."""
     before: "Ledger | None" = None
     unreadable: int = 0
-    """Traces of the run that should be in Jaeger, and that it does not show."""
+    """Traces of the run that should be in Jaeger, but that it does not show."""
 
     @property
     def exact(self) -> bool:
-        """Return whether what is missing is lost: on its way is neither of it, nor was at the beginning."""
+        """Return whether missing spans are lost, because none is in transit now, and none was at the beginning."""
         return self.settled and (self.before is None or self.before.settled)
 
     @property
     def collector_answers(self) -> bool:
-        """Without it nothing is known: the services' numbers come by it as well."""
+        """Return whether the Collector answered. Otherwise nothing is known, since it also has the services' counts."""
         return self.now.services is not None and self.now.collector is not None
 
     @cached_property
     def services(self) -> tuple[Service, ...]:
-        """Ours, by name."""
+        """Our services, by name."""
         return tuple(self._service(name) for name in sorted(SHIPPED))
 
     @property
@@ -74,7 +74,7 @@ class Ledger:
 
     @property
     def dropped(self) -> int:
-        """Spans that were lost in their process."""
+        """Spans that were lost in their own process."""
         return sum(service.dropped for service in self.services)
 
     @property
@@ -83,42 +83,42 @@ class Ledger:
         return sum(service.waiting for service in self.services)
 
     def lost_before_collector(self, service: Service) -> int:
-        """Spans of a service that left their process, or died with it, and did not arrive."""
+        """Spans of a service that left their process, or died with it, but did not arrive."""
         if not self.per_service or self._too_many_series or not self.exact or self.collector_restarted:
             return service.failed
         return max(0, service.ended - service.dropped - service.waiting - service.accepted)
 
     @property
     def accepted(self) -> int:
-        """Spans that the Collector took, of whatever service."""
+        """Spans that the Collector accepted, of any service."""
         return self._collector.total("otelcol_receiver_accepted_spans")
 
     @property
     def refused(self) -> int:
-        """Spans that the Collector did not take; one that was sent again is in here again."""
+        """Spans that the Collector refused; a span that is sent again counts again."""
         return sum(self._collector.total(f"otelcol_receiver_{how}_spans") for how in ("refused", "failed"))
 
     @property
     def refuses_metrics(self) -> bool:
-        """Return whether the Collector did not take what the services count."""
+        """Return whether the Collector refused the counts of the services."""
         return self._collector.total("otelcol_receiver_refused_metric_points") > 0
 
     @property
     def of_others(self) -> int:
-        """Spans that the Collector took of other programs than our services."""
+        """Spans that the Collector accepted from programs other than our services."""
         return max(0, self._counted - sum(service.accepted for service in self.services))
 
     @property
     def per_service(self) -> bool:
-        """Return whether the span metrics are level with the receiver: they are made every few seconds.
+        """Return whether the span metrics match the receiver's count: they are computed every few seconds.
 
-        They stay ahead of it where the Collector counts a batch and then cannot write it to its queue.
+        They stay ahead of it if the Collector counts a batch but then cannot write it to its queue.
         """
         return self._counted == self.accepted
 
     @property
     def collector_restarted(self) -> bool:
-        """Return whether the Collector has forgotten what it accepted in an earlier part of the run."""
+        """Return whether the Collector has lost its counts from an earlier part of the run."""
         if self._start.collector and self.now.collector:
             return self._start.collector.process != self.now.collector.process
         answered = not self._too_many_series and any(service.exported > service.accepted for service in self.services)
@@ -127,12 +127,12 @@ class Ledger:
 
     @property
     def two_tiers(self) -> bool:
-        """Return whether other Collectors stand between this one and Jaeger."""
+        """Return whether there are other Collectors between this one and Jaeger."""
         return bool(self.now.samplers)
 
     @property
     def sampler_restarted(self) -> bool:
-        """Return whether one of the second tier has forgotten what it accepted in an earlier part of the run."""
+        """Return whether a Collector of the second tier has lost its counts from an earlier part of the run."""
         pairs = zip(self._start.samplers, self.now.samplers, strict=False)
         if any(then and now and then.process != now.process for then, now in pairs):
             return True
@@ -140,12 +140,12 @@ class Ledger:
 
     @property
     def samplers_away(self) -> int:
-        """Count those of the second tier that do not answer."""
+        """Count the Collectors of the second tier that do not answer."""
         return sum(sampler is None for sampler in self.now.samplers)
 
     @property
     def between_tiers(self) -> int:
-        """Spans that the first tier took and the second has not: in the first one's queue, or in its memory."""
+        """Spans that the first tier accepted and the second has not: in the first one's queue or memory."""
         if self.samplers_away or self.sampler_restarted:
             return self._collector.total("otelcol_exporter_queue_size", exporter=TO_SAMPLERS)
         arrived = self._last_tier.total("otelcol_receiver_accepted_spans")
@@ -153,27 +153,27 @@ class Ledger:
 
     @property
     def lost_between_tiers(self) -> int:
-        """Spans that the first tier has given up, because a sampler rejected them for good."""
+        """Spans that the first tier has given up, because a sampler rejected them permanently."""
         return self._collector.total("otelcol_exporter_send_failed_spans", exporter=TO_SAMPLERS)
 
     @property
     def sampled_out(self) -> int:
-        """Spans that the services did not record, having sampled their traces out."""
+        """Spans that the services did not record, because they sampled their traces out."""
         return self._services.total("otel_sdk_span_started", otel_span_sampling_result="DROP")
 
     @property
     def tail_sampling(self) -> bool:
-        """Return whether the Collector leaves traces out."""
+        """Return whether the Collector drops traces."""
         return self.two_tiers or self._collector.has("otelcol_processor_tail_sampling")
 
     @property
     def left_out(self) -> int:
-        """Spans that tail sampling has left out, or has not decided on. It counts only traces: these are the rest."""
+        """Spans that tail sampling has dropped or not decided on: the rest, since it only counts traces."""
         return max(0, self._missing - self._not_queued) if self.tail_sampling else 0
 
     @property
     def lost_in_collector(self) -> int:
-        """Spans that the Collector took and neither sent nor has any more."""
+        """Spans that the Collector accepted, but has neither sent nor kept."""
         if self.tail_sampling:
             return self._not_queued
         return max(0, self._missing) if self.exact else 0
@@ -187,15 +187,15 @@ class Ledger:
 
     @property
     def evicted_traces(self) -> int:
-        """Traces that tail sampling had no room for until they were decided on."""
+        """Traces that tail sampling had to drop from memory before it decided on them."""
         return self._last_tier.total("otelcol_processor_tail_sampling_sampling_trace_dropped_too_early")
 
     @property
     def queued(self) -> int:
         """Spans in the Collector's queue for Jaeger; with two tiers, in their queues.
 
-        The Collector's gauge also counts those that it could not write to its disk, and refused. At most this many are
-        there as it took and has not sent; or more, if a Collector before it has left some.
+        The Collector's gauge also counts those that it could not write to its disk, and refused. At most as many are
+        there as it accepted and has not sent; or more, if an earlier Collector has left some.
         """
         size = self._last_tier.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
         if self.tail_sampling:
@@ -204,7 +204,7 @@ class Ledger:
 
     @property
     def queue_unwritable(self) -> bool:
-        """Return whether the Collector counts more as waiting than it took, because it could not write to its disk."""
+        """Return whether the Collector counts more spans as waiting than it accepted, as it could not write to disk."""
         size = self._last_tier.total("otelcol_exporter_queue_size", exporter=TO_JAEGER)
         return bool(self._not_queued) and not self.tail_sampling and size > max(0, self._not_sent_yet)
 
@@ -215,17 +215,17 @@ class Ledger:
 
     @property
     def sent(self) -> int:
-        """Spans that the Collector sent to Jaeger, with an answer."""
+        """Spans that the Collector sent to Jaeger, and Jaeger confirmed."""
         return self._last_tier.total("otelcol_exporter_sent_spans", exporter=TO_JAEGER)
 
     @property
     def not_sent(self) -> int:
-        """Spans that the Collector has given up: it repeats what may succeed later, and not what Jaeger rejects."""
+        """Spans that the Collector has given up: it retries if that may succeed, but not if Jaeger rejects them."""
         return self._last_tier.total("otelcol_exporter_send_failed_spans", exporter=TO_JAEGER)
 
     @property
     def taken(self) -> int:
-        """Spans that Jaeger took."""
+        """Spans that Jaeger accepted."""
         return self._jaeger.total("otelcol_receiver_accepted_spans")
 
     @property
@@ -235,32 +235,32 @@ class Ledger:
 
     @property
     def not_stored(self) -> int:
-        """Spans that Jaeger took and could not store."""
+        """Spans that Jaeger accepted but could not store."""
         return max(0, self.taken - self.stored) if self.exact else 0
 
     @property
     def forgotten(self) -> int:
-        """Spans that were sent to a Jaeger that has ended since; the next one starts with an empty memory."""
+        """Spans that were sent to a Jaeger that has since ended; the next one starts with an empty memory."""
         return 0 if self.on_disk else self._taken_before
 
     @property
     def on_disk(self) -> bool:
-        """Return whether what Jaeger stored outlives it, as deploy/jaeger-badger.yaml and others have it say."""
+        """Return whether stored spans survive Jaeger, which deploy/jaeger-badger.yaml and others make it report."""
         return any((self.now.jaeger or NOTHING).by("waybill_storage", "target_info"))
 
     @property
     def jaeger_restarted(self) -> bool:
-        """Return whether a Jaeger with its traces on disk has forgotten how many it took."""
+        """Return whether a Jaeger with its traces on disk has lost its counts."""
         return self.on_disk and self._taken_before > 0
 
     @property
     def _taken_before(self) -> int:
-        """Spans that another process of Jaeger than this one took."""
+        """Spans that an earlier process of Jaeger accepted."""
         return max(0, self.sent - self.taken) if self.now.jaeger and self.exact else 0
 
     @property
     def lost_somewhere(self) -> int:
-        """Spans that are missing at the end, if the Collector has forgotten the steps between."""
+        """Spans that are missing at the end, if the Collector has lost its counts of the steps between."""
         if not self.exact or not self.collector_restarted or self.tail_sampling or self.now.jaeger is None:
             return 0
         if self.jaeger_restarted:
@@ -301,12 +301,12 @@ class Ledger:
 
     @property
     def _too_many_series(self) -> bool:
-        """Return whether the Collector has counted spans of some services as one: somebody makes names without end."""
+        """Return whether the Collector has counted some services as one, because somebody makes names without end."""
         return self._services.total("traces_span_metrics_calls", otel_metric_overflow="true") > 0
 
     @property
     def _missing(self) -> int:
-        """Spans that went into the Collector, are not in its queue and have not come out."""
+        """Spans that went into the Collector, are not in its queue and have not left it."""
         return self._not_sent_yet - self.queued
 
     @property
@@ -315,7 +315,7 @@ class Ledger:
 
     @property
     def _not_queued(self) -> int:
-        """Behind tail sampling nobody waits for an answer, and what the queue does not take is lost."""
+        """Spans that the queue refused: behind tail sampling nobody waits for an answer, so they are lost."""
         return self._last_tier.total("otelcol_exporter_enqueue_failed_spans", exporter=TO_JAEGER)
 
     def _service(self, name: str) -> Service:

@@ -1,7 +1,7 @@
 """The counts of spans in the metrics of the services, the Collector and Jaeger.
 
 The services count with the SDK's own metrics (the semantic conventions' `otel.sdk.*`) and send them to the Collector,
-which hands them on; the Collector and Jaeger count themselves with the Collector's internal metrics (`otelcol_*`).
+which serves them; the Collector and Jaeger count with the Collector's internal metrics (`otelcol_*`).
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ NAMESPACE = "waybill"
 REPORTS = "otel_sdk_metric_reader_collection_duration_seconds_count"
 CALLS = "http_client_request_duration_seconds_count"
 TO_TIERS = "otelcol_loadbalancer_"
-# A page has thousands of lines, most of them of histograms; these are read.
+# A page has thousands of lines, mostly of histograms; only these metrics are read.
 READ = (
     "otel_sdk_span_",
     "otel_sdk_processor_span_",
@@ -40,12 +40,12 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True)
 class Numbers:
-    """The samples of one page of metrics. Counters go without the ending `_total`, which not every version writes."""
+    """The samples of one page of metrics. Names of counters have no `_total`, which not every version writes."""
 
     samples: Mapping[Key, int]
 
     def total(self, name: str, *, failed: bool | None = None, **labels: str) -> int:
-        """Return the sum over all samples with these labels; if asked, of those with an `error.type`, or without."""
+        """Return the sum over all samples with these labels; optionally only those with an `error.type`, or without."""
         return sum(self.by("", name, failed=failed, **labels).values())
 
     def by(self, label: str, name: str, *, failed: bool | None = None, **labels: str) -> Counter[str]:
@@ -63,11 +63,11 @@ class Numbers:
 
     @property
     def process(self) -> str:
-        """Return the process of the Collector or Jaeger that has counted; another one has begun from zero."""
+        """Return the process of the Collector or Jaeger that has counted; another one starts from zero."""
         return next(iter(self.by("service_instance_id", "target_info")), "")
 
     def with_those_of(self, other: "Numbers") -> "Numbers":
-        """Return the sums of two pages: of Collectors that share the work."""
+        """Return the sums of two pages, of Collectors that share the work."""
         keys = self.samples.keys() | other.samples.keys()
         return Numbers({key: self.samples.get(key, 0) + other.samples.get(key, 0) for key in keys})
 
@@ -80,13 +80,13 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All numbers at about one moment. The parts that did not answer have None."""
+    """All numbers at about the same time. Parts that did not answer have None."""
 
     services: Numbers | None
     collector: Numbers | None
     jaeger: Numbers | None
     samplers: tuple[Numbers | None, ...] = ()
-    """The Collectors that leave traces out and send to Jaeger, if there is a second tier."""
+    """The Collectors that sample and send to Jaeger, if there is a second tier."""
 
     def reports(self) -> Mapping[str, int]:
         """Return the number of reports of each process of our services, by its `service.instance.id`."""
@@ -103,9 +103,9 @@ class Snapshot:
 
 
 def read(settings: Settings) -> Snapshot:
-    """Ask all, those first whose spans come first: so none of them seems to have lost what came in between."""
+    """Read all pages in the order of the spans' path, so that no part seems to have lost spans meanwhile."""
     services, collector = _page(settings.metrics_port), _page(settings.collector_metrics_port)
-    # However `make ledger` was called: the first tier itself tells that there is a second one.
+    # The first tier itself reports that there is a second one, no matter how `make ledger` was called.
     two_tiers = collector is not None and collector.has(TO_TIERS)
     samplers = tuple(_page(port) for port in settings.sampler_metrics_ports) if two_tiers else ()
     return Snapshot(services, collector, _page(settings.jaeger_metrics_port), samplers)
@@ -125,7 +125,7 @@ def page_of(port: int, timeout: float | tuple[float, float] = SECONDS_TO_ANSWER)
 
 
 def _page(port: int) -> Numbers | None:
-    # ValueError: another program has the port, and answers with something else.
+    # A ValueError means that another program has the port, and answers with something else.
     with suppress(requests.RequestException, ValueError):
         return parse(page_of(port))
     return None
@@ -133,7 +133,7 @@ def _page(port: int) -> Numbers | None:
 
 def parse(text: str) -> Numbers:
     """Read a page in Prometheus's text format. Raises ValueError if it is something else."""
-    # Empty it is while nothing has been counted.
+    # It is empty while nothing has been counted.
     if text and not text.startswith("#"):
         raise ValueError("this is not a page of metrics")
     samples: Counter[Key] = Counter()
@@ -146,7 +146,7 @@ def parse(text: str) -> Numbers:
 
 
 def _samples(text: str) -> Iterator[Sample]:
-    # A line ends with a line feed and with nothing else: the name of a span may contain what str.splitlines() cuts at.
+    # Only a line feed ends a line: the name of a span may contain other characters at which str.splitlines() splits.
     lines = "".join(f"{line}\n" for line in text.split("\n") if line.startswith(READ))
     for family in text_string_to_metric_families(lines):
         yield from family.samples

@@ -102,7 +102,7 @@ def doubts(ledger: Ledger) -> list[str]:
 
 
 def verdict(ledger: Ledger) -> str:
-    """For a person, in one line: how many spans there were, and what became of them."""
+    """Return one line for a person: how many spans there were, and what happened to them."""
     if not ledger.collector_answers:
         return _no_collector(ledger)
     lost = losses(ledger)
@@ -130,7 +130,7 @@ def good(ledger: Ledger) -> bool:
 
 
 def as_json(ledger: Ledger) -> dict[str, Any]:
-    """For a script: the verdict, and the numbers that it follows from. Without the Collector there are none."""
+    """Return the verdict for a script, with the numbers behind it. Without the Collector there are none."""
     found: dict[str, Any] = {"good": good(ledger), "verdict": verdict(ledger)}
     if not ledger.collector_answers:
         return found
@@ -225,7 +225,7 @@ def _account(ledger: Ledger) -> str:
 
 
 def _silences(ledger: Ledger) -> list[str]:
-    """Services without a process that reports: whether they have lost spans, their own numbers cannot tell."""
+    """Return services without a reporting process, whose own numbers cannot show whether they have lost spans."""
     silent = [service for service in ledger.services if not service.reports]
     if len(silent) == len(ledger.services) and ledger.refuses_metrics:
         return ["The Collector refuses what the services count as well: look at its log and at its memory_limiter"]
@@ -248,7 +248,7 @@ def _no_collector(ledger: Ledger) -> str:
 
 
 def _number(spans: int, lost: list[Loss]) -> str:
-    """Return the number, unless there is one loss only: the sentence has that already."""
+    """Return the number, unless there is only one loss, since the sentence already has it."""
     return f"{spans:,} " if len(lost) > 1 else ""
 
 

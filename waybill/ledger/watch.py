@@ -1,4 +1,4 @@
-"""Reads the numbers until they are settled: they arrive seconds after the spans that they count."""
+"""Read the numbers until they are settled: they arrive seconds after the spans that they count."""
 
 import time
 from collections import Counter
@@ -18,9 +18,9 @@ interval.
 
 
 def begin(settings: Settings) -> Ledger | None:
-    """Return the numbers that a run starts from; None if not all of them can be had.
+    """Return the numbers at the start of a run; None if not all of them are available.
 
-    Returns at once where all spans so far are accounted for, and else waits until the numbers are settled.
+    Returns at once if all spans so far are accounted for; otherwise waits until the numbers are settled.
     """
     now = read(settings)
     if None in (now.services, now.collector, now.jaeger):
@@ -31,9 +31,9 @@ def begin(settings: Settings) -> Ledger | None:
 
 
 def watch(settings: Settings, before: Ledger | None = None, patience: float = PATIENCE_SECONDS) -> Ledger:
-    """Return the numbers once every living process has reported again and nothing is on its way, or patience has ended.
+    """Return the numbers once every living process has reported again and nothing is in transit, or time has run out.
 
-    Returns at once where the Collector does not answer.
+    Returns at once if the Collector does not answer.
     """
     now = read(settings)
     then = before.now.reports() if before else {}
@@ -42,7 +42,7 @@ def watch(settings: Settings, before: Ledger | None = None, patience: float = PA
     deadline = time.monotonic() + patience
     while True:
         last, now = now, read(settings)
-        # Not by how much it has risen: after a pause of the Collector several reports come at once.
+        # Do not use the increase: after a pause of the Collector several reports arrive at once.
         heard.update(_risen(last.reports(), now.reports()))
         ledger = Ledger(settings, now, heard.keys() & now.reports().keys(), settled=False, before=before)
         everybody = known <= ledger.reporting and all(service.reports for service in ledger.services)
@@ -54,7 +54,7 @@ def watch(settings: Settings, before: Ledger | None = None, patience: float = PA
 
 
 def _arrived(since_start: Ledger) -> bool:
-    """Return whether no span is on its way, nor a number about one."""
+    """Return whether neither a span nor a number about one is in transit."""
     return since_start.per_service and not (since_start.on_the_way or since_start.undecided_traces)
 
 
@@ -64,6 +64,6 @@ def _risen(then: Mapping[str, int], now: Mapping[str, int]) -> set[str]:
 
 
 def _ended(then: Mapping[str, int], now: Mapping[str, int]) -> set[str]:
-    """Return the processes that have not reported since then, though they would have if they lived."""
+    """Return the processes that have not reported since then, although living ones would have."""
     most = max((now[process] - reports for process, reports in then.items() if process in now), default=0)
     return then.keys() - _risen(then, now) if most >= MISSED_REPORTS else set()
