@@ -5,6 +5,6 @@ THREADS = 40
 REQUESTS = 36
 """Requests in progress at a time. Those for /healthz and /startedz do not count."""
 ORDERS = 24
-"""How many of them may place an order, or a part of one, so that there is always a thread for products and the page."""
+"""The number of these that may place an order, or a part of one, so that products and the page always have a thread."""
 LOOKUPS = 8
-"""How many of them may look up an order, which calls two services that may hang."""
+"""The number of these that may look up an order, which calls two services that may hang."""

@@ -19,7 +19,7 @@ from telemetry.errors import type_name
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 20
-"""How long a starting process waits for its database."""
+"""The time that a starting process waits for its database."""
 
 POOL_SIZE = 8
 """Connections of a worker. Fewer than threads, since a request holds one at a time, for a statement or two."""

@@ -40,7 +40,7 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(secrets_dir=SECRETS if SECRETS.is_dir() else None)
 
     request_deadline: Seconds = 5.0
-    """How long a request may take, including all calls."""
+    """The time that a request may take, including all calls."""
 
     @classmethod
     def read(cls) -> Self:

@@ -93,7 +93,7 @@ OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON."),
 )
-"""What to check, and how."""
+"""The things to check, and the request to make."""
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:

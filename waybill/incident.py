@@ -40,7 +40,7 @@ TRACES, LOGS, MANIFEST, KEY = "traces.jsonl", "logs.jsonl", "incident.json", "an
 METRICS = ("metrics-before.prom", "metrics-after.prom")
 MOST_TRACES = 1000
 NEWEST_LOGS = 64 * 2**20
-"""How many of the newest bytes of the log file to read."""
+"""The number of bytes to read from the end of the log file."""
 NANOSECONDS = 1_000_000_000
 
 Json = dict[str, Any]

@@ -114,7 +114,7 @@ class Order:
     status: int
     """The HTTP status; 0 if there was no answer."""
     started: float
-    """When it was sent, in seconds since 1970."""
+    """The time when it was sent, in seconds since 1970."""
     seconds: float
     """From sending to the whole answer."""
     trace_id: str | None = None

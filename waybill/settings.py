@@ -59,10 +59,10 @@ class Settings(BaseSettings):
     """The Collectors that sample: none, the only one (collector-sampling.yaml), or those of a second tier
     (collector-agent.yaml)."""
     storage: Literal["memory", "badger", "opensearch"] = "memory"
-    """Where traces are stored: Jaeger's memory, its disk (deploy/jaeger-badger.yaml), or your own OpenSearch
+    """The storage of traces: Jaeger's memory, its disk (deploy/jaeger-badger.yaml), or your own OpenSearch
     (deploy/jaeger-opensearch.yaml)."""
     retention: Annotated[int, Field(ge=1)] = 7
-    """How many days a trace is kept on disk, or in OpenSearch."""
+    """The number of days that a trace is kept on disk, or in OpenSearch."""
     opensearch_url: str = "http://127.0.0.1:9200"
 
     @property

@@ -57,9 +57,9 @@ class Part:
     group: int | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     start_within: float = 60
-    """How many seconds it may take to get ready."""
+    """The number of seconds that it may take to get ready."""
     stop_within: float = 15
-    """How many seconds it has to end after `stop_signal`, before it is killed."""
+    """The number of seconds that it has to end after `stop_signal`, before it is killed."""
 
 
 @dataclass
@@ -68,9 +68,9 @@ class Life:
 
     began: float
     pause: float = 0
-    """How many seconds it waited before its last start."""
+    """The number of seconds that it waited before its last start."""
     due: float | None = None
-    """When it will be started again; None while it runs."""
+    """The time when it will be started again; None while it runs."""
     ready: bool = True
 
 

@@ -1,4 +1,4 @@
-"""How the reader called the tool: through `make`, with variables, or directly, with options.
+"""Find out whether the reader called the tool through `make`, with variables, or directly, with options.
 
 The Makefile sets WAYBILL_TYPED, so that a message can name what was typed.
 """

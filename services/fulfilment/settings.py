@@ -16,6 +16,6 @@ class Settings(ServiceSettings):
     join_order_trace: bool = True
     """True if processing a message is part of the order's trace, False if it is a separate, linked trace."""
     redeliver_after: Seconds = 5.0
-    """How long an unacknowledged message waits before it is delivered again."""
+    """The time that an unacknowledged message waits before it is delivered again."""
     compare_every: Annotated[float, Field(gt=0, le=15)] = 10.0
     """The interval at which to compare completed orders with shipments; a liveness probe waits for it."""

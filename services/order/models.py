@@ -64,7 +64,7 @@ class Order(Base):
     currency: Mapped[str | None]
     refused_sku: Mapped[str | None]
     ask_at: Mapped[datetime | None]
-    """When to ask fulfilment again whether it is shipped; None if it is, or if there is nothing to ship."""
+    """The time to ask fulfilment again whether it is shipped; None if it is, or if there is nothing to ship."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (

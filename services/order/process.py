@@ -28,7 +28,7 @@ class Dependencies:
     inventory: Inventory
     payment: Payment
     lease: timedelta
-    """How long one attempt keeps other attempts away from an order: longer than any request may take."""
+    """The time that one attempt keeps other attempts away from an order: longer than any request may take."""
 
 
 def process_order(dependencies: Dependencies, order: Order) -> Order:

@@ -48,7 +48,7 @@ def _is_over(until: SQLColumnExpression[Any], length: SQLColumnExpression[Any]) 
 
 LONGEST = literal(LONGEST_PAUSE, Interval)
 AGE = func.least(func.greatest(NOW - Order.created_at, timedelta(seconds=1)), LONGEST)
-"""How long to wait before the next attempt: the age of the order, so that one that always fails is tried rarely."""
+"""The wait before the next attempt: the age of the order, so that one that always fails is tried rarely."""
 LEASE_IS_OVER = _is_over(Order.leased_until, Order.leased_until - Order.leased_at)
 
 # Built once: SQLAlchemy takes longer to build a statement than to send it.

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from chassis.client import Client
 
 ATTEMPT_SECONDS = 1.5
-"""How long we wait for an answer, so that there is time for another attempt."""
+"""The time that we wait for an answer, so that there is time for another attempt."""
 
 
 class Authorization(BaseModel):

@@ -23,7 +23,7 @@ class DownloadError(Exception):
 
 @dataclass(frozen=True)
 class Release:
-    """Where a project publishes an executable. Every name may contain {version}, {os} and {arch}."""
+    """The place at which a project publishes an executable. Every name may contain {version}, {os} and {arch}."""
 
     repository: str
     version: str

@@ -16,7 +16,7 @@ TO_STORAGE = "jaeger_storage_exporter"
 
 @dataclass(frozen=True)
 class Service:
-    """What happened to one service's spans. Spans that the service itself samples out are not counted."""
+    """The counts of one service's spans. Spans that the service itself samples out are not counted."""
 
     name: str
     ended: int
