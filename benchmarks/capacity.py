@@ -11,6 +11,7 @@ import click
 import yaml
 
 from waybill.supervise import ROOT
+from waybill.typed import json_option
 
 FIGURES = Path(__file__).with_name("figures.json")
 PAGE = ROOT / "docs/scale.md"
@@ -135,16 +136,16 @@ def page(measured: Mapping[str, Any]) -> str:
 @click.command("capacity")
 @click.option("--rate", type=click.IntRange(1), help="Spans a second, before sampling; without it, four of them.")
 @click.option("--keep", default=KEEP, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="Share kept.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option
 @click.option("--write", is_flag=True, help="Put the tables into docs/scale.md.")
-def command(rate: int | None, keep: float, as_json: bool, write: bool) -> None:
+def command(rate: int | None, keep: float, wants_json: bool, write: bool) -> None:
     """Compute the needs of a rate of spans at each stage, and which stage breaks first."""
     measured = figures()
     found = [capacity(each, keep, measured) for each in ([rate] if rate else RATES)]
     if write:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n\n{page(measured)}\n\n{END}{rest.partition(END)[2]}")
-    if as_json:
+    if wants_json:
         click.echo(json.dumps({"machine": measured["machine"], "rates": [asdict(each) for each in found]}, indent=2))
     else:
         click.echo(tables(found))

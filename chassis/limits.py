@@ -14,7 +14,7 @@ from flask import Flask, g, request
 
 from chassis import deadline
 from chassis.capacity import REQUESTS
-from chassis.problems import Problem
+from chassis.problems import BUSY, Problem
 
 
 class Places:
@@ -52,7 +52,7 @@ def install(app: Flask, uncounted: Collection[str]) -> None:
 
 def too_many() -> Problem:
     """Return the refusal of a request that was not started."""
-    return Problem(503, "busy", "there is too much to do right now; nothing was begun: try again")
+    return Problem(503, BUSY, "there is too much to do right now; nothing was begun: try again")
 
 
 def refuse_in_vain() -> None:

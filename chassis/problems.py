@@ -20,6 +20,8 @@ TYPE_PREFIX = "urn:waybill:problem:"
 RETRY_AFTER_SECONDS = 2
 IN_FLIGHT = "idempotency-key-in-flight"
 """The only kind of problem, besides 503, that is temporary."""
+BUSY = "busy"
+"""The kind of problem of a request that was not started."""
 MAX_ERRORS = 10
 _DEPENDENCIES: dict[str, Callable[[Exception], bool]] = {}
 """The dependencies of this process, each with the errors that show that it is unavailable."""

@@ -16,11 +16,19 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND_COUNT, HTTP_RESPONSE_STATUS_CODE
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 
 from conformance.conditions import CONDITIONS, HTTP_STATUS, Carrier
 from conformance.conventions import Conventions, Known, conventions
 from conformance.registry import EVERY_SPAN, Attribute, Registry, SpanRow, registry
 from exhibition.scenarios import BAGGAGE_KEYS
+from telemetry.traces import KINDS
+
+ORDER_ID, SERVICE_INSTANCE_ID = "order.id", "service.instance.id"
 
 Level = Literal["violation", "improvement", "information"]
 
@@ -59,7 +67,6 @@ TYPES = {
 }
 OURS = ("services.", "chassis.", "telemetry.", "exhibition.")
 """The beginnings of the names of our own scopes."""
-KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 FORMAT = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 WITH_PORT = re.compile(r"[^:]*:\d+|\[.*\]:\d+")
@@ -189,7 +196,7 @@ class LiveCheck:
 
     def _check_resource(self, resource: Resource, schema_url: str) -> tuple[str, str]:
         said = {pair.key: pair.value for pair in resource.attributes}
-        service = said["service.name"].string_value if "service.name" in said else "unknown"
+        service = said[SERVICE_NAME].string_value if SERVICE_NAME in said else "unknown"
         for group in self.registry.of("entity"):
             for name, carried in group.carries.items():
                 if carried.level == "required" and name not in said:
@@ -203,7 +210,7 @@ class LiveCheck:
         if not schema_url:
             message = "the resource names no version of the conventions"
             self._find("violation", "scope_without_schema_url", "resource", service, "", message, service)
-        return service, said["service.instance.id"].string_value if "service.instance.id" in said else service
+        return service, said[SERVICE_INSTANCE_ID].string_value if SERVICE_INSTANCE_ID in said else service
 
     def _scope(self, signal: str, scope: InstrumentationScope, schema_url: str, service: str) -> None:
         level: Level = "violation" if scope.name.startswith(OURS) else "improvement"
@@ -235,10 +242,10 @@ class LiveCheck:
             self._broken("dishonest_status", "span", span.name, service)
         if span.status.message:
             self._broken("text_in_status", "span", span.name, service)
-        if "order.id" in said:
-            self._orders.add(said["order.id"].string_value)
-        if failed and row and "error.type" in said:
-            self._errors[row.group.id].add((service, said["error.type"].string_value))
+        if ORDER_ID in said:
+            self._orders.add(said[ORDER_ID].string_value)
+        if failed and row and ERROR_TYPE in said:
+            self._errors[row.group.id].add((service, said[ERROR_TYPE].string_value))
         for event in span.events:
             self._event(event, row, span.name, service)
 
@@ -307,8 +314,8 @@ class LiveCheck:
             said = self._carried(group, point.attributes, "metric", metric.name, service)
             for name, value in said.items():
                 self._stranger(value, "metric", metric.name, name, service)
-            if described and "error.type" in said:
-                self._errors[metric.name].add((service, said["error.type"].string_value))
+            if described and ERROR_TYPE in said:
+                self._errors[metric.name].add((service, said[ERROR_TYPE].string_value))
 
     def _unit_and_instrument(self, metric: Metric, unit: str, instrument: str, service: str) -> None:
         if metric.unit != unit:
@@ -423,9 +430,9 @@ class LiveCheck:
         attempts: dict[tuple[bytes, bytes, str, str], list[tuple[int, int, str]]] = defaultdict(list)
         for span, service, _ in self._spans.values():
             said = {pair.key: pair.value for pair in span.attributes}
-            if span.kind == Span.SPAN_KIND_CLIENT and span.parent_span_id and "url.full" in said:
-                call = span.trace_id, span.parent_span_id, span.name, said["url.full"].string_value
-                before = said["http.request.resend_count"].int_value if "http.request.resend_count" in said else 0
+            if span.kind == Span.SPAN_KIND_CLIENT and span.parent_span_id and URL_FULL in said:
+                call = span.trace_id, span.parent_span_id, span.name, said[URL_FULL].string_value
+                before = said[HTTP_REQUEST_RESEND_COUNT].int_value if HTTP_REQUEST_RESEND_COUNT in said else 0
                 attempts[call].append((span.start_time_unix_nano, before, service))
         for (*_, name, _), made in attempts.items():
             if [before for _, before, _ in sorted(made)] != list(range(len(made))):
@@ -448,7 +455,7 @@ class LiveCheck:
             for service, error in sorted(self._errors[metric.name] ^ on_spans):
                 where = "the metric" if (service, error) in self._errors[metric.name] else "a span"
                 message = f"only {where} has {error}"
-                self._find("violation", "error_type_differs", "metric", metric.name, "error.type", message, service)
+                self._find("violation", "error_type_differs", "metric", metric.name, ERROR_TYPE, message, service)
 
     def _look_for_what_never_came(self) -> None:
         def never(signal: str, name: str, about: str, message: str, service: str = "") -> None:
@@ -504,10 +511,10 @@ def _is_dishonest(said: Mapping[str, AnyValue], kind: str, *, failed: bool) -> b
 
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/#status
     """
-    if "http.response.status_code" not in said:
+    if HTTP_RESPONSE_STATUS_CODE not in said:
         return False
-    status = said["http.response.status_code"].int_value
-    by_status = failed and "error.type" in said and said["error.type"].string_value == str(status)
+    status = said[HTTP_RESPONSE_STATUS_CODE].int_value
+    by_status = failed and ERROR_TYPE in said and said[ERROR_TYPE].string_value == str(status)
     is_error = status >= (500 if kind == "SERVER" else 400)
     return not failed if is_error else by_status
 
@@ -527,12 +534,12 @@ def _exceptions(span: Span) -> Iterator[tuple[str, str]]:
     for event in span.events:
         if event.name == "exception":
             said = {pair.key: pair.value.string_value for pair in event.attributes}
-            yield said.get("exception.type", ""), said.get("exception.stacktrace", "")
+            yield said.get(EXCEPTION_TYPE, ""), said.get("exception.stacktrace", "")
 
 
 def _left_by_exception(span: Span) -> bool:
     """Return whether a span failed by something else than the status of an answer."""
-    error = next((pair.value.string_value for pair in span.attributes if pair.key == "error.type"), "")
+    error = next((pair.value.string_value for pair in span.attributes if pair.key == ERROR_TYPE), "")
     return span.status.code == Status.STATUS_CODE_ERROR and not HTTP_STATUS.fullmatch(error)
 
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.semconv.attributes.db_attributes import DB_SYSTEM_NAME
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE
 
 HTTP_STATUS = re.compile(r"[1-5]\d\d")
 SQLSTATE = re.compile(r"(?=.*\d)[0-9A-Z]{5}")
@@ -44,12 +47,12 @@ def failed(carrier: Carrier) -> bool | None:
     if carrier.failed is not None:
         return carrier.failed
     least = 500 if carrier.name.startswith("http.server.") else 400
-    return True if carrier.number("http.response.status_code") >= least else None
+    return True if carrier.number(HTTP_RESPONSE_STATUS_CODE) >= least else None
 
 
 def answered(carrier: Carrier) -> bool | None:
     """Return True for what did not fail, or failed with a status; after an exception it may have been answered."""
-    error = carrier.text("error.type")
+    error = carrier.text(ERROR_TYPE)
     return True if not error or HTTP_STATUS.fullmatch(error) else None
 
 
@@ -65,7 +68,7 @@ def has_a_route(carrier: Carrier) -> bool | None:
 
 def about_one_table(carrier: Carrier) -> bool | None:
     """Return whether a statement's summary has a table; that of a pipeline has commands."""
-    of_statement = carrier.text("db.system.name") == "postgresql"
+    of_statement = carrier.text(DB_SYSTEM_NAME) == "postgresql"
     return " " in carrier.text("db.query.summary") if of_statement else None
 
 
@@ -82,10 +85,10 @@ CONDITIONS: dict[str, Condition] = {
     "if the message can be read": succeeded,
     "if a route matches": has_a_route,
     "if there are two or more": two_or_more,
-    "if the method is not known": lambda carrier: carrier.text("http.request.method") == "_OTHER",
+    "if the method is not known": lambda carrier: carrier.text(HTTP_REQUEST_METHOD) == "_OTHER",
     "if it is about one table": about_one_table,
-    "if it is a statement or a pipeline": lambda carrier: carrier.text("db.system.name") == "postgresql" or None,
-    "if PostgreSQL refused it": lambda carrier: bool(SQLSTATE.fullmatch(carrier.text("error.type"))),
+    "if it is a statement or a pipeline": lambda carrier: carrier.text(DB_SYSTEM_NAME) == "postgresql" or None,
+    "if PostgreSQL refused it": lambda carrier: bool(SQLSTATE.fullmatch(carrier.text(ERROR_TYPE))),
     "if the order came to its end": lambda carrier: not {"order_completed", "order_refused"}.isdisjoint(carrier.events),
     "behind the gateway": lambda carrier: carrier.service != "gateway",
     "if it was logged with an exception": lambda carrier: any(key.startswith("exception.") for key in carrier.said),

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from . import processes, web
 from .faults import Broken, Finding, found
 from .jaeger import Jaeger
+from .names import HTTP_REQUEST_METHOD, SERVICE_INSTANCE_ID, URL_FULL
 from .otlp import SERVICE
 from .processes import Process
 from .traces import Span, Trace
@@ -26,8 +27,8 @@ WORK = ("SERVER", "CONSUMER")
 RECENT = timedelta(minutes=10)
 # Old names as well as those of the stable conventions: not every service has migrated.
 DATABASE = ("db.system.name", "db.system")
-METHOD = ("http.request.method", "http.method")
-URL = ("url.full", "http.url")
+METHOD = (HTTP_REQUEST_METHOD, "http.method")
+URL = (URL_FULL, "http.url")
 HOST = ("server.address", "net.host.name")
 PORT = ("server.port", "net.host.port")
 STATUS = ("http.response.status_code", "http.status_code")
@@ -321,7 +322,7 @@ def _path(url: str) -> str:
 
 
 def _instance(span: Span) -> tuple[str, str]:
-    return span.service, str(span.resource.get("service.instance.id", ""))
+    return span.service, str(span.resource.get(SERVICE_INSTANCE_ID, ""))
 
 
 def _span(spans: Collection[Span]) -> Moments:

@@ -24,6 +24,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from . import web
 from .faults import Broken
+from .names import HOST_NAME, SERVICE_NAME
 from .ports import holder
 from .web import ANSWER_SECONDS, Unanswered, reason
 
@@ -188,7 +189,7 @@ def span_of(
         # A tail sampler that keeps scenarios also keeps this span: collector-sampling.yaml.
         attributes=_attributes({**attributes, "waybill.scenario": "doctor"}),
     )
-    resource = Resource(attributes=_attributes({"service.name": SERVICE, "host.name": socket.gethostname()}))
+    resource = Resource(attributes=_attributes({SERVICE_NAME: SERVICE, HOST_NAME: socket.gethostname()}))
     of_scope = ScopeSpans(scope=InstrumentationScope(name=__name__), spans=[span])
     return ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[of_scope])])
 

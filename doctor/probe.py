@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from . import otlp, web
 from .faults import Broken
+from .names import HTTP_REQUEST_METHOD, URL_FULL
 from .web import Answer, Unanswered
 
 # https://w3c.github.io/trace-context/#traceresponse-header
@@ -87,7 +88,7 @@ class Visit:
         parts = urlsplit(self.url)
         # Without a user's name, password or query: they may be secrets.
         url = f"{parts.scheme}://{(parts.hostname or '')}:{parts.port or ''}{parts.path}"
-        attributes = {"http.request.method": self.request.method, "url.full": url}
+        attributes = {HTTP_REQUEST_METHOD: self.request.method, URL_FULL: url}
         return otlp.span_of(self.request.method, self.trace_id, self.span_id, self.start, self.end, attributes)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .names import SERVICE_NAME
 from .traces import Span, attributes_from_json, traces_from_json
 
 NO_NAME = "(no service.name)"
@@ -93,7 +94,7 @@ class Telemetry:
                     raise ValueError(f"line {number}: {error}") from error
 
     def _service(self, resource: Attributes) -> Service:
-        said = resource.get("service.name")
+        said = resource.get(SERVICE_NAME)
         name = said if isinstance(said, str) and said else NO_NAME
         service = self.services.setdefault(name, Service(name))
         if resource not in service.resources:

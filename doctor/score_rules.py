@@ -13,6 +13,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from .names import DEPLOYMENT_ENVIRONMENT_NAME, HOST_NAME, K8S_POD_UID, SERVICE_CRITICALITY, SERVICE_INSTANCE_ID
 from .score_input import NO_NAME, Metric, Record, Service, Telemetry
 from .sensitive import found, of_attributes
 from .traces import Span
@@ -272,7 +273,7 @@ def met_008(service: Service, _: Telemetry) -> Iterator[Loss]:
     "Set it to a UUID when the process starts: OTEL_RESOURCE_ATTRIBUTES, or `Resource.create`.",
 )
 def res_001(service: Service, _: Telemetry) -> Iterator[Loss]:
-    yield from _without(service, "service.instance.id")
+    yield from _without(service, SERVICE_INSTANCE_ID)
 
 
 @rule(
@@ -281,13 +282,13 @@ def res_001(service: Service, _: Telemetry) -> Iterator[Loss]:
     "Generate it when the process starts, after a fork, not when the image is built.",
 )
 def res_002(service: Service, _: Telemetry) -> Iterator[Loss]:
-    keys = ("k8s.pod.uid", "k8s.pod.name", "container.id", "host.id", "host.name", "process.pid")
+    keys = (K8S_POD_UID, "k8s.pod.name", "container.id", "host.id", HOST_NAME, "process.pid")
     places: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for resource in service.resources:
         for key in keys:
-            if key in resource and resource.get("service.instance.id"):
-                places[resource["service.instance.id"]][key].add(str(resource[key]))
-    if not any("service.instance.id" in resource for resource in service.resources):
+            if key in resource and resource.get(SERVICE_INSTANCE_ID):
+                places[resource[SERVICE_INSTANCE_ID]][key].add(str(resource[key]))
+    if not any(SERVICE_INSTANCE_ID in resource for resource in service.resources):
         raise Undecided("the resource has no `service.instance.id`")
     for instance, by_key in places.items():
         for key, values in by_key.items():
@@ -305,7 +306,7 @@ def res_003(service: Service, _: Telemetry) -> Iterator[Loss]:
     of_pods = [resource for resource in service.resources if any(key.startswith("k8s.") for key in resource)]
     if not of_pods:
         raise Undecided("no attribute says that it runs on Kubernetes")
-    if any(not resource.get("k8s.pod.uid") for resource in of_pods):
+    if any(not resource.get(K8S_POD_UID) for resource in of_pods):
         yield Loss("a resource with `k8s.` attributes has no `k8s.pod.uid`")
 
 
@@ -339,7 +340,7 @@ def res_005(service: Service, _: Telemetry) -> Iterator[Loss]:
     "Use one of these words, in lower case.",
 )
 def res_006(service: Service, _: Telemetry) -> Iterator[Loss]:
-    for value in {str(each["service.criticality"]) for each in service.resources if "service.criticality" in each}:
+    for value in {str(each[SERVICE_CRITICALITY]) for each in service.resources if SERVICE_CRITICALITY in each}:
         if value not in CRITICALITIES:
             yield Loss(f"`service.criticality` is `{_cut(value)}`")
 
@@ -350,7 +351,7 @@ def res_006(service: Service, _: Telemetry) -> Iterator[Loss]:
     "OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=production",
 )
 def res_007(service: Service, _: Telemetry) -> Iterator[Loss]:
-    yield from _without(service, "deployment.environment.name", text=True)
+    yield from _without(service, DEPLOYMENT_ENVIRONMENT_NAME, text=True)
 
 
 @rule(
@@ -496,7 +497,7 @@ def _is_debug(record: Record) -> bool:
 
 
 def _environment(resource: Mapping[str, Any]) -> str:
-    return str(resource.get("deployment.environment.name") or resource.get("deployment.environment") or "")
+    return str(resource.get(DEPLOYMENT_ENVIRONMENT_NAME) or resource.get("deployment.environment") or "")
 
 
 def _without(service: Service, key: str, *, text: bool = False) -> Iterator[Loss]:

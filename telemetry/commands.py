@@ -9,6 +9,14 @@ from time import perf_counter
 from typing import Any
 
 from opentelemetry import metrics
+from opentelemetry.semconv.attributes.db_attributes import (
+    DB_NAMESPACE,
+    DB_OPERATION_NAME,
+    DB_QUERY_SUMMARY,
+    DB_SYSTEM_NAME,
+)
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.util.types import AttributeValue
 
 from . import __version__
@@ -20,7 +28,7 @@ from .guard import guarded
 LONGEST = 1000
 """The length of the text of a command, above which its end is cut off."""
 
-MEASURED = ("db.system.name", "db.namespace", "db.operation.name", "db.query.summary", "server.address", "server.port")
+MEASURED = (DB_SYSTEM_NAME, DB_NAMESPACE, DB_OPERATION_NAME, DB_QUERY_SUMMARY, SERVER_ADDRESS, SERVER_PORT)
 
 command_duration = Durations(
     metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL).create_histogram(
@@ -35,10 +43,10 @@ command_duration = Durations(
 @guarded
 def measure(started: float, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
     """Record how long a command took that began at this `perf_counter`, with those of its span's attributes."""
-    if "db.operation.name" not in attributes:
+    if DB_OPERATION_NAME not in attributes:
         return  # An empty pipeline asks nothing.
     measured = {name: attributes[name] for name in MEASURED if name in attributes}
-    failure = {"error.type": type_name(error)} if error else {}
+    failure = {ERROR_TYPE: type_name(error)} if error else {}
     command_duration.record(perf_counter() - started, measured | failure)
 
 
@@ -68,8 +76,8 @@ def pipeline_attributes(pipeline: Any, commands: Collection[str], size: int) -> 
     kind = "MULTI" if getattr(pipeline, "transaction", None) is True else "PIPELINE"
     alike = f"{kind} {names[0]}" if len(names) == 1 else kind
     attributes: dict[str, AttributeValue] = {
-        "db.query.summary": " ".join(names),
-        "db.operation.name": names[0] if size == 1 else alike,
+        DB_QUERY_SUMMARY: " ".join(names),
+        DB_OPERATION_NAME: names[0] if size == 1 else alike,
         **({"db.operation.batch.size": size} if size > 1 else {}),
     }
     return " ".join(names), attributes
@@ -81,8 +89,8 @@ def server(client: Any) -> dict[str, str | int]:
     if options is None:
         return {}
     if "path" in options:
-        return {"server.address": options["path"]}
-    return {"server.address": options.get("host", "localhost"), "server.port": options.get("port", 6379)}
+        return {SERVER_ADDRESS: options["path"]}
+    return {SERVER_ADDRESS: options.get("host", "localhost"), SERVER_PORT: options.get("port", 6379)}
 
 
 def database(client: Any) -> dict[str, str]:
@@ -90,6 +98,6 @@ def database(client: Any) -> dict[str, str]:
     # A cluster's client has a pool for each of its nodes, and one database. The instrumentation says nothing of it.
     pool = getattr(client, "connection_pool", None)
     return {
-        "db.system.name": "redis",
-        "db.namespace": str(getattr(pool, "connection_kwargs", {}).get("db") or 0),
+        DB_SYSTEM_NAME: "redis",
+        DB_NAMESPACE: str(getattr(pool, "connection_kwargs", {}).get("db") or 0),
     }

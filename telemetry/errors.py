@@ -15,6 +15,8 @@ from opentelemetry import _logs, trace
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_STACKTRACE, EXCEPTION_TYPE
 from opentelemetry.trace import Status, StatusCode
 
 from . import __version__
@@ -60,11 +62,11 @@ def record_exception(span: trace.Span, exception: BaseException, *_: object, **_
     Event and attributes: https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/
     """
     kind = type_name(exception)
-    span.set_attribute("error.type", kind)
+    span.set_attribute(ERROR_TYPE, kind)
     # An error that was raised `from` another one is the same failure.
     trace_id = span.get_span_context().trace_id
     if not any(_recorded_in(link) == trace_id for link in _causes(exception)):
-        said = {"exception.type": kind, "exception.stacktrace": frames(exception)}
+        said = {EXCEPTION_TYPE: kind, EXCEPTION_STACKTRACE: frames(exception)}
         if "event" in _signals:
             span.add_event("exception", said)
         if "log" in _signals:

@@ -22,6 +22,9 @@ from opentelemetry.instrumentation.propagators import (
     get_global_response_propagator,
     set_global_response_propagator,
 )
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD
+from opentelemetry.semconv.attributes.url_attributes import URL_QUERY, URL_SCHEME
 from opentelemetry.util.http import (
     OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
     OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
@@ -170,7 +173,7 @@ class _Wsgi:
             found: dict[str, Any] = {
                 **wsgi.collect_request_attributes(environ, *options, **named),
                 **server(environ),
-                **({"url.query": "REDACTED"} if environ.get("QUERY_STRING") else {}),
+                **({URL_QUERY: "REDACTED"} if environ.get("QUERY_STRING") else {}),
             }
             for name in OLD_NAMES & found.keys():
                 found[name] = without_query(found[name])
@@ -210,14 +213,14 @@ class _Active:
     def __init__(self, meter: Any) -> None:
         global _active
         _active = self
-        self.tally = Tally("http.request.method", "url.scheme")
+        self.tally = Tally(HTTP_REQUEST_METHOD, URL_SCHEME)
         meter.create_observable_up_down_counter(
             "http.server.active_requests", [self.tally.tell], "{request}", "Number of active HTTP server requests."
         )
 
     def add(self, number: int, attributes: dict[str, Any]) -> None:
         """Count. Called by the instrumentation."""
-        self.tally.add(number, attributes.get("http.request.method", ""), attributes.get("url.scheme", ""))
+        self.tally.add(number, attributes.get(HTTP_REQUEST_METHOD, ""), attributes.get(URL_SCHEME, ""))
 
 
 _active: _Active | None = None
@@ -258,7 +261,7 @@ class _Request:
             if error and error is not self.failure:
                 record_exception(span, error)
             if failure := error or self.failure:
-                span.set_attribute("error.type", type_name(failure))
+                span.set_attribute(ERROR_TYPE, type_name(failure))
                 span.set_status(trace.StatusCode.ERROR)
             span.end()
         self.failure = None

@@ -6,10 +6,12 @@ from typing import Any
 
 from opentelemetry import _logs
 from opentelemetry._logs import SeverityNumber
-from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.semconv.attributes.code_attributes import CODE_STACKTRACE
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_STACKTRACE, EXCEPTION_TYPE
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_VERSION
 
 from .conventions import SCHEMA_URL
 from .errors import frames, type_name
@@ -52,7 +54,7 @@ class OtlpHandler(logging.Handler):
         package = logger.partition(".")[0]
         if package not in self._versions:
             version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
-            self._versions[package] = str(version or self.provider.resource.attributes.get("service.version", ""))
+            self._versions[package] = str(version or self.provider.resource.attributes.get(SERVICE_VERSION, ""))
         return self._versions[package]
 
     def shutdown(self) -> None:
@@ -61,9 +63,9 @@ class OtlpHandler(logging.Handler):
         self.provider.shutdown()
 
 
-def configure(resource: Resource, exporter: LogRecordExporter) -> OtlpHandler:
+def configure(resource: Resource, exporter: LogRecordExporter, limits: LogRecordLimits | None = None) -> OtlpHandler:
     """Add a handler to the root logger that sends records to the exporter."""
-    provider = LoggerProvider(resource, shutdown_on_exit=False)
+    provider = LoggerProvider(resource, shutdown_on_exit=False, log_record_limits=limits)
     provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     otlp = OtlpHandler(provider)
     logging.getLogger().addHandler(otlp)
@@ -74,7 +76,7 @@ def configure(resource: Resource, exporter: LogRecordExporter) -> OtlpHandler:
 def exception(record: logging.LogRecord) -> dict[str, str]:
     """Return what is said of the exception that a record was logged with: type and stack, not the text."""
     error = record.exc_info[1] if record.exc_info else None
-    said = {"exception.type": type_name(error), "exception.stacktrace": frames(error)} if error else {}
+    said = {EXCEPTION_TYPE: type_name(error), EXCEPTION_STACKTRACE: frames(error)} if error else {}
     return said | ({CODE_STACKTRACE: sound(record.stack_info)} if record.stack_info else {})
 
 

@@ -18,11 +18,12 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Setter, default_setter
+from opentelemetry.sdk._logs import LogRecordLimits
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 
 # The underscore says that it may change: the SDK's version is pinned.
 from opentelemetry.sdk.trace._sampling_experimental import (
@@ -33,6 +34,7 @@ from opentelemetry.sdk.trace._sampling_experimental import (
 )
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME, SERVICE_VERSION
 from opentelemetry.trace import Link, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
@@ -57,6 +59,10 @@ SAMPLERS = ("always_on", "always_off", "traceidratio")
 
 METRICS_EVERY_MS = 5000
 """The interval at which metrics are sent. The SDK's 60 s are long to wait for."""
+
+LONGEST_VALUE = 8192
+"""Characters of a value. A long text costs wherever it is read, above all in a Collector that searches it for
+secrets."""
 
 # The exporters' annotation asks for texts, gRPC for numbers.
 GRPC_CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 2000),)
@@ -244,8 +250,8 @@ def configure(
     sampler = sampler or _sampler()
     spans_every = _milliseconds("OTEL_BSP_SCHEDULE_DELAY", SPANS_EVERY_MS)
     metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
-    # A long text costs wherever it is read, above all in a Collector that searches it for secrets.
-    os.environ.setdefault("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "8192")
+    # None is what the environment says.
+    longest = None if os.environ.get("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT") else LONGEST_VALUE
     # The instrumentations and the SDK's counters read these two from the environment only.
     opt_in_to_stable_names()
     os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
@@ -258,9 +264,15 @@ def configure(
         meter_provider = metrics_out.configure(resource, exporter, metrics_every)
     if logs:
         exporters.append(exporter := _otlp("logs") if logs == OTLP else logs)
-        log_handler = logging_out.configure(resource, exporter)
+        log_handler = logging_out.configure(resource, exporter, LogRecordLimits(max_attribute_length=longest))
     choose_signal(logs=log_handler is not None)
-    tracer_provider = CountingProvider(sampler, resource, shutdown_on_exit=False, active_span_processor=FewCalls())
+    tracer_provider = CountingProvider(
+        sampler,
+        resource,
+        shutdown_on_exit=False,
+        active_span_processor=FewCalls(),
+        span_limits=SpanLimits(max_attribute_length=longest),
+    )
     tracer_provider.add_span_processor(QuietErrors())
     if baggage_keys:
         tracer_provider.add_span_processor(BaggageAttributes(baggage_keys))
@@ -371,8 +383,8 @@ def _resource(service: str, version: str, namespace: str, attributes: Mapping[st
     """Return the attributes that the resource conventions name for a service, the environment's first."""
     made = Resource.create(
         {
-            "service.name": service,
-            "service.version": version,
+            SERVICE_NAME: service,
+            SERVICE_VERSION: version,
             **({"service.namespace": namespace} if namespace else {}),
             "service.instance.id": str(uuid.uuid4()),
             "deployment.environment.name": "development",

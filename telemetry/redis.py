@@ -7,6 +7,7 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.instrumentation import redis as official
+from opentelemetry.semconv.attributes.db_attributes import DB_OPERATION_NAME, DB_QUERY_TEXT
 from opentelemetry.trace import Span
 from redis import WatchError
 from wrapt import wrap_function_wrapper
@@ -39,9 +40,9 @@ def _name_span(span: Span, client: Any, args: Sequence[Any], _options: object) -
         command = text(args[0])
         # It is "redis.search" for FT.SEARCH, to which the instrumentation adds the documents that were found.
         span.update_name(command)
-        span.set_attributes({"db.operation.name": command, **database(client)})
+        span.set_attributes({DB_OPERATION_NAME: command, **database(client)})
         if command != args[0]:
-            span.set_attribute("db.query.text", query(command, len(args)))
+            span.set_attribute(DB_QUERY_TEXT, query(command, len(args)))
 
 
 def _pipeline(pipeline: Any) -> tuple[list[Any], str, str]:
@@ -74,7 +75,7 @@ def _execute_pipeline(execute: Callable[..., Any], pipeline: Any, args: Any, opt
 
 
 def _of_command(client: Any, args: Any) -> Mapping[str, Any]:
-    return {"db.operation.name": text(args[0]), **database(client), **server(client)} if args else {}
+    return {DB_OPERATION_NAME: text(args[0]), **database(client), **server(client)} if args else {}
 
 
 def _measured(execute: Callable[[], Any], describe: Callable[[], Mapping[str, Any]]) -> Any:

@@ -12,6 +12,9 @@ from typing import Any
 from urllib.parse import urlparse, urlsplit
 
 from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, Context, get_value
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND_COUNT
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 
@@ -101,7 +104,7 @@ class _Durations(Durations):
     def record(self, amount: float, attributes: Mapping[str, Any], context: Context | None = None) -> None:
         sent = _sent.get()
         if sent and sent.error:
-            attributes = {**attributes, "error.type": type_name(sent.error)}
+            attributes = {**attributes, ERROR_TYPE: type_name(sent.error)}
         super().record(amount, attributes, context)
 
 
@@ -210,7 +213,7 @@ def _correct_client_span(span: Any, request: PreparedRequest) -> None:
     """
     if span.is_recording():
         if count := resend_count.get():
-            span.set_attribute("http.request.resend_count", count)
+            span.set_attribute(HTTP_REQUEST_RESEND_COUNT, count)
         if "?" in (request.url or ""):
-            span.set_attribute("url.full", without_query(span.attributes["url.full"]))
+            span.set_attribute(URL_FULL, without_query(span.attributes[URL_FULL]))
             redact_old_names(span)

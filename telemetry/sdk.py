@@ -19,6 +19,8 @@ from opentelemetry.trace import SpanContext
 
 from .spans import LightTracer
 
+OTEL_SPAN_SAMPLING_RESULT = "otel.span.sampling_result"
+
 
 class KeptResource(Resource):
     """A resource that knows its hash: the SDK writes it as JSON for that, once for each span that is sent."""
@@ -66,8 +68,8 @@ class SpanCounts:
     """
 
     def __init__(self) -> None:
-        self.started = Tally("otel.span.parent.origin", "otel.span.sampling_result")
-        self.ended = Tally("otel.span.sampling_result")
+        self.started = Tally("otel.span.parent.origin", OTEL_SPAN_SAMPLING_RESULT)
+        self.ended = Tally(OTEL_SPAN_SAMPLING_RESULT)
         self.ends = {decision._name_: partial(self.ended.add, 1, decision._name_) for decision in Decision}
         meter = metrics.get_meter("opentelemetry-sdk")
         meter.create_observable_counter(
@@ -96,7 +98,7 @@ class SpanCounts:
             live[result] += count
         del live[Decision.DROP._name_]
         for result, count in live.items():
-            yield Observation(count - ended[(result,)], {"otel.span.sampling_result": result})
+            yield Observation(count - ended[(result,)], {OTEL_SPAN_SAMPLING_RESULT: result})
 
 
 class CountingProvider(TracerProvider):

@@ -10,6 +10,15 @@ from functools import lru_cache
 from typing import Any
 
 from opentelemetry import metrics
+from opentelemetry.semconv.attributes.db_attributes import (
+    DB_NAMESPACE,
+    DB_OPERATION_NAME,
+    DB_QUERY_SUMMARY,
+    DB_QUERY_TEXT,
+    DB_SYSTEM_NAME,
+)
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect, ExceptionContext
@@ -64,7 +73,7 @@ class Description:
 
     def of(self, statement: str) -> dict[str, str | int]:
         """Return the attributes of the span of this statement, which has placeholders and no values."""
-        return {"db.query.text": statement, **self.attributes}
+        return {DB_QUERY_TEXT: statement, **self.attributes}
 
 
 class Statement:
@@ -110,13 +119,13 @@ def _description(
 ) -> Description:
     summary = f"{operation} {table}".strip()
     measured: dict[str, str | int] = {
-        "db.system.name": system,
-        "db.namespace": database or "",
-        "db.operation.name": operation,
-        "db.query.summary": summary,
+        DB_SYSTEM_NAME: system,
+        DB_NAMESPACE: database or "",
+        DB_OPERATION_NAME: operation,
+        DB_QUERY_SUMMARY: summary,
         **({"db.collection.name": table} if table else {}),
-        **({"server.address": host} if host else {}),
-        **({"server.port": port} if port else {}),
+        **({SERVER_ADDRESS: host} if host else {}),
+        **({SERVER_PORT: port} if port else {}),
     }
     return Description(summary or system, measured)
 
@@ -146,7 +155,7 @@ def _taken_from(context: Any) -> Statement | None:
 def _failure(error: BaseException) -> dict[str, str]:
     # SQLSTATE, as psycopg and psycopg2 call it; a connection that broke has none.
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    return {"error.type": str(code), "db.response.status_code": str(code)} if code else {"error.type": type_name(error)}
+    return {ERROR_TYPE: str(code), "db.response.status_code": str(code)} if code else {ERROR_TYPE: type_name(error)}
 
 
 def operation_and_table(statement: str, context: Any) -> tuple[str, str]:

@@ -11,6 +11,8 @@ from typing import Any
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Counter
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import Link, Span, SpanKind
 
 from . import __version__
@@ -51,6 +53,7 @@ consumed_messages = meter.create_counter(
 )
 
 SYSTEM = "redis"
+MESSAGING_OPERATION_TYPE = "messaging.operation.type"
 FIELDS = ("traceparent", "tracestate", "baggage")
 """The fields of a message that carry its context, named as the W3C's headers."""
 
@@ -69,9 +72,9 @@ def sending(destination: str, origin: Context, server: tuple[str, int]) -> Itera
         tracer.start_as_current_span(
             f"send {destination}",
             kind=SpanKind.PRODUCER,
-            attributes={**attributes, "messaging.operation.type": "send"},
+            attributes={**attributes, MESSAGING_OPERATION_TYPE: "send"},
         ) as span,
-        _Measured(send_duration, sent_messages, attributes | {"messaging.operation.type": "send"}),
+        _Measured(send_duration, sent_messages, attributes | {MESSAGING_OPERATION_TYPE: "send"}),
         suppress_instrumentation(),
     ):
         fields: dict[str, str] = {}
@@ -102,7 +105,7 @@ def processing(
         tracer.start_as_current_span(
             f"process {destination}",
             kind=SpanKind.CONSUMER,
-            attributes={**attributes, "messaging.operation.type": "process", "messaging.message.id": _text(message_id)},
+            attributes={**attributes, MESSAGING_OPERATION_TYPE: "process", "messaging.message.id": _text(message_id)},
             links=[Link(sent_in)] if sent_in.is_valid else [],
         ) as span,
         _Measured(process_duration, consumed_messages, attributes),
@@ -133,7 +136,7 @@ class _Measured:
         seconds = time.monotonic() - self.started
         attributes = self.attributes
         if isinstance(error, Exception):
-            attributes = {**attributes, "error.type": type_name(error)}
+            attributes = {**attributes, ERROR_TYPE: type_name(error)}
         self.duration.record(seconds, attributes)
         self.messages.add(1, attributes)
 
@@ -143,6 +146,6 @@ def _attributes(operation: str, destination: str, server: tuple[str, int]) -> di
         "messaging.system": SYSTEM,
         "messaging.operation.name": operation,
         "messaging.destination.name": destination,
-        "server.address": server[0],
-        "server.port": server[1],
+        SERVER_ADDRESS: server[0],
+        SERVER_PORT: server[1],
     }

@@ -28,6 +28,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME
 
 from .traces import Event, Link, Span, Trace, attributes_of, chosen, group, spans_from_protobuf
 
@@ -228,13 +229,13 @@ def _describe(span: Span, depth: int, attributes: Sequence[str], names: Mapping[
 
 def _logs(request: ExportLogsServiceRequest) -> Iterator[tuple[str, LogRecord]]:
     for of_resource in request.resource_logs:
-        service = attributes_of(of_resource.resource.attributes).get("service.name", "")
+        service = attributes_of(of_resource.resource.attributes).get(SERVICE_NAME, "")
         for of_scope in of_resource.scope_logs:
             yield from ((service, record) for record in of_scope.log_records)
 
 
 def _metrics(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, Metric]]:
     for of_resource in request.resource_metrics:
-        service = attributes_of(of_resource.resource.attributes).get("service.name", "")
+        service = attributes_of(of_resource.resource.attributes).get(SERVICE_NAME, "")
         for of_scope in of_resource.scope_metrics:
             yield from ((service, metric) for metric in of_scope.metrics)

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from opentelemetry import context
 from opentelemetry.context import Context
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from .boundary import Environ
 from .urls import DEFAULT_PORTS
@@ -59,8 +60,8 @@ def _server(host: str, scheme: str, name: str, port: str) -> dict[str, str | int
     with suppress(ValueError):
         asked = urlsplit(f"//{host}")
         if HOSTNAME.fullmatch(asked.hostname or "") and "@" not in asked.netloc:
-            return {"server.address": str(asked.hostname), "server.port": asked.port or DEFAULT_PORTS.get(scheme, 80)}
-    return {"server.address": name, **({"server.port": int(port)} if port.isdecimal() else {})}
+            return {SERVER_ADDRESS: str(asked.hostname), SERVER_PORT: asked.port or DEFAULT_PORTS.get(scheme, 80)}
+    return {SERVER_ADDRESS: name, **({SERVER_PORT: int(port)} if port.isdecimal() else {})}
 
 
 def sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:

@@ -5,7 +5,7 @@ import requests
 from rich.console import Console
 
 from doctor.jaeger import Jaeger, JaegerError
-from waybill import waterfall
+from waybill import loopback, waterfall
 from waybill.orders import KINDS, Kind, outcome
 from waybill.progress import waiting
 from waybill.settings import settings
@@ -42,9 +42,7 @@ def _place_and_show(jaeger: Jaeger) -> None:
 
 def _place(kind: Kind) -> tuple[int, str]:
     """Returns the HTTP status and the trace id."""
-    with requests.Session() as session:
-        # A proxy from the environment could not reach our loopback address.
-        session.trust_env = False
+    with loopback.session() as session:
         answer = session.post(
             f"{settings().gateway_url}/orders", json=kind.request([SKU]), headers=kind.headers(), timeout=ORDER_SECONDS
         )

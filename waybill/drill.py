@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import click
-import requests
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
@@ -17,11 +16,12 @@ from rich.table import Table
 from doctor.jaeger import Jaeger, JaegerError
 from exhibition.scenarios import SCENARIOS, Scenario
 from telemetry.traces import duration
-from waybill import waterfall
+from waybill import loopback, waterfall
 from waybill.grading import Answer, Grade, grade_answer, plain
-from waybill.load import run, skus_in_stock, wait_for_traces
+from waybill.load import run, wait_for_traces
 from waybill.orders import Job, Order
 from waybill.settings import settings
+from waybill.stock import skus_in_stock
 from waybill.supervise import ROOT
 from waybill.walkthroughs import lesson, page, search, symptom
 
@@ -117,9 +117,7 @@ def place(plan: Plan, *, one_by_one: bool = False) -> list[Order]:
     """
     url = settings().gateway_url
     skus = skus_in_stock(url)
-    with requests.Session() as session:
-        # A proxy from the environment could not reach our loopback address.
-        session.trust_env = False
+    with loopback.session() as session:
         if not session.get(f"{url}/scenarios", timeout=(2, 10)).json()["enabled"]:
             raise click.ClickException("The services run without WAYBILL_SCENARIOS=on: nothing can be broken in them.")
     job = Job(url=url, mix=plan.mix, skus=skus, orders=ORDERS, users=USERS, blind=True)

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from types import FrameType
 
 import click
-import requests
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -20,6 +19,7 @@ from waybill.environment import INTERRUPTED
 from waybill.ledger import close_ledger, last_line, left_out, open_ledger
 from waybill.orders import Job, Order, parse_mix
 from waybill.settings import settings
+from waybill.stock import skus_in_stock
 
 WEB_UI_PORT = 8089
 # A trace is complete a second or two after its order: services and Collector send spans in batches. With tail sampling
@@ -99,26 +99,6 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
     if interrupted and not web_ui:
         sys.exit(INTERRUPTED)
     sys.exit(0 if report.good(placed, problems) else 1)
-
-
-def skus_in_stock(url: str) -> list[str]:
-    """Return the SKUs that the gateway sells. Raises click.ClickException if there are none, or no answer."""
-    try:
-        with requests.Session() as session:
-            # A proxy from the environment could not reach our loopback address.
-            session.trust_env = False
-            answer = session.get(f"{url}/products", timeout=(2, 10))
-            answer.raise_for_status()
-            skus = [product["sku"] for product in answer.json()["products"] if product["available"] > 0]
-    except requests.ConnectionError as error:
-        raise click.ClickException(f"The gateway does not answer at {url}: is it running? `make up`") from error
-    except (requests.RequestException, LookupError, TypeError) as error:
-        raise click.ClickException(
-            f"{url}/products does not answer as the gateway should ({error}): is that port another program's?"
-        ) from error
-    if not skus:
-        raise click.ClickException("Everything is sold out. `make down`, remove .waybill/data, and `make up` again.")
-    return skus
 
 
 def free_web_ui_port() -> int:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_TYPE
 from rich.console import Console
 from rich.text import Text
 
@@ -22,7 +23,7 @@ from waybill.trace import a_trace_id
 LAST = 50
 POLL_SECONDS = 0.2
 SEVERITIES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-SHOWN = ("exception.type",)
+SHOWN = (EXCEPTION_TYPE,)
 
 
 @click.command()

@@ -13,7 +13,7 @@ from typing import Literal
 import psycopg
 import requests
 
-from waybill import binaries, postgres, registry, valkey
+from waybill import binaries, loopback, postgres, registry, valkey
 from waybill.settings import Settings
 from waybill.supervise import ROOT, Part, make_private, services_log, state_folder
 
@@ -63,9 +63,7 @@ def data_folder(settings: Settings) -> Path:
 
 def answers(url: str) -> bool:
     """Return whether a GET is answered with 200."""
-    with requests.Session() as session:
-        # A proxy from the environment could not reach our loopback address.
-        session.trust_env = False
+    with loopback.session() as session:
         try:
             return session.get(url, timeout=PROBE_SECONDS).status_code == 200
         except requests.RequestException:

@@ -40,6 +40,8 @@ class Service:
     """True if an order has its spans; a third party has none."""
     shows: tuple[str, ...] = ()
     """The databases whose spans are in an order's trace, in this order."""
+    retention: bool = False
+    """True if it has a job that deletes old rows, the module `retention`."""
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -82,10 +84,24 @@ SERVERS = (
 
 SERVICES = (
     Service("acquirer", port=8009, traced=False),
-    Service("inventory", port=8002, database="inventory", valkey=True, caller="order", shows=(REDIS, POSTGRESQL)),
+    Service(
+        "inventory",
+        port=8002,
+        database="inventory",
+        valkey=True,
+        caller="order",
+        shows=(REDIS, POSTGRESQL),
+        retention=True,
+    ),
     Service("payment", port=8003, database="payment", calls=("acquirer",), caller="order", shows=(POSTGRESQL,)),
     Service(
-        "order", port=8001, database="order", calls=("inventory", "payment"), caller="gateway", shows=(POSTGRESQL,)
+        "order",
+        port=8001,
+        database="order",
+        calls=("inventory", "payment"),
+        caller="gateway",
+        shows=(POSTGRESQL,),
+        retention=True,
     ),
     Service("gateway", port=8000, calls=("order", "inventory", "payment")),
     Service(
@@ -102,6 +118,7 @@ SERVICES = (
         valkey=True,
         calls=("order",),
         shows=(POSTGRESQL, REDIS),
+        retention=True,
     ),
 )
 """In the order in which they are listed and, last first, stopped."""
@@ -128,7 +145,11 @@ PORTS = {field: port for part in (*PARTS.values(), *SAMPLERS.values()) for field
 """Every port, by the field of waybill.settings.Settings."""
 OWNERS = tuple(service.name for service in SERVICES if service.database == service.name)
 """The services with their own database."""
+RETENTION = tuple(service.name for service in SERVICES if service.retention)
+"""The services that delete old rows."""
 TRACED = tuple(service.name for service in SERVICES if service.traced)
+WEB = tuple(service.name for service in SERVICES if service.traced and service.port)
+"""Our own services that answer requests."""
 SHIPPED = frozenset(TRACED)
 """The services with spans in the trace of a shipped order."""
 ON_THE_WAY = (*_way("gateway"), *(service.name for service in SERVICES if service.module))

@@ -7,10 +7,9 @@ import sys
 import click
 
 from waybill import postgres
+from waybill.registry import RETENTION
 from waybill.settings import settings
 from waybill.supervise import state_folder
-
-SERVICES = ("order", "inventory", "fulfilment")
 
 
 @click.command()
@@ -24,7 +23,7 @@ def retention(days: float) -> None:
     """
     passwords = postgres.passwords(state_folder(settings()) / "data")
     failed = False
-    for name in SERVICES:
+    for name in RETENTION:
         url = postgres.url(name, passwords, settings().postgres_port)
         environment = {**os.environ, "DATABASE_URL": url, "RETENTION_DAYS": str(days)}
         # Run the service's own job, as cron would.

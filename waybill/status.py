@@ -12,13 +12,14 @@ from rich.table import Table
 from waybill.processes import State
 from waybill.settings import settings
 from waybill.supervise import state_file, state_folder
+from waybill.typed import json_option
 
 MEBIBYTE = 2**20
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def status(as_json: bool) -> None:
+@json_option
+def status(wants_json: bool) -> None:
     """Show every part that runs, with its memory. Exits with 1 if nothing runs."""
     state = State.read(state_file(state_folder(settings())))
     if state is None or state.supervisor.process() is None:
@@ -36,7 +37,7 @@ def status(as_json: bool) -> None:
             {"part": part.name, "running": True, "pid": part.pid, "processes": len(family), "memory_bytes": memory}
         )
     total = sum(part.get("memory_bytes", 0) for part in parts)
-    if as_json:
+    if wants_json:
         click.echo(json.dumps({"parts": parts, "memory_bytes": total}, indent=2))
         return
     table = Table(box=None, header_style="dim")

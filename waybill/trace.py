@@ -41,8 +41,8 @@ def a_trace_id(_context: click.Context, _parameter: click.Parameter, value: str 
     help="How long to wait for spans that are still on their way.",
 )
 @click.option("--logs", is_flag=True, help="With the log lines of each span.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def trace(trace_id: str, wait: float, logs: bool, as_json: bool) -> None:
+@typed.json_option
+def trace(trace_id: str, wait: float, logs: bool, wants_json: bool) -> None:
     """Show the trace ID as a waterfall. The `trace_id` of an order is in the gateway's answer."""
     jaeger = Jaeger(settings().jaeger_url)
     try:
@@ -57,7 +57,7 @@ def trace(trace_id: str, wait: float, logs: bool, as_json: bool) -> None:
             "memory, and only until it stops."
         )
     records = _records(trace_id) if logs else []
-    if as_json:
+    if wants_json:
         click.echo(json.dumps(_as_json(found, records if logs else None), indent=2))
         return
     console = Console()

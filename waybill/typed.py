@@ -10,6 +10,9 @@ import click
 
 BY_MAKE = "WAYBILL_TYPED"
 
+json_option = click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+"""The option of commands that print for scripts too."""
+
 
 def by_make() -> bool:
     """Return whether the tool was called by the Makefile."""

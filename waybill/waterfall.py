@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND_COUNT, HTTP_RESPONSE_STATUS_CODE
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -20,8 +22,8 @@ SEVERITIES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": ERROR}
 # The shortest bar, as a share of the whole time, so that every bar is visible.
 SHORTEST_BAR = 0.02
 SHOWN = (
-    "http.response.status_code",
-    "http.request.resend_count",
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_REQUEST_RESEND_COUNT,
     "db.response.status_code",
     "order.id",
     "order.outcome",
@@ -86,7 +88,7 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
     if attributes := chosen(span.attributes, SHOWN):
         yield Text(printable(" ".join(attributes)), "dim"), ""
     for event in span.events:
-        kind = unqualified(event.attributes.get("exception.type"))
+        kind = unqualified(event.attributes.get(EXCEPTION_TYPE))
         text = " ".join([event.name, *([kind] if kind else []), *chosen(event.attributes, SHOWN)])
         yield Text(f"◆ {printable(text)}", "dim"), f"at {duration(event.time_ns - trace.start_ns)}"
     for link in span.links:
@@ -103,7 +105,7 @@ def notes(trace: Trace, span: Span) -> Iterator[tuple[Text, str]]:
 
 def line(trace: Trace, record: Record) -> tuple[Text, str]:
     """Return a log record in the form of a note."""
-    text = " ".join([record.severity, record.message, *chosen(record.attributes, ["exception.type"])])
+    text = " ".join([record.severity, record.message, *chosen(record.attributes, [EXCEPTION_TYPE])])
     when = f"at {duration(record.time_ns - trace.start_ns)}"
     return Text(f"\N{IDENTICAL TO} {printable(text)}", SEVERITIES.get(record.severity, "")), when
 

@@ -17,6 +17,7 @@ from exhibition import selection
 from exhibition.scenarios import SCENARIOS
 from services.gateway.cards import refuse_card_number
 from services.gateway.clients import (
+    ORDER_PENDING,
     Inventory,
     Money,
     Order,
@@ -170,7 +171,7 @@ def _place(orders: Orders, quantities: dict[str, int], payment_token: str) -> tu
     try:
         return orders.place(quantities, payment_token, _idempotency_key())
     except Problem as problem:
-        if problem.kind == "order-pending" and "Idempotency-Key" not in request.headers:
+        if problem.kind == ORDER_PENDING and "Idempotency-Key" not in request.headers:
             problem.detail = (
                 f"{problem.members.get('part', 'a part')} does not answer; the order is kept, and processed later; "
                 "sent again without an Idempotency-Key, it is another order"

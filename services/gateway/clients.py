@@ -6,7 +6,10 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from chassis.client import Client
-from chassis.problems import Problem, Unavailable
+from chassis.problems import BUSY, IN_FLIGHT, Problem, Unavailable
+
+ORDER_PENDING = "order-pending"
+"""The kind of problem of an order that is kept, and processed later."""
 
 OrderStatus = Literal["pending", "completed", "declined", "out_of_stock", "rejected"]
 PaymentStatus = Literal["pending", "authorized", "declined"]
@@ -70,13 +73,13 @@ class Orders:
             headers={"Idempotency-Key": key},
             # order resumes stuck orders; a second call would find the first one still in progress.
             idempotent=False,
-            pass_on=("idempotency-key-reused", "idempotency-key-in-flight", "order-pending", "busy"),
+            pass_on=("idempotency-key-reused", IN_FLIGHT, ORDER_PENDING, BUSY),
         )
         return self.client.read(response, Order), response.status_code == 201
 
     def find(self, order_id: UUID) -> Order:
         """Return an order as it stands. Raises Problem (404, 503), Unavailable."""
-        response = self.client.call("GET", f"/orders/{order_id}", pass_on=("order-not-found", "busy"))
+        response = self.client.call("GET", f"/orders/{order_id}", pass_on=("order-not-found", BUSY))
         return self.client.read(response, Order)
 
 
@@ -109,4 +112,4 @@ class Inventory:
 
     def products(self) -> Products:
         """Return every product with its price. Raises Problem (503), Unavailable."""
-        return self.client.read(self.client.call("GET", "/products", pass_on=["busy"]), Products)
+        return self.client.read(self.client.call("GET", "/products", pass_on=[BUSY]), Products)

@@ -5,11 +5,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from chassis.app import Health, Readiness
-from chassis.problems import TYPE_PREFIX
+from chassis.problems import BUSY, IN_FLIGHT, TYPE_PREFIX
+from exhibition.scenarios import SCENARIOS
 from services.gateway.api import Index, PaidOrder, PlacedOrder, Scenarios
-from services.gateway.clients import Products
+from services.gateway.clients import ORDER_PENDING, Products
 
 Json = dict[str, Any]
+
+DECLINED = SCENARIOS["declined"]
 
 ID = "3f0e6c1a-58c2-4a37-9a52-6f4b8a1c7d10"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -34,9 +37,7 @@ ANSWERS: dict[tuple[type[BaseModel], int | None], Json] = {
     (PaidOrder, 200): ORDER | {"payment": "authorized"},
     (Scenarios, 200): {
         "enabled": True,
-        "scenarios": [
-            {"name": "declined", "description": "The card is declined: a refusal, which is not an error."},
-        ],
+        "scenarios": [{"name": DECLINED.name, "description": DECLINED.sentence}],
     },
     (Index, 200): {
         "products": "/products",
@@ -83,7 +84,7 @@ PROBLEMS = [
         409,
         "Idempotency key in flight",
         "this order is being processed; ask again shortly",
-        "idempotency-key-in-flight",
+        IN_FLIGHT,
     ),
     _problem(413, "Request Entity Too Large", "The data value transmitted exceeds the capacity limit."),
     _problem(415, "Unsupported Media Type", "send the body as application/json"),
@@ -100,7 +101,7 @@ PROBLEMS = [
         "this Idempotency-Key came before, with another order",
         "idempotency-key-reused",
     ),
-    _problem(503, "Busy", "there is too much to do right now; nothing was begun: try again", "busy"),
+    _problem(503, "Busy", "there is too much to do right now; nothing was begun: try again", BUSY),
     _problem(
         503,
         "Unavailable",
@@ -112,7 +113,7 @@ PROBLEMS = [
         503,
         "Order pending",
         "the acquirer does not answer; the order is kept, and processed later or when its key is sent again",
-        "order-pending",
+        ORDER_PENDING,
         order_id=ID,
         part="the acquirer",
     ),

@@ -11,6 +11,10 @@ from typing import Any
 
 import flask
 from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
+from opentelemetry.semconv.attributes.url_attributes import URL_QUERY, URL_SCHEME
 from opentelemetry.trace import SpanKind, StatusCode
 
 from .. import __version__
@@ -29,7 +33,7 @@ HEADERS = [(header, f"HTTP_{header.upper()}") for header in CONTEXT_HEADERS]
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
-active = Tally("http.request.method", "url.scheme")
+active = Tally(HTTP_REQUEST_METHOD, URL_SCHEME)
 meter.create_observable_up_down_counter(
     "http.server.active_requests", [active.tell], "{request}", "Number of active HTTP server requests."
 )
@@ -114,12 +118,12 @@ class _Request:
             headers = {name: environ[key] for name, key in HEADERS if key in environ}
             parent, kind = propagate.extract(headers), SpanKind.SERVER
         attributes = _attributes(environ)
-        self.method = attributes["http.request.method"]
+        self.method = attributes[HTTP_REQUEST_METHOD]
         # The raw path is no part of the name: a scanner would make a million.
         self.name_of_method = "HTTP" if self.method == "_OTHER" else self.method
         self.span = tracer.start_span(self.name_of_method, parent, kind, attributes)
         self.context = trace.set_span_in_context(self.span, parent)
-        self.scheme, self.version = self.seen[0], attributes.get("network.protocol.version", "")
+        self.scheme, self.version = self.seen[0], attributes.get(NETWORK_PROTOCOL_VERSION, "")
         self.started = perf_counter()
         active.add(1, self.method, self.scheme)
         environ[REQUEST] = self
@@ -131,7 +135,7 @@ class _Request:
             self.span.set_attributes(_attributes(self.environ))
         if rule is not None:
             self.route = rule
-            self.span.set_attribute("http.route", rule)
+            self.span.set_attribute(HTTP_ROUTE, rule)
             self.span.update_name(f"{self.name_of_method} {rule}")
             context.attach(context.set_value(ROUTE, f"{self.environ['REQUEST_METHOD']} {rule}"))
 
@@ -145,9 +149,9 @@ class _Request:
         self.status = int(code) if code.isdecimal() else 0
         if not (self.status and self.span.is_recording()):
             return
-        self.span.set_attribute("http.response.status_code", self.status)
+        self.span.set_attribute(HTTP_RESPONSE_STATUS_CODE, self.status)
         if self.status >= 500:
-            self.span.set_attribute("error.type", type_name(self.failure) if self.failure else str(self.status))
+            self.span.set_attribute(ERROR_TYPE, type_name(self.failure) if self.failure else str(self.status))
             self.span.set_status(StatusCode.ERROR)
 
     @guarded
@@ -211,13 +215,13 @@ def _attributes(environ: Environ) -> dict[str, Any]:
         **user_agent_attributes(get("HTTP_USER_AGENT")),
     }
     if get("wsgi.url_scheme"):
-        attributes["url.scheme"] = environ["wsgi.url_scheme"]
+        attributes[URL_SCHEME] = environ["wsgi.url_scheme"]
     if version := get("SERVER_PROTOCOL", "").upper().removeprefix("HTTP/"):
-        attributes["network.protocol.version"] = version
+        attributes[NETWORK_PROTOCOL_VERSION] = version
     if get("PATH_INFO"):
         attributes["url.path"] = environ["PATH_INFO"]
     if get("QUERY_STRING"):
-        attributes["url.query"] = "REDACTED"
+        attributes[URL_QUERY] = "REDACTED"
     if address := get("REMOTE_HOST") or get("REMOTE_ADDR"):
         attributes["client.address"] = address
     if (port := str(get("REMOTE_PORT", ""))).isdecimal():
@@ -229,11 +233,11 @@ def _attributes(environ: Environ) -> dict[str, Any]:
 def _measured(method: str, scheme: str, version: str, route: str, status: int) -> dict[str, Any]:
     """Return the attributes of a metric: none of them is a word of a caller's."""
     attributes = {
-        "http.request.method": method,
-        "url.scheme": scheme,
-        "network.protocol.version": version,
-        "http.route": route,
-        "http.response.status_code": status,
-        "error.type": str(status) if status >= 500 else "",
+        HTTP_REQUEST_METHOD: method,
+        URL_SCHEME: scheme,
+        NETWORK_PROTOCOL_VERSION: version,
+        HTTP_ROUTE: route,
+        HTTP_RESPONSE_STATUS_CODE: status,
+        ERROR_TYPE: str(status) if status >= 500 else "",
     }
     return {name: value for name, value in attributes.items() if value}

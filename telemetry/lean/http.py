@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from opentelemetry.metrics import Meter
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD
 
 from ..conventions import known_method
 from ..durations import Durations
@@ -22,7 +23,7 @@ def method_attributes(method: str) -> dict[str, str]:
     """Return the known name of a method, `_OTHER` if there is none; as it was sent only if that differs."""
     known = known_method(method)
     original = {"http.request.method_original": method} if method and method != known else {}
-    return {"http.request.method": known, **original}
+    return {HTTP_REQUEST_METHOD: known, **original}
 
 
 @lru_cache(maxsize=500)

@@ -6,6 +6,8 @@ from time import perf_counter
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.semconv.attributes.db_attributes import DB_OPERATION_NAME, DB_QUERY_TEXT
+from opentelemetry.semconv.attributes.server_attributes import SERVER_PORT
 from opentelemetry.trace import SpanKind
 from redis import Redis, WatchError
 from redis.client import Pipeline
@@ -69,9 +71,9 @@ def _traced(execute: Callable[..., Any], describe: Callable[..., tuple[str, dict
 def _describe_command(client: Any, args: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     command = text(args[0]) if args else "redis"
     return command, {
-        "db.query.text": query(command, len(args)),
+        DB_QUERY_TEXT: query(command, len(args)),
         "db.redis.args_length": len(args),
-        "db.operation.name": command,
+        DB_OPERATION_NAME: command,
         **_place(client),
     }
 
@@ -80,7 +82,7 @@ def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any
     held = queued(pipeline)
     commands = [text(args[0]) for args in held]
     attributes = {
-        "db.query.text": "\n".join(query(command, len(args)) for command, args in zip(commands, held, strict=True)),
+        DB_QUERY_TEXT: "\n".join(query(command, len(args)) for command, args in zip(commands, held, strict=True)),
         "db.redis.pipeline_length": len(held),
         **_place(pipeline),
     }
@@ -94,4 +96,4 @@ def _place(client: Any) -> dict[str, Any]:
     place = server(client)
     if not place:
         return dict(database(client))
-    return {**database(client), **place, "network.transport": "tcp" if "server.port" in place else "unix"}
+    return {**database(client), **place, "network.transport": "tcp" if SERVER_PORT in place else "unix"}

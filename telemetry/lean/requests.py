@@ -6,6 +6,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import metrics, propagate, trace
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_RESEND_COUNT,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import SpanKind, StatusCode
 from requests import PreparedRequest, Response, Session
 from requests.adapters import BaseAdapter
@@ -82,11 +91,11 @@ class _Call:
         name, attributes, _ = _known(*self.place)
         said: dict[str, Any] = {
             **attributes,
-            "url.full": without_password(without_query(url)),
+            URL_FULL: without_password(without_query(url)),
             **user_agent_attributes(request.headers.get("User-Agent")),
         }
         if count := resend_count.get():
-            said["http.request.resend_count"] = count
+            said[HTTP_REQUEST_RESEND_COUNT] = count
         self.span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=said)
         propagate.inject(request.headers, trace.set_span_in_context(self.span))
         self.started = perf_counter()
@@ -110,21 +119,21 @@ def _known(method: str, scheme: str, host: str) -> tuple[str, dict[str, Any], di
     """Return what calls with this method to this host have in common: name, attributes of the span and the metric."""
     url = urlsplit(f"{scheme}://{host}")
     methods = method_attributes(method.strip())
-    known = methods["http.request.method"]
+    known = methods[HTTP_REQUEST_METHOD]
     server: dict[str, Any] = {}
     peer: dict[str, Any] = {}
     if url.hostname:
-        server["server.address"] = peer["network.peer.address"] = url.hostname
+        server[SERVER_ADDRESS] = peer["network.peer.address"] = url.hostname
     if url.port:
-        server["server.port"] = peer["network.peer.port"] = url.port
-    return known if known != "_OTHER" else "HTTP", methods | server | peer, {"http.request.method": known} | server
+        server[SERVER_PORT] = peer["network.peer.port"] = url.port
+    return known if known != "_OTHER" else "HTTP", methods | server | peer, {HTTP_REQUEST_METHOD: known} | server
 
 
 @lru_cache(maxsize=500)
 def _answered(status: int, version: str, error: str) -> dict[str, Any]:
     said = {
-        "http.response.status_code": status,
-        "network.protocol.version": version,
-        "error.type": error or (str(status) if status >= 400 else ""),
+        HTTP_RESPONSE_STATUS_CODE: status,
+        NETWORK_PROTOCOL_VERSION: version,
+        ERROR_TYPE: error or (str(status) if status >= 400 else ""),
     }
     return {name: value for name, value in said.items() if value}

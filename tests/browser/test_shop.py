@@ -15,6 +15,7 @@ from tests.browser.shop import open_span, outcome, place_order, row, rows, shown
 from tests.documents import ROOT
 from tests.house import House, wait_until
 from tests.system.api.shopping import hanging
+from waybill.registry import ON_THE_WAY
 
 IMAGES = ROOT / "docs/images"
 MAX_IMAGE_BYTES = 300_000
@@ -23,14 +24,13 @@ WITHOUT_FOLDERS = r"""all => {
   for (const dd of all) dd.textContent = dd.textContent.replace(folders, '"');
 }"""
 """The folder of the code on this machine, which no reader needs to see."""
-ALL = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
 
 
 def test_an_order_shows_its_outcome_and_the_trace_of_every_service(visit: Open) -> None:
     page = visit()
     place_order(page)
     expect(outcome(page)).to_contain_text("Order completed: 9.90 EUR")
-    rows(page, *ALL)
+    rows(page, *ON_THE_WAY)
     expect(row(page, "order", "process_order")).to_be_visible()
     expect(page.locator(".summary")).to_contain_text("6 services")
     expect(page.locator(".state")).to_contain_text("no gaps so far")
@@ -123,7 +123,7 @@ def test_on_a_slow_line_an_order_shows_its_whole_trace(visit: Open, house: House
     )
     place_order(page)
     expect(outcome(page)).to_contain_text("Order completed")
-    rows(page, *ALL)
+    rows(page, *ON_THE_WAY)
     expect(page.locator("#said")).to_contain_text("Nothing new has come")
     assert not [text for text in said if "cannot be reached" in text]
 
@@ -139,7 +139,7 @@ def test_a_line_that_is_cut_for_a_while_is_waited_for(visit: Open) -> None:
     expect(said).to_have_text("The gateway cannot be reached. Trying again …")
     page.unroute("**/traces/*")
     page.clock.fast_forward(5_000)
-    rows(page, *ALL)
+    rows(page, *ON_THE_WAY)
 
 
 def test_a_trace_is_sent_packed_and_only_if_there_is_more_of_it(house: House) -> None:
@@ -284,14 +284,14 @@ def test_a_trace_that_the_collector_decides_on_late_is_waited_for(visit: Open) -
     with page.expect_response("**/traces/*"):
         pass
     page.clock.fast_forward(20_000)
-    rows(page, *ALL)
+    rows(page, *ON_THE_WAY)
 
 
 def test_a_fault_of_jaeger_takes_nothing_away_and_can_be_looked_past(visit: Open, house: House) -> None:
     page = visit()
     page.clock.install()
     place_order(page)
-    number = rows(page, *ALL).count()
+    number = rows(page, *ON_THE_WAY).count()
     said, again = page.locator("#said"), page.get_by_role("button", name="Look again")
     expect(again).to_have_count(0)
     with hanging(house, "jaeger"):

@@ -11,8 +11,8 @@ import pytest
 
 from tests.docker.stack import Stack, docker, wait_until
 from tests.documents import ROOT, blocks
+from waybill.registry import OWNERS, SERVICES, SHIPPED, Service
 from waybill.registry import PARTS as PARTS_OF_THE_TOOL
-from waybill.registry import SHIPPED
 
 # The first test waits for images to be fetched and built.
 pytestmark = pytest.mark.timeout(1800)
@@ -107,7 +107,7 @@ def test_no_other_address_of_this_machine_answers(stack: Stack) -> None:
 
 def test_no_password_is_in_an_image_an_environment_a_command_or_a_log(stack: Stack) -> None:
     passwords = passwords_of(stack)
-    assert len(passwords) == len({"the superuser", "order", "inventory", "payment", "fulfilment", "Valkey"})
+    assert len(passwords) == len({"the superuser", *OWNERS, "Valkey"})
     image = docker("image", "inspect", "waybill:local") + docker("image", "history", "--no-trunc", "waybill:local")
     said = docker("inspect", *stack.compose("ps", "--all", "--quiet").split()) + image + stack.compose("logs")
     assert "postgres" in said
@@ -140,15 +140,15 @@ def test_the_logs_of_all_services_can_be_copied_out(stack: Stack, tmp_path: Path
     wait_until(lambda: "is completed" in shown(), shown)
 
 
-@pytest.mark.parametrize("service", ["order", "order-relay", "inventory", "payment", "fulfilment"])
-def test_a_service_has_only_the_secret_of_its_own_database_and_cannot_change_it(stack: Stack, service: str) -> None:
-    urls = ["database_url"] if service in ("order", "payment") else ["database_url", "valkey_url"]
-    assert stack.compose("exec", service, "ls", "/run/secrets").split() == urls
-    owner = service.removesuffix("-relay")
-    url = stack.compose("exec", service, "cat", "/run/secrets/database_url")
+@pytest.mark.parametrize("service", [each for each in SERVICES if each.database], ids=lambda service: service.name)
+def test_a_service_has_only_the_secret_of_its_own_database_and_cannot_change_it(stack: Stack, service: Service) -> None:
+    urls = ["database_url", "valkey_url"] if service.valkey else ["database_url"]
+    assert stack.compose("exec", service.name, "ls", "/run/secrets").split() == urls
+    owner = service.database
+    url = stack.compose("exec", service.name, "cat", "/run/secrets/database_url")
     assert url.startswith(f"postgresql+psycopg://waybill_{owner}:")
     with pytest.raises(AssertionError, match="cannot touch"):
-        stack.compose("exec", "--user", "root", service, "touch", "/run/secrets/database_url")
+        stack.compose("exec", "--user", "root", service.name, "touch", "/run/secrets/database_url")
 
 
 def test_a_service_cannot_enter_the_database_of_another(stack: Stack) -> None:

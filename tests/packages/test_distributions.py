@@ -66,6 +66,21 @@ def test_each_extra_brings_what_its_file_needs(wheels: dict[str, Path], tmp_path
     for extra in (*LIBRARIES, "testing"):
         python = environment(tmp_path / extra, f"waybill-telemetry[{extra}] @ {wheel.as_uri()}")
         run(python, "-I", "-c", f"import telemetry.{extra}", cwd=tmp_path)
+    python = environment(tmp_path / "http", f"waybill-telemetry[http] @ {wheel.as_uri()}")
+    code = (
+        "import os, telemetry; os.environ['OTEL_EXPORTER_OTLP_PROTOCOL'] = 'http/protobuf'; telemetry.configure('shop')"
+    )
+    run(python, "-I", "-c", code, cwd=tmp_path)
+
+
+def test_the_whole_can_be_installed_and_has_the_command(wheels: dict[str, Path], tmp_path: Path) -> None:
+    python = environment(tmp_path / "env", f"waybill[tool] @ {wheels['waybill'].as_uri()}")
+    assert "doctor" in run(python.with_name("waybill"), "--help", cwd=tmp_path)
+    for package in ("chassis", "exhibition.viewer", "services.gateway", "telemetry"):
+        run(python, "-I", "-c", f"import {package}", cwd=tmp_path)
+    # What is no Python is there as well.
+    files = zipfile.ZipFile(wheels["waybill"]).namelist()
+    assert {"exhibition/viewer/static/shop.css", "exhibition/viewer/templates/page.html"} <= set(files)
 
 
 def test_what_the_services_pin_is_what_telemetry_allows() -> None:

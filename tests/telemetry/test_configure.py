@@ -101,19 +101,46 @@ print(dict(memory.get_finished_spans()[0].attributes))
     )
 
 
-@pytest.mark.parametrize(("limit", "length"), [({}, 8192), ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "100"}, 100)])
+@pytest.mark.parametrize(
+    ("limit", "length"),
+    [
+        ({}, 8192),
+        ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "100"}, 100),
+        ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ""}, 8192),
+    ],
+)
 def test_long_values_are_cut_off(limit: dict[str, str], length: int) -> None:
     code = f"""{OWN}
-telemetry.configure("shop", spans=None, metrics=None, span_processors=[SimpleSpanProcessor(memory)])
+import logging
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
+logs = InMemoryLogRecordExporter()
+handle = telemetry.configure(
+    "shop", spans=None, metrics=None, logs=logs, span_processors=[SimpleSpanProcessor(memory)]
+)
 span = trace.get_tracer("t").start_span("one", attributes={{"note": "x" * 10_000}})
 span.add_event("event", {{"note": "x" * 10_000}})
 span.end()
 (span,) = memory.get_finished_spans()
-print(len(span.attributes["note"]), len(span.events[0].attributes["note"]))
+logging.getLogger("shop").warning("placed", extra={{"note": "x" * 10_000}})
+handle.force_flush()
+(record,) = [each.log_record for each in logs.get_finished_logs()]
+print(*(len(said.attributes["note"]) for said in (span, span.events[0], record)))
 """
     done = run(code, **limit)
     # The SDK has a warning for each value.
-    assert (done.stdout.strip(), done.stderr) == (f"{length} {length}", "")
+    assert (done.stdout.split(), done.stderr) == ([str(length)] * 3, "")
+
+
+def test_the_environment_gets_only_what_can_be_said_in_no_other_way() -> None:
+    code = """
+import os, telemetry
+before = set(os.environ.items())
+telemetry.configure("shop", logs="otlp", sampler=None, lean=True)
+print(*sorted(name for name, _ in set(os.environ.items()) - before))
+"""
+    # The instrumentations and the SDK's counters have no argument for it.
+    written = ["OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "OTEL_SEMCONV_STABILITY_OPT_IN"]
+    assert prints(code).split() == written
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from telemetry.testing import Span
 from tests.house import House, wait_until
 from tests.trace.traces import CONTEXT_HEADERS, Traces, assert_is, only, refused_by_the_database, trace_id_of
+from waybill.registry import WEB
 
 FORGED_TRACE = "0af7651916cd43dd8448eb211c80319c"
 FORGED_SPAN = "b7ad6b7169203331"
@@ -107,7 +108,7 @@ def test_a_request_that_matches_no_route_has_a_bounded_name(
 
 def test_health_checks_make_no_span(house: House, traces: Traces) -> None:
     checks = ["/healthz", "/readyz", "/startedz"]
-    for service in ("gateway", "order", "inventory", "payment"):
+    for service in WEB:
         for path in checks:
             response = house.session.get(house.url(service) + path, timeout=30)
             assert response.status_code == 200

@@ -12,6 +12,7 @@ from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span, Trace
 from waybill.load import load
 from waybill.orders import KINDS, Order, deal, outcome, parse_mix
+from waybill.registry import ON_THE_WAY
 from waybill.report import check_traces, good, percentile, show_completeness, show_orders
 
 
@@ -167,8 +168,7 @@ def trace(*services: str, number: int = 1) -> Trace:
     return Trace(f"{number:032x}", tuple(spans))
 
 
-ALL = ("gateway", "order", "inventory", "payment", "order-relay", "fulfilment")
-COMPLETE = trace(*ALL)
+COMPLETE = trace(*ON_THE_WAY)
 
 
 def test_traces_that_are_on_their_way_are_waited_for() -> None:
@@ -179,8 +179,8 @@ def test_traces_that_are_on_their_way_are_waited_for() -> None:
 
 
 def test_traces_that_stay_away_or_incomplete_are_named_with_the_reason() -> None:
-    no_payment = trace(*(service for service in ALL if service != "payment"), number=2)
-    cut = Trace(f"{3:032x}", trace(*ALL, number=3).spans[1:])
+    no_payment = trace(*(service for service in ON_THE_WAY if service != "payment"), number=2)
+    cut = Trace(f"{3:032x}", trace(*ON_THE_WAY, number=3).spans[1:])
     jaeger = JaegerAsItFills({f"{1:032x}": [None], f"{2:032x}": [no_payment], f"{3:032x}": [cut]})
     problems = check_traces(jaeger, [answered(number=number) for number in (1, 2, 3)], 0, lambda: None)
     assert problems[f"{1:032x}"] == "Jaeger has no span of it"

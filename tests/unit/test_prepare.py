@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from deploy.docker.prepare import make_passwords
+from waybill.registry import POSTGRES, SERVICES, VALKEY
 
-VOLUMES = ("postgres", "valkey", "order", "order-relay", "inventory", "payment", "fulfilment")
+VOLUMES = (POSTGRES, VALKEY, *(service.name for service in SERVICES if service.database))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import yaml
 from tests.documents import ROOT
 from waybill import binaries
 from waybill.parts import all_parts
-from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PARTS, PORTS, SAMPLERS, SERVICES, SHIPPED, Service
+from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PARTS, PORTS, RETENTION, SAMPLERS, SERVICES, SHIPPED, Service
 from waybill.settings import Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -28,6 +28,10 @@ def test_a_worker_runs_a_module_that_there_is() -> None:
     for service in SERVICES:
         assert bool(service.module) is not bool(service.port)
         assert not service.module or (ROOT / (service.module.replace(".", "/") + ".py")).exists()
+
+
+def test_the_services_that_delete_old_rows_are_those_with_a_job_for_it() -> None:
+    assert {file.parent.name for file in (ROOT / "services").glob("*/retention.py")} == set(RETENTION)
 
 
 def test_the_tool_has_a_setting_for_each_port_of_a_part() -> None:

@@ -7,6 +7,7 @@ from itertools import chain
 
 import pytest
 
+import telemetry
 from tests.documents import ROOT
 from waybill.settings import Settings
 
@@ -14,6 +15,8 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 WORKFLOW = (ROOT / ".github/workflows/tests.yml").read_text()
 HOOKS = (ROOT / ".pre-commit-config.yaml").read_text()
 DEVCONTAINER = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+SOURCES = {".py", ".md", ".yml", ".yaml", ".toml", ".sh", ".html", ".js", ".txt", ".json"}
+SKIPPED = {".venv", ".waybill", ".git", "__pycache__"}
 FOR_STRANGERS = [
     "Makefile",
     "Dockerfile",
@@ -35,6 +38,26 @@ def test_the_folder_that_is_copied_has_the_licence_of_the_rest() -> None:
 @pytest.mark.parametrize("file", FOR_STRANGERS)
 def test_nothing_that_a_stranger_runs_names_a_path_outside_the_repository(file: str) -> None:
     assert "../" not in (ROOT / file).read_text()
+
+
+def test_only_our_own_run_knows_what_lies_beside_the_repository() -> None:
+    files = [path for path in ROOT.rglob("*") if path.suffix in SOURCES and not SKIPPED & set(path.parts)]
+    assert len(files) > 400
+    shared = "../" + "shared"
+    assert [str(path.relative_to(ROOT)) for path in files if shared in path.read_text()] == []
+
+
+def test_the_workflow_tests_what_our_own_run_tests() -> None:
+    run = (ROOT / ".ci/run").read_text()
+    made = {target for targets in re.findall(r"^ *make ([a-z -]+)", run, re.MULTILINE) for target in targets.split()}
+    made |= {f"test-{folder}" for folder in re.findall(r"pytest tests/(\w+)", run)}
+    assert {"check", "test", "test-docker", "test-faults", "test-kubernetes"} <= made
+    assert made <= set(re.findall(r"run: make ([a-z-]+)", WORKFLOW))
+
+
+def test_the_newest_release_of_the_changelog_is_the_version() -> None:
+    newest = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert newest == telemetry.__version__
 
 
 def test_the_workflow_and_the_devcontainer_make_targets_that_exist() -> None:

@@ -16,11 +16,11 @@ from doctor.processes import OF_OURS, Process
 from doctor.web import Unanswered
 from telemetry.traces import Trace
 from waybill.doctor.collector import Collector, notice_sampling
-from waybill.load import skus_in_stock
 from waybill.orders import KINDS
 from waybill.processes import State
 from waybill.registry import CALLERS, ON_THE_WAY, SHIPPED, SHOWS
 from waybill.settings import Settings
+from waybill.stock import skus_in_stock
 from waybill.supervise import log_file, state_file, state_folder
 
 ORDER_SECONDS = 30

@@ -11,10 +11,11 @@ from waybill.ledger.balance import Ledger
 from waybill.ledger.verdict import as_json, good, table, verdict
 from waybill.ledger.watch import begin, watch
 from waybill.settings import settings
+from waybill.typed import json_option
 
 
 @click.command()
-@click.option("--json", "wants_json", is_flag=True, help="Print it as JSON.")
+@json_option
 def ledger(wants_json: bool) -> None:
     """Compare the spans that each service ended with those that the Collector accepted and Jaeger stored.
 

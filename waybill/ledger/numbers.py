@@ -13,6 +13,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from waybill import loopback
 from waybill.settings import Settings
 
 SECONDS_TO_ANSWER = 5
@@ -116,9 +117,7 @@ def page_of(port: int, timeout: float | tuple[float, float] = SECONDS_TO_ANSWER)
 
     `timeout` is that of requests, in seconds.
     """
-    with requests.Session() as session:
-        # A proxy from the environment could not reach our loopback address.
-        session.trust_env = False
+    with loopback.session() as session:
         answer = session.get(f"http://127.0.0.1:{port}/metrics", timeout=timeout)
         answer.raise_for_status()
         return answer.text

@@ -1,0 +1,10 @@
+"""The names of attributes that the doctor uses in more than one place."""
+
+DEPLOYMENT_ENVIRONMENT_NAME = "deployment.environment.name"
+HOST_NAME = "host.name"
+HTTP_REQUEST_METHOD = "http.request.method"
+K8S_POD_UID = "k8s.pod.uid"
+SERVICE_CRITICALITY = "service.criticality"
+SERVICE_INSTANCE_ID = "service.instance.id"
+SERVICE_NAME = "service.name"
+URL_FULL = "url.full"
