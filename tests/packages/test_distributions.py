@@ -67,10 +67,8 @@ def test_each_extra_brings_what_its_file_needs(wheels: dict[str, Path], tmp_path
         python = environment(tmp_path / extra, f"waybill-telemetry[{extra}] @ {wheel.as_uri()}")
         run(python, "-I", "-c", f"import telemetry.{extra}", cwd=tmp_path)
     python = environment(tmp_path / "http", f"waybill-telemetry[http] @ {wheel.as_uri()}")
-    code = (
-        "import os, telemetry; os.environ['OTEL_EXPORTER_OTLP_PROTOCOL'] = 'http/protobuf'; telemetry.configure('shop')"
-    )
-    run(python, "-I", "-c", code, cwd=tmp_path)
+    over_http = "import os; os.environ['OTEL_EXPORTER_OTLP_PROTOCOL'] = 'http/protobuf'"
+    run(python, "-I", "-c", f"{over_http}\nimport telemetry; telemetry.configure('shop')", cwd=tmp_path)
 
 
 def test_the_whole_can_be_installed_and_has_the_command(wheels: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,13 @@
 """Setting up a process: once, without taking anything over, and with an end that is bounded."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace._sampling_experimental import composable_traceid_ratio_based, composite_sampler
 from opentelemetry.sdk.trace.sampling import Decision
 
@@ -349,6 +356,44 @@ def test_no_password_of_an_address_is_printed(protocol: str) -> None:
     )
     assert "1 spans were lost: 127.0.0.1:9 did not take them" in done.stderr
     assert "sesame" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_spans_metrics_and_logs_leave_over_http_if_the_environment_says_so(lean: bool) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    messages = {
+        "/v1/traces": ExportTraceServiceRequest,
+        "/v1/metrics": ExportMetricsServiceRequest,
+        "/v1/logs": ExportLogsServiceRequest,
+    }
+    came: dict[str, Any] = {}
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            message = messages[self.path]()
+            message.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
+            came.setdefault(self.path, message)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            prints(
+                f"import logging, telemetry\ntelemetry.configure('shop', logs='otlp', lean={lean})\n"
+                f"logging.warning('low')\n{ONE_SPAN}\ntelemetry.shutdown()",
+                OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
+                OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            )
+        finally:
+            server.shutdown()
+    assert came["/v1/traces"].resource_spans[0].scope_spans[0].spans[0].name == "export"
+    assert "otel.sdk.span.started" in str(came["/v1/metrics"])
+    assert came["/v1/logs"].resource_logs[0].scope_logs[0].log_records[0].body.string_value == "low"
 
 
 def test_the_exporter_over_http_is_asked_for_by_name() -> None:

@@ -180,6 +180,32 @@ def test_every_file_of_the_folder_is_described() -> None:
     assert described == {path.name for path in (ROOT / "telemetry").glob("*.py")} | {"lean/"}
 
 
+def test_what_the_folder_reaches_into_is_in_the_table_of_its_readme() -> None:
+    table = rows(TELEMETRY_README, "What it reaches into")
+    named = {word for row in table for word in re.findall(r"\b_\w+", row[0])}
+    trees = [ast.parse(file.read_text()) for file in sorted((ROOT / "telemetry").rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    ours = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    ours |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    ours |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    ours |= {value for node in nodes if isinstance(node, ast.Assign) and (value := getattr(node.value, "value", None))}
+    reached = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    reached |= {
+        part
+        for node in imports
+        for name in (node.module, *(each.name for each in node.names))
+        for part in str(name).split(".")
+    }
+    # Those by which a method is found or replaced.
+    reached |= {node.value for node in nodes if isinstance(node, ast.Constant) and str(node.value).islower()}
+    private = {name for name in reached if re.fullmatch(r"_[a-zA-Z]\w*", str(name))}
+    # The last two are Python's own, for enumerations.
+    assert private - ours - named - {"_name_", "_value_"} == set()
+    assert named - private - ours - {"_do_get", "_do_return_conn"} == set()
+    assert all(re.search(r"`tests/\S+`", row[3]) for row in table)
+
+
 @each_document
 def test_python_in_a_document_is_python_and_uses_names_that_exist(file: Path) -> None:
     for block in blocks(file, "python"):

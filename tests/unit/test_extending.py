@@ -70,7 +70,7 @@ def test_a_service_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
     for file, text in files_of("Add a service"):
         (copy.root / file).parent.mkdir(exist_ok=True)
         (copy.root / file).write_text(text)
-    registry, setting, container, address, metrics = (
+    registry, setting, container, address, metrics, volume, listed = (
         *snippets("Add a service", "text"),
         *snippets("Add a service", "yaml"),
     )
@@ -90,6 +90,9 @@ def test_a_service_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
     (copy.root / "docker-compose.yml").write_text(re.sub(r" *METRICS_OF: .*\n", metrics, before))
     for caller in ("order", "order-relay"):
         name_the_new_service(copy, caller, address)
+    assert "test_compose_hands_a_service_its_own_secrets" in copy.tests("tests/unit/test_registry.py")
+    copy.edit("docker-compose.yml", "      - fulfilment-secrets:/secrets", volume)
+    copy.edit("docker-compose.yml", "  fulfilment-secrets:\n", listed)
     copy.edit("deploy/docker/prepare.py", '"fulfilment")\nUSERS', '"loyalty", ')
     copy.edit("deploy/docker/create_databases.sh", "waybill_fulfilment;", "waybill_loyalty ")
     assert copy.tests("tests/unit/test_registry.py", "tests/unit/test_compose.py") == set()

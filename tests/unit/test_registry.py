@@ -14,7 +14,8 @@ from waybill.parts import all_parts
 from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PARTS, PORTS, RETENTION, SAMPLERS, SERVICES, SHIPPED, Service
 from waybill.settings import Settings
 
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+_FILE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+COMPOSE, VOLUMES = _FILE["services"], set(_FILE["volumes"])
 PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
 
 
@@ -72,6 +73,14 @@ def test_compose_hands_a_service_the_addresses_that_the_tool_hands_it(service: S
     assert ("data" in COMPOSE[service.name]["networks"]) is bool(service.database)
     assert ("queue" in COMPOSE[service.name]["networks"]) is service.valkey
     assert {"postgres", "valkey"} & set(COMPOSE[service.name].get("depends_on", {})) <= set(service.after)
+
+
+def test_compose_hands_a_service_its_own_secrets() -> None:
+    keepers = [service.name for service in SERVICES if service.database or service.valkey]
+    for name in keepers:
+        assert f"{name}-secrets:/run/secrets:ro" in COMPOSE[name]["volumes"]
+        assert f"{name}-secrets:/secrets/{name}" in COMPOSE["prepare"]["volumes"]
+    assert {f"{name}-secrets" for name in keepers} <= VOLUMES
 
 
 def test_the_collector_in_docker_takes_the_metrics_of_the_services_that_have_some() -> None:
