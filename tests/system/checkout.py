@@ -26,6 +26,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from sqlalchemy import create_engine, text
 
+import telemetry
+
 
 def main(port: int, mistakes: list[str]) -> None:
     by_variables = "is set up by variables" in mistakes
@@ -48,7 +50,9 @@ def main(port: int, mistakes: list[str]) -> None:
         app.wsgi_app = seeding(app.wsgi_app)  # type: ignore[method-assign]
     if url := os.environ.get("DATABASE_URL"):
         engine = create_engine(url)
-        if "does not instrument its engine" not in mistakes and not by_variables:
+        if "has an engine of telemetry" in mistakes:
+            telemetry.instrument_engine(engine)
+        elif "does not instrument its engine" not in mistakes and not by_variables:
             SQLAlchemyInstrumentor().instrument(engine=engine)
     threads = ThreadPoolExecutor()
 

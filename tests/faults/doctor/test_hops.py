@@ -396,6 +396,10 @@ def test_sqlalchemy_is_too_new_for_its_instrumentation(house: House, tmp_path: P
         report = yours(url, *addresses(house))
         report.finds_nothing()
         report.notices("database-unseen", "SQLAlchemy 2.1")
+    with checkout(house, "has an engine of telemetry", DATABASE_URL=database, PYTHONPATH=str(tmp_path)) as url:
+        report = yours(url, *addresses(house))
+        report.finds_nothing()
+        assert "SQLAlchemy" not in report.text
 
 
 def test_an_engine_is_not_instrumented(house: House) -> None:
