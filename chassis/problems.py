@@ -41,7 +41,7 @@ class Fault(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """An error, RFC 9457. A member that does not apply is left out."""
+    """An error, RFC 9457. A member that does not apply is left out; a service may have members of its own."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -50,8 +50,6 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str | Omittable = Field(None, description="What happened, and what to do about it; for people.")
     errors: list[Fault] | Omittable = Field(None, description="Each wrong field of the body, the first ten.")
-    order_id: str | Omittable = Field(None, description="The order that it is about.")
-    sku: str | Omittable = Field(None, description="The product that there is not enough of.")
     part: str | Omittable = Field(None, description="Who does not answer.")
     trace_id: TraceId | Omittable = Field(None, description="The trace to look at, where there is one.")
 

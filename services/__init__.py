@@ -1,1 +1,1 @@
-"""One folder per process that takes part in an order; the same file names in each."""
+"""One folder for each service that takes part in an order, with the same file names in each."""

@@ -13,12 +13,13 @@ from typing import Any
 
 from flask import Blueprint, Flask, jsonify
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
+from chassis import problems
 from chassis.app import VERSION, Health, Readiness
-from chassis.problems import TYPE_PREFIX, ProblemDocument
+from chassis.problems import TYPE_PREFIX, Omittable
 from exhibition.scenarios import DRILL, SCENARIO, SYNTHETIC
 from services.gateway.api import (
     IDEMPOTENCY_KEY,
@@ -129,6 +130,13 @@ LINKS: Json = {"get_order": {"operationId": "get_order", "parameters": {"order_i
 
 PAGE: Json = {"text/html": {"schema": {"type": "string"}}}
 DOCUMENT: Json = {"application/json": {"schema": {"type": "object"}}}
+
+
+class ProblemDocument(problems.ProblemDocument):
+    """An error, RFC 9457. A member that does not apply is left out."""
+
+    order_id: str | Omittable = Field(None, description="The order that it is about.")
+    sku: str | Omittable = Field(None, description="The product that there is not enough of.")
 
 
 @dataclass(frozen=True)
