@@ -11,6 +11,8 @@ pytestmark = pytest.mark.processes
 
 FOLDER = ROOT / "telemetry"
 LIBRARIES = ("flask", "requests", "sqlalchemy", "redis")
+BESIDE = {"sqlalchemy": ("pools", "statements"), "redis": ("commands",)}
+"""Files that serve a library's own."""
 USES = {
     "flask": """
 from flask import Flask
@@ -66,9 +68,11 @@ def absent(*libraries: str) -> list[str]:
     return [name for library in libraries for name in (library, f"opentelemetry.instrumentation.{library}")]
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_without_a_library_and_its_file_the_others_work(library: str, tmp_path: Path) -> None:
-    shutil.copytree(FOLDER, tmp_path / "telemetry", ignore=shutil.ignore_patterns("__pycache__", f"{library}.py"))
+@pytest.mark.parametrize("library", [*LIBRARIES, "streams"])
+def test_without_a_library_and_its_files_the_others_work(library: str, tmp_path: Path) -> None:
+    # In lean/ too.
+    gone = [f"{name}.py" for name in (library, *BESIDE.get(library, ()))]
+    shutil.copytree(FOLDER, tmp_path / "telemetry", ignore=shutil.ignore_patterns("__pycache__", *gone))
     others = [each for each in LIBRARIES if each != library]
     code = SET_UP + "".join(USES[each] for each in others) + TELL
     names = prints(code.format(name="telemetry", absent=absent(library)), tmp_path)
