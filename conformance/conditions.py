@@ -106,6 +106,7 @@ NOT_TOLD = frozenset(
         "if they were dropped",
         "if they were given up",
         "if it was refused",
+        "if it was logged with its own stack",
         "under the tool",
     )
 )

@@ -25,6 +25,8 @@ from .durations import Durations
 from .errors import type_name
 from .guard import guarded
 
+DB_REDIS_PIPELINE_LENGTH = "db.redis.pipeline_length"
+
 LONGEST = 1000
 """The length of the text of a command, above which its end is cut off."""
 

@@ -12,7 +12,7 @@ from opentelemetry.trace import Span
 from redis import WatchError
 from wrapt import wrap_function_wrapper
 
-from .commands import database, measure, pipeline_attributes, query, queued, server, text
+from .commands import DB_REDIS_PIPELINE_LENGTH, database, measure, pipeline_attributes, query, queued, server, text
 from .guard import guarded, report
 from .threads import is_suppressed
 
@@ -104,6 +104,6 @@ def _name_pipeline(name: str, described: Mapping[str, Any]) -> None:
     """
     span: Any = trace.get_current_span()
     # The current span is another one if Redis is not traced just now.
-    if "db.redis.pipeline_length" in (getattr(span, "attributes", None) or {}):
+    if DB_REDIS_PIPELINE_LENGTH in (getattr(span, "attributes", None) or {}):
         span.update_name(name)
         span.set_attributes(described)

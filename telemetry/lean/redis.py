@@ -14,7 +14,7 @@ from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
 from .. import __version__
-from ..commands import database, measure, pipeline_attributes, query, queued, server, text
+from ..commands import DB_REDIS_PIPELINE_LENGTH, database, measure, pipeline_attributes, query, queued, server, text
 from ..conventions import SCHEMA_URL
 from ..guard import report
 from ..spans import Current
@@ -83,7 +83,7 @@ def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any
     commands = [text(args[0]) for args in held]
     attributes = {
         DB_QUERY_TEXT: "\n".join(query(command, len(args)) for command, args in zip(commands, held, strict=True)),
-        "db.redis.pipeline_length": len(held),
+        DB_REDIS_PIPELINE_LENGTH: len(held),
         **_place(pipeline),
     }
     if not commands:
