@@ -1,4 +1,4 @@
-"""What stands in one place: the keys of attributes, sentences, the reasons of comments."""
+"""Facts that stand in one place: the keys of attributes, sentences, the reasons of comments."""
 
 import ast
 import tokenize
