@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from conformance.conventions import conventions
+from conformance.registry import registry
 from tests.documents import ROOT
-from waybill.schema.conventions import conventions
-from waybill.schema.registry import registry
 
 PACKAGES = sorted(str(file.parent.relative_to(ROOT)) for file in ROOT.glob("*/__init__.py"))
 SERVICES = sorted(str(file.parent.relative_to(ROOT)) for file in ROOT.glob("services/*/__init__.py"))
-PARTED = [name for name in ("waybill/bench", "waybill/schema") if (ROOT / name).exists()]
-ROOMS = [*(name for name in PACKAGES if name not in ("services", "tests")), *SERVICES, *PARTED]
+ROOMS = [*(name for name in PACKAGES if name not in ("services", "tests")), *SERVICES]
 """Folders whose files import each other; a service imports no other service."""
 BY_THEMSELVES = {ROOT / "telemetry/traces.py", ROOT / "telemetry/records.py", ROOT / "doctor/traces.py"}
 """Files that need no library, not even for the names of the conventions; the doctor's wheel has a copy of one."""
@@ -24,8 +23,7 @@ each_room = pytest.mark.parametrize("room", ROOMS)
 
 
 def files(room: str) -> list[Path]:
-    others = {file for other in PARTED if other != room for file in (ROOT / other).rglob("*.py")}
-    return sorted({*(ROOT / room).rglob("*.py")} - BY_THEMSELVES - others)
+    return sorted({*(ROOT / room).rglob("*.py")} - BY_THEMSELVES)
 
 
 @each_room
