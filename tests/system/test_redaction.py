@@ -169,6 +169,52 @@ SECRETS = {
     "token of a bot of Telegram": (f"bot123456789:AA{MADE_UP[:33]}", MADE_UP[:33]),
     "key of Twilio": ("SK" + "0a1b2c3d" * 4, "0a1b2c3d"),
     "key of Mailchimp": ("0a1b2c3d" * 4 + "-us12", "0a1b2c3d"),
+    "token of a feature flag of GitLab": (f"glffct-{MADE_UP[:20]}", MADE_UP[:20]),
+    "secret of an application of GitLab": (f"gloas-{MADE_UP}{MADE_UP[:28]}", MADE_UP),
+    "registration of a runner of GitLab": (f"GR1348941{MADE_UP[:20]}", MADE_UP[:20]),
+    "session of GitLab": ("_gitlab_session=" + "0a1b2c3d" * 4, "0a1b2c3d"),
+    "older key of Grafana": (f"eyJrIjoi{MADE_UP}{MADE_UP}", MADE_UP),
+    "secret key of 1Password": ("A3-ABCDEF-GHIJKL-MNOPQ-RSTUV-WXYZ2-34567", "GHIJKL"),
+    "secret of a client of Adobe": (f"p8e-{MADE_UP[:32]}", MADE_UP[:32]),
+    "reference token of Artifactory": (f"cmVmdG{MADE_UP}{MADE_UP[:22]}", MADE_UP),
+    "key of an origin of Cloudflare": ("v1.0-" + "0a1b2c3d" * 3 + "-" + "4e5f6a7b" * 18, "4e5f6a7b"),
+    "key of ClickHouse": (f"4b1d{MADE_UP}Ab", MADE_UP),
+    "key of Defined Networking": (f"dnkey-{MADE_UP[:26]}-{MADE_UP}{MADE_UP[:16]}", MADE_UP),
+    "token of Duffel": (f"duffel_live_{MADE_UP}{MADE_UP[:7]}", MADE_UP),
+    "key of Flutterwave": ("FLWSECK_TEST-" + "0a1b2c3d" * 4 + "-X", "0a1b2c3d"),
+    "token of a macaroon of Fly.io": (f"fm2_{MADE_UP}{MADE_UP}{MADE_UP}", MADE_UP),
+    "token of Frame.io": (f"fio-u-{MADE_UP}{MADE_UP[:28]}", MADE_UP),
+    "token of Harness": (f"pat.{MADE_UP[:22]}.{MADE_UP[:24]}.{MADE_UP[:20]}", MADE_UP[:20]),
+    "token of an organisation of Hugging Face": (f"api_org_{MADE_UP}", MADE_UP),
+    "key of Infracost": (f"ico-{MADE_UP[:32]}", MADE_UP[:32]),
+    "secret of 42": ("s-s4t2ud-" + "0a1b2c3d" * 8, "0a1b2c3d"),
+    "key of MaxMind": (f"AbCdEf_{MADE_UP[:29]}_mmk", MADE_UP[:29]),
+    "key of Octopus Deploy": (f"API-{MADE_UP.upper()[:26]}", MADE_UP.upper()[:26]),
+    "token of Plaid": ("access-production-0a1b2c3d-4e5f-6a7b-8c9d-0e1f2a3b4c5d", "4e5f-6a7b"),
+    "key of Prefect": (f"pnu_{MADE_UP}", MADE_UP),
+    "key of ReadMe": (f"rdme_{MADE_UP.lower()}{MADE_UP.lower()[:34]}", MADE_UP.lower()),
+    "token of Scalingo": (f"tk-us-{MADE_UP}{MADE_UP[:12]}", MADE_UP),
+    "token of SettleMint": (f"sm_pat_{MADE_UP[:16]}", MADE_UP[:16]),
+    "token of Shippo": ("shippo_live_" + "0a1b2c3d" * 5, "0a1b2c3d"),
+    "production key of Stripe": (f"sk_prod_{MADE_UP}", MADE_UP),
+    "token of Typeform": (f"tfp_{MADE_UP}_{MADE_UP[:22]}", MADE_UP),
+    "key of Yandex": (f"AQVN{MADE_UP}", MADE_UP[:35]),
+    "token of X": ("A" * 22 + f"{MADE_UP}%2F{MADE_UP}{MADE_UP[:9]}", MADE_UP),
+    "newer key of Supabase": (f"sb_secret_{MADE_UP[:31]}", MADE_UP[:31]),
+    "key of Neon": (f"napi_{MADE_UP.lower()}", MADE_UP.lower()),
+    "token of LangSmith": ("lsv2_pt_" + "0a1b2c3d" * 4 + "_0a1b2c", "0a1b2c3d"),
+    "token of Buildkite": ("bkua_" + "0a1b2c3d" * 5, "0a1b2c3d"),
+    "key of Razorpay": (f"rzp_live_{MADE_UP[10:24]}", MADE_UP[10:24]),
+    "token of Airtable": (f"pat{MADE_UP[:14]}." + "0a1b2c3d" * 8, "0a1b2c3d"),
+    "token of HubSpot": ("pat-na1-0a1b2c3d-4e5f-6a7b-8c9d-0e1f2a3b4c5d", "4e5f-6a7b"),
+    "webhook of Teams": (
+        "https://shop.webhook.office.com/webhookb2/0a1b2c3d-4e5f@6a7b-8c9d/IncomingWebhook/0e1f2a3b4c5d/6e7f",
+        "0e1f2a3b4c5d",
+    ),
+    "Visa as a list of digits": ('{"card":[4,1,1,1,1,1,1,1,1,1,1,1,1,0,5,2]}', "1,1,1"),
+    "Visa as a list of texts": ('["4","1","1","1","1","1","1","1","1","1","1","1","1","0","5","3"]', '"1","1"'),
+    "American Express as a list of digits": ("[3, 7, 8, 2, 8, 2, 2, 4, 6, 3, 1, 0, 0, 5, 4]", "8, 2, 8"),
+    "Visa as a list of groups": ('["4111","1111","1111","1055"]', "1055"),
     "password whose end was cut off": ('{"password": "hunter 0050', "0050"),
 }
 SECRET_KEYS = (
@@ -390,6 +436,7 @@ ORDINARY: Sequence[Any] = (
     "password is required; the token has expired; no API key given",
     "SELECT t.id, count(*) FROM t JOIN o ON o.id = t.o WHERE t.a != ? AND t.b >= $1 GROUP BY 1 LIMIT 100",
     "the password reset was sent, api keyboard layout de, password_reset=1, token_count: 12, max_tokens=100",
+    "API-FIRST, access-production-database, duffel_test, tk-us-east-1, glc_, ico-arrow-left, pat.name, fm1_radio",
     "phc_project, hf_transformers, r8_list, sq0-list, xai-grok-model, figd_, EAAA, NRAK, 1//0, sha256~, dapi, oy2",
     "http://127.0.0.1:8001//0/items, sig=12, key-0af7651916cd43dd8448eb211c80319c, 10:AA, FAQ~",
     "passwordless sign-in, cookie consent, authorization status, compass heading, passenger count",
@@ -398,6 +445,9 @@ ORDINARY: Sequence[Any] = (
     4111,
     0.4123456789012345,
     [1732400000000, 2400, 2500],
+    # As many as a card has digits, and beginning like none; as many years as a card has groups.
+    [0, 0, 1, 4, 7, 9, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+    ["2022", "2023", "2024", "2025"],
     {"sku": "TEA-EARL-GREY", "quantity": 2, "prices": [0.4123456789012345, 450]},
 )
 
@@ -535,9 +585,17 @@ def test_a_card_number_that_is_a_number_does_not_get_through(house: House, backe
     of = one_span()
     span_of(of).attributes.append(pair("card", 4111111111111111))
     span_of(of).attributes.append(pair("cards", [4111111111111111]))
+    digits = [int(digit) for digit in "4111111111111111"]
+    span_of(of).attributes.append(pair("digits", digits))
+    span_of(of).attributes.append(pair("texts", list("378282246310005")))
+    span_of(of).attributes.append(pair("groups", ["4111", "1111", "1111", "1111"]))
+    span_of(of).attributes.append(pair("form", {"card": {"number": digits}}))
+    span_of(of).events.append(Span.Event(name="paid", attributes=[pair("digits", digits)]))
+    of.resource.attributes.append(pair("digits", digits))
     send_spans(house, [of])
     [arrived] = backend.wait_for({span_of(of).span_id}).values()
-    assert all("****" in attribute.value.string_value for attribute in span_of(arrived).attributes)
+    found = [*span_of(arrived).attributes, *span_of(arrived).events[0].attributes, *arrived.resource.attributes]
+    assert [attribute.key for attribute in found if "****" not in attribute.value.string_value] == []
     assert "4111" not in str(arrived)
 
 
