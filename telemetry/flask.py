@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import flask
@@ -22,8 +23,14 @@ from opentelemetry.instrumentation.propagators import (
     get_global_response_propagator,
     set_global_response_propagator,
 )
+from opentelemetry.metrics import Histogram
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
 from opentelemetry.semconv.attributes.url_attributes import URL_QUERY, URL_SCHEME
 from opentelemetry.util.http import (
     OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
@@ -32,7 +39,7 @@ from opentelemetry.util.http import (
 
 from .boundary import ROUTE, Environ, WsgiApp, strip_incoming, traceparent
 from .conventions import known_method
-from .durations import Meters
+from .durations import Durations, Meters
 from .errors import record_exception, type_name
 from .guard import guarded, report
 from .sdk import Tally
@@ -48,6 +55,8 @@ SEEN = (
     *("PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_PORT", "REMOTE_HOST", "HTTP_USER_AGENT", "SERVER_PROTOCOL"),
 )
 """The facts that the attributes of a request are made of. Middleware may change them."""
+MEASURED = (HTTP_REQUEST_METHOD, URL_SCHEME, NETWORK_PROTOCOL_VERSION)
+"""The attributes of a request that its duration has too."""
 KEYS = (REQUEST, official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN)
 
 
@@ -81,14 +90,21 @@ def instrument_app(
 
 def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
     plain = app.wsgi_app
+    durations: list[Durations] = []
+
+    def kept(histogram: Histogram) -> Durations:
+        durations.append(Durations(histogram))
+        return durations[-1]
+
     app.wsgi_app = _kept(plain)  # type: ignore[assignment,method-assign]
     if get_global_response_propagator() is None:
         set_global_response_propagator(_TraceResponse())
     with _corrected():
         official.FlaskInstrumentor.instrument_app(
-            app, request_hook=_name_request, enable_commenter=False, meter_provider=Meters()
+            app, request_hook=_name_request, enable_commenter=False, meter_provider=Meters(kept)
         )
-    app.wsgi_app = _bounded(app.wsgi_app, plain, excluded)  # type: ignore[assignment,method-assign]
+    # With `http/dup` there are two; the one with the stable name comes last.
+    app.wsgi_app = _bounded(app.wsgi_app, plain, excluded, durations[-1])  # type: ignore[assignment,method-assign]
     start_span: Callable[[], None] = app._before_request  # type: ignore[attr-defined]
 
     @guarded
@@ -231,7 +247,10 @@ class _Request:
 
     def __init__(self, start_response: Callable[..., Any]) -> None:
         self.start_response = start_response
-        self.called = self.begun = self.answered = self.streams = self.lasts = False
+        self.started = perf_counter()
+        self.called = self.begun = self.streams = self.lasts = False
+        self.answered: tuple[Any, ...] = ()
+        self.route = ""
         self.body: Iterable[bytes] | None = None
         self.seen: list[Any] = []
         self.attributes: dict[str, Any] = {}
@@ -247,10 +266,22 @@ class _Request:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def answer(self, *arguments: Any) -> Any:
+    def answer(self, *arguments: Any, **named: Any) -> Any:
         """Begin the response; the server's `start_response`."""
-        self.answered = True
-        return self.start_response(*arguments)
+        self.answered = arguments or ("",)
+        return self.start_response(*arguments, **named)
+
+    @guarded
+    def measure(self, duration: Durations, error: BaseException) -> None:
+        """Measure a request that an error has ended: the instrumentation measures only what came to an answer."""
+        said = {name: self.attributes[name] for name in MEASURED if name in self.attributes}
+        if self.route:
+            said[HTTP_ROUTE] = self.route
+        status = str(self.answered[0]).partition(" ")[0] if self.answered else ""
+        if status.isdecimal():
+            said[HTTP_RESPONSE_STATUS_CODE] = int(status)
+        within = trace.set_span_in_context(self.span) if self.span else None
+        duration.record(perf_counter() - self.started, {**said, ERROR_TYPE: type_name(error)}, within)
 
     @guarded
     def end(self, error: BaseException | None = None) -> None:
@@ -273,14 +304,14 @@ def _kept(plain: WsgiApp) -> WsgiApp:
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         request: _Request = environ[REQUEST]
 
-        def answer(*arguments: Any) -> Any:
+        def answer(*arguments: Any, **named: Any) -> Any:
             try:
-                return start_response(*arguments)
+                return start_response(*arguments, **named)
             except Exception as error:
                 if request.answered:
                     raise
                 report("the answer's attributes", error)
-                return request.answer(*arguments)
+                return request.answer(*arguments, **named)
 
         request.called = True
         request.body = plain(environ, answer)
@@ -289,7 +320,7 @@ def _kept(plain: WsgiApp) -> WsgiApp:
     return app
 
 
-def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
+def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool], duration: Durations) -> WsgiApp:
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         # An app that calls this one with its own environment finds there afterwards what it had.
         of_caller = {key: environ.pop(key) for key in KEYS if key in environ}
@@ -315,6 +346,7 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
             body = traced(environ, request.answer)
         except BaseException as error:
             if not isinstance(error, Exception) or (request.called and request.body is None):
+                request.measure(duration, error)
                 request.end(error)
                 raise
             report("the instrumentation of a request", error)
@@ -348,9 +380,11 @@ def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> N
 @guarded
 def _name_request(span: Any, environ: Environ) -> None:
     # The span has its attributes. It would get each of them once more.
-    environ[REQUEST].asked_for.clear()
+    request: _Request = environ[REQUEST]
+    request.asked_for.clear()
     method = environ.get("REQUEST_METHOD", "")
     if (rule := flask.request.url_rule) is not None:
+        request.route = rule.rule
         context.attach(context.set_value(ROUTE, f"{method} {rule.rule}"))
     # By default the raw path becomes the name, so that a scanner makes a million span names.
     elif span.is_recording():

@@ -15,7 +15,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from .boundary import Environ
 from .urls import DEFAULT_PORTS
 
-EXTENSION = "telemetry"
+EXTENSION = "telemetry.instrument_app"
 HEALTH_CHECKS = ("healthz", "readyz")
 HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 

@@ -81,9 +81,9 @@ def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
         if request is None:
             return wsgi_app(environ, start_response)
 
-        def answer(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        def answer(status: str, headers: list[tuple[str, str]], *rest: Any, **named: Any) -> Any:
             request.answer(status, headers)
-            return start_response(status, headers, *rest)
+            return start_response(status, headers, *rest, **named)
 
         token = context.attach(request.context)
         try:
@@ -170,7 +170,8 @@ class _Request:
             if error:
                 self.show(error)
             active.add(-1, self.method, self.scheme)
-            measured = _measured(self.method, self.scheme, self.version, self.route, self.status)
+            failed = type_name(error) if error else ""
+            measured = _measured(self.method, self.scheme, self.version, self.route, self.status, failed)
             duration.record(perf_counter() - self.started, measured, trace.set_span_in_context(self.span))
             # The app may have ended it.
             if self.span.is_recording():
@@ -230,14 +231,14 @@ def _attributes(environ: Environ) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=500)
-def _measured(method: str, scheme: str, version: str, route: str, status: int) -> dict[str, Any]:
-    """Return the attributes of a metric: none of them is a word of a caller's."""
+def _measured(method: str, scheme: str, version: str, route: str, status: int, failed: str) -> dict[str, Any]:
+    """Return the attributes of a metric, with the error that ended the request: none is a word of a caller's."""
     attributes = {
         HTTP_REQUEST_METHOD: method,
         URL_SCHEME: scheme,
         NETWORK_PROTOCOL_VERSION: version,
         HTTP_ROUTE: route,
         HTTP_RESPONSE_STATUS_CODE: status,
-        ERROR_TYPE: str(status) if status >= 500 else "",
+        ERROR_TYPE: failed or (str(status) if status >= 500 else ""),
     }
     return {name: value for name, value in attributes.items() if value}

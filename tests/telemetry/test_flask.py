@@ -283,6 +283,27 @@ def test_a_request_that_an_error_ends_is_an_error(
     assert context.get_current() == {}
 
 
+@pytest.mark.parametrize("error", [SystemExit, ConnectionError])
+@pytest.mark.parametrize("place", ["view", "teardown_request", "teardown_appcontext"])
+def test_a_request_that_an_error_ends_is_measured_once_with_that_error(
+    app: Flask, recorded: Recorded, place: str, error: type[BaseException]
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    app.add_url_rule("/fails/<sku>", "/fails", fail)
+    if place != "view":
+        getattr(app, place)(fail)
+    with pytest.raises(error):
+        Client(app).get("/fine" if place != "view" else "/fails/tea")
+    said = {"http.request.method": "GET", "url.scheme": "http", "network.protocol.version": "1.1"}
+    of_view = {"http.route": "/fails/<sku>"}
+    of_answer = {"http.route": "/fine", "http.response.status_code": 200}
+    expected = {**said, **(of_view if place == "view" else of_answer), "error.type": error.__name__}
+    assert recorded.points("http.server.request.duration") == {frozenset(expected.items()): 1}
+
+
 def test_what_is_done_in_any_teardown_is_in_the_trace(app: Flask, memory: InMemorySpanExporter) -> None:
     def give_back(_: BaseException | None) -> None:
         tracer.start_span("give back").end()

@@ -261,6 +261,23 @@ def an_app_that_answers_twice(app: Flask) -> None:
 
 
 @host
+def a_middleware_that_names_the_argument(app: Flask) -> None:
+    plain = app.wsgi_app
+
+    def inner(environ: dict[str, Any], start_response: Any) -> Any:
+        return plain(environ, lambda status, headers, error=None: start_response(status, headers, exc_info=error))
+
+    app.wsgi_app = inner  # type: ignore[method-assign,assignment]
+    app.add_url_rule("/", "view", lambda: "fine")
+
+
+@host
+def an_extension_of_our_name(app: Flask) -> None:
+    app.extensions["telemetry"] = "the application's own"
+    app.add_url_rule("/", "view", lambda: str(app.extensions["telemetry"]))
+
+
+@host
 def a_view_that_ends_the_process(app: Flask) -> None:
     app.add_url_rule("/", "view", lambda: sys.exit(3))
 
@@ -317,7 +334,9 @@ def answers(app: Any, path: str) -> list[object]:
 def _answer(app: Any, path: str, headers: dict[str, str]) -> object:
     said: list[object] = []
 
-    def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Callable[[bytes], object]:
+    def start_response(
+        status: str, headers: list[tuple[str, str]], *_: object, **__: object
+    ) -> Callable[[bytes], object]:
         kept = sorted((name, value) for name, value in headers if name.lower() not in OURS | {"set-cookie"})
         said[:] = [status, kept]
         return lambda _: None
