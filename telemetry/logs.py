@@ -39,7 +39,7 @@ class OtlpHandler(logging.Handler):
         try:
             name = sound(record.name)
             self.provider.get_logger(name, self._version(name), SCHEMA_URL).emit(
-                timestamp=int(record.created * 1e9),
+                timestamp=_nanoseconds(record.created),
                 severity_number=_severity(record.levelno),
                 severity_text=sound(record.levelname),
                 body=sound(record.getMessage()),
@@ -95,6 +95,12 @@ def _value(value: object) -> str | bool | int | float:
     except Exception:
         # The record is worth more than a value that has no text.
         return f"<{type(value).__name__}>"
+
+
+def _nanoseconds(created: float) -> int:
+    # A record from elsewhere may have anything there. OTLP's times have 64 bits, and 0 is an unknown one.
+    nanoseconds = int(created * 1e9)
+    return nanoseconds if 0 <= nanoseconds < 2**64 else 0
 
 
 def _severity(level: int) -> SeverityNumber:

@@ -41,10 +41,13 @@ def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, de
     """Report what `read` finds each time that metrics are sent; if it raises, there is a line in the log instead.
 
     A gauge may have several readers, such as one for each queue; tell them apart by an attribute. A reader is called
-    in the thread that sends, and its own queries are not traced: they belong to no request.
+    in the thread that sends, and its own queries are not traced: they belong to no request. Called again with the same
+    reader, do nothing.
     """
     with _lock:
         readers = _readers.setdefault((name, unit, description), [])
+        if read in readers:
+            return
         readers.append(read)
         if len(readers) > 1:
             return  # The SDK drops the second instrument of a name without a word, so that the first reads for all.
@@ -59,7 +62,15 @@ def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, de
 def _read(name: str, read: Callable[[], Iterable[Observation]]) -> list[Observation]:
     try:
         with suppress_instrumentation():
-            return list(read())
+            return [_sendable(observation) for observation in read()]
     except Exception as error:
         log.warning("%s cannot be read: %s", name, type_name(error))
         return []
+
+
+def _sendable(observation: Observation) -> Observation:
+    # OTLP has floats and integers of 64 bits. Another value would cost all metrics of the report.
+    value = observation.value
+    if type(value) is float or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return observation
+    return Observation(float(value), observation.attributes, observation.context)

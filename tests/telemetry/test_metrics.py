@@ -1,8 +1,11 @@
 """Gauges, in this process."""
 
 from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import Observation
 
 from telemetry import gauge
@@ -32,3 +35,31 @@ def test_a_reader_that_fails_costs_the_others_nothing(recorded: Recorded, caplog
     assert by_queue(recorded, "shop.backlog") == {"print": 5}
     assert "shop.backlog cannot be read: ConnectionError" in caplog.text
     assert "sesame" not in caplog.text
+
+
+def test_a_reader_that_is_given_again_is_asked_once(recorded: Recorded) -> None:
+    asked = []
+
+    def read() -> list[Observation]:
+        asked.append(1)
+        return [Observation(3, {"queue": "mail"})]
+
+    for _ in range(3):
+        gauge("shop.again", read, unit="{job}", description="Jobs that wait.")
+    assert by_queue(recorded, "shop.again") == {"mail": 3}
+    assert asked == [1]
+
+
+@pytest.mark.parametrize(("value", "sent"), [(2**64, 2.0**64), (Decimal(3), 3), ("many", None), (None, None)])
+def test_a_value_that_otlp_cannot_hold_costs_no_other_metric(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture, value: Any, sent: float | None
+) -> None:
+    name = f"shop.odd_{type(value).__name__.lower()}"
+    gauge(name, lambda: [Observation(value, {"queue": "mail"})], unit="{job}", description="Jobs that wait.")
+    gauge(name, reader("print", 5), unit="{job}", description="Jobs that wait.")
+    expected = {"print": 5} if sent is None else {"mail": sent, "print": 5}
+    assert by_queue(recorded, name) == expected
+    data = recorded.reader.get_metrics_data()
+    assert data
+    assert name in str(encode_metrics(data))
+    assert (f"{name} cannot be read" in caplog.text) == (sent is None)

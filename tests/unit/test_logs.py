@@ -148,6 +148,17 @@ def test_a_record_without_a_logger_raises_nothing(handler: OtlpHandler, exporter
     assert exporter.sent == ["from afar"]
 
 
+@pytest.mark.parametrize("created", [-1.0, 1.7e12])
+def test_a_record_with_a_time_that_is_none_costs_no_other_record(
+    handler: OtlpHandler, exporter: Exporter, created: float
+) -> None:
+    log.info("one")
+    log.handle(logging.makeLogRecord({"msg": "from afar", "levelno": logging.INFO, "created": created}))
+    handler.shutdown()
+    assert exporter.sent == ["one", "from afar"]
+    encode_logs(exporter.batches)
+
+
 def test_extra_takes_the_place_of_nothing(handler: OtlpHandler, printed: io.StringIO) -> None:
     log.info("placed", extra={"severity": "planted", "trace_id": "planted", "service": "planted"})
     line = json.loads(printed.getvalue())
