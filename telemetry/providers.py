@@ -112,7 +112,12 @@ class BaggageAttributes(SpanProcessor):
         """Called by the SDK as a span starts."""
         # Most spans have none, and to set nothing takes a tenth of the time of a span.
         if there := baggage.get_all(parent_context):
-            span.set_attributes({key: str(there[key]) for key in self.keys & there.keys()})
+            self._copy(there, span)
+
+    @guarded
+    def _copy(self, there: Mapping[str, object], span: Span) -> None:
+        # What an application puts there need not have a text.
+        span.set_attributes({key: str(there[key]) for key in self.keys & there.keys()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,10 +180,13 @@ class Telemetry:
 
     def _exit(self) -> None:
         # A command reports nothing of its telemetry but losses. The streams of handlers may be closed by now.
-        logging.raiseExceptions = False
+        before, logging.raiseExceptions = logging.raiseExceptions, False
         for name in ("opentelemetry", __name__):
             logging.getLogger(name).setLevel(logging.ERROR if name == __name__ else logging.CRITICAL)
         self.shutdown(AT_EXIT_SECONDS)
+        # What runs at the exit after this is the application's. A thread that still sends may count what it loses.
+        if self._flushed.is_set():
+            logging.raiseExceptions = before
 
 
 _configured: tuple[dict[str, Any], Telemetry] | None = None

@@ -201,7 +201,8 @@ def _split(url: str) -> tuple[str | None, int | None]:
 
 def _without_password(url: str) -> str:
     before, at, host = url.rpartition("@")
-    return f"{before.partition('//')[0]}//****@{host}" if at else url
+    scheme, mark, _ = before.partition("://")
+    return f"{f'{scheme}{mark}' if mark else ''}****@{host}" if at else url
 
 
 @guarded

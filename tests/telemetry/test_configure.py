@@ -108,6 +108,22 @@ print(dict(memory.get_finished_spans()[0].attributes))
     )
 
 
+def test_baggage_that_has_no_text_costs_no_span() -> None:
+    assert (
+        prints(f"""{OWN}
+from opentelemetry import baggage
+class Odd:
+    def __str__(self):
+        raise LookupError
+telemetry.configure("shop", spans=None, metrics=None, span_processors=[SimpleSpanProcessor(memory)],
+    baggage_keys=["tenant"])
+trace.get_tracer("t").start_span("one", baggage.set_baggage("tenant", Odd())).end()
+print(memory.get_finished_spans()[0].name)
+""")
+        == "one"
+    )
+
+
 @pytest.mark.parametrize(
     ("limit", "length"),
     [
@@ -302,6 +318,11 @@ def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> Non
     done = run(code, OTEL_EXPORTER_OTLP_TIMEOUT="90")
     assert done.stdout.split() == ["id,sku", "took", "True"]
     assert done.stderr == "1 spans were lost: 127.0.0.1:9 did not take them\n"
+
+
+def test_what_runs_at_the_exit_after_ours_finds_logging_as_it_was() -> None:
+    code = "import atexit, logging; atexit.register(lambda: print(logging.raiseExceptions))"
+    assert prints(f"{code}\n{QUIET}") == "True"
 
 
 def test_an_exit_sends_what_is_queued() -> None:

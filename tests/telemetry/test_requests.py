@@ -142,6 +142,22 @@ def test_context_and_baggage_reach_trusted_hosts_and_no_other(
     assert not {"Traceparent", "Tracestate", "Baggage"} & (theirs.keys() | moved.keys())
 
 
+@pytest.mark.parametrize(
+    "trusted",
+    [
+        *("inventory", "inventory:8000", "//inventory:8000", "http:inventory", "https//inventory", "ftp://inventory"),
+        *("http://", "http://:8000", "http://inventory:port", "http://inventory:99999", "http://[::1", ""),
+        *("ann:sesame@inventory:8000", "ftp://ann:sesame@inventory", "http://ann:sesame@inventory:port"),
+    ],
+)
+def test_a_host_that_would_trust_nobody_is_refused(trusted: str) -> None:
+    with pytest.raises(ValueError, match="use a base URL with http:// or https://") as refusal:
+        StrictAdapter(trusted=["http://basket:8000", trusted])
+    assert "sesame" not in str(refusal.value)
+    with pytest.raises(ValueError, match="use a list of base URLs"):
+        StrictAdapter(trusted="http://inventory:8000")
+
+
 def test_each_redirect_is_one_span_when_lean(recorded: Recorded, session: requests.Session, url: str, way: Any) -> None:
     session.get(f"{url}/moved")
     assert recorded.names == (["GET", "GET"] if way is lean else ["GET"])

@@ -1,0 +1,105 @@
+"""The end of servers, commands and tests that are set up by the folder, without a Collector."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_port
+from tests.telemetry.process import ROOT, clean
+
+pytestmark = pytest.mark.processes
+
+SHOP = """
+import logging
+from flask import Flask
+from opentelemetry import trace
+import telemetry
+
+tracer = trace.get_tracer("shop")
+
+def create_app():
+    telemetry.configure("shop", logs="otlp")
+    app = Flask("shop")
+    telemetry.instrument_app(app)
+
+    @app.get("/")
+    def index():
+        logging.getLogger("shop").warning("stock is low")
+        return "ok"
+
+    @app.cli.command("export")
+    def export():
+        with tracer.start_as_current_span("export"):
+            print("id,sku")
+
+    return app
+"""
+SUITE = """
+import pytest, shop
+
+@pytest.mark.parametrize("number", range(13))
+def test_warns(number, caplog):
+    assert shop.create_app().test_client().get("/").text == "ok"
+    assert caplog.messages == ["stock is low"]
+"""
+
+
+def test_servers_commands_and_tests_end_long_before_the_exporter_gives_up(tmp_path: Path) -> None:
+    tmp_path.joinpath("shop.py").write_text(SHOP)
+    tmp_path.joinpath("test_shop.py").write_text(SUITE)
+    ports = {"run": free_port(), "gunicorn": free_port()}
+    bind = f"127.0.0.1:{ports['gunicorn']}"
+    commands = {
+        "routes": ["flask", "--app", "shop", "routes"],
+        "export": ["flask", "--app", "shop", "export"],
+        "run": ["flask", "--app", "shop", "run", "--port", str(ports["run"])],
+        # Without the hook of the README.
+        "gunicorn": ["gunicorn", "--bind", bind, "--no-control-socket", "shop:create_app()"],
+        "pytest": ["pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],
+    }
+    environment = clean(tmp_path, ROOT) | {"OTEL_EXPORTER_OTLP_TIMEOUT": "3600", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    with ExitStack() as stack:
+        running = {}
+        for name, command in commands.items():
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=tmp_path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            running[name] = stack.enter_context(process)
+            stack.callback(process.kill)
+        for name, port in ports.items():
+            get(port)
+            running[name].send_signal(signal.SIGINT if name == "run" else signal.SIGTERM)
+        # Each time that the exporter tries, for an hour, would be too long.
+        said = {name: process.communicate(timeout=200) for name, process in running.items()}
+    assert {name: process.returncode for name, process in running.items()} == dict.fromkeys(commands, 0), said
+    assert said["routes"][0].split()[:3] == ["Endpoint", "Methods", "Rule"]
+    assert said["export"][0] == "id,sku\n"
+    assert "13 passed" in said["pytest"][0]
+    assert not any("Traceback" in text for texts in said.values() for text in texts), said
+
+
+def get(port: int) -> None:
+    """Ask once for the page, as soon as somebody listens there."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                while connection.recv(1024):
+                    pass
+                return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "nobody listens"
+            time.sleep(0.05)
