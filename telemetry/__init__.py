@@ -3,9 +3,9 @@
     telemetry.configure("checkout", version="1.4.2")
     telemetry.instrument_app(app)
 
-The first line, once a process, sets up what spans, metrics and logs are made of and where they go; the second
+The first line, once per process, sets up spans, metrics and logs and where they are sent; the second
 traces the requests of a Flask app. `instrument_requests()`, `instrument_redis()` and `instrument_engine(engine)`
-add the calls out, the commands and the statements. README.md says how to copy the folder.
+add outgoing calls, commands and statements. README.md says how to copy the folder.
 
 There is one file for each library. A file is imported when one of its names is first used, so that you can delete the
 files of libraries that you do not have, and so that `telemetry.traces` costs no import of the SDK.

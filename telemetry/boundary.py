@@ -1,6 +1,6 @@
-"""The end of trace context: at callers who are strangers.
+"""The trust boundary: trace context from strangers ends here.
 
-Whoever may send us a `traceparent` can make us record nothing or everything, join our traces and plant baggage.
+A caller who may send us a `traceparent` can make us record nothing or everything, join our traces and plant baggage.
 """
 
 import logging
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def traceparent(span: SpanContext) -> str:
-    """Return a span as the W3C writes it in a header: https://www.w3.org/TR/trace-context/#traceparent-header."""
+    """Return a span in the W3C's header format: https://www.w3.org/TR/trace-context/#traceparent-header."""
     trace_id, span_id, _, flags, _, _ = span
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
 
 def strip_incoming(wsgi_app: WsgiApp, keep_baggage: Callable[[str], str] | None = None) -> WsgiApp:
-    """Wrap the WSGI app of a public service, outside its instrumentation: callers bring no context.
+    """Wrap the WSGI app of a public service, outside its instrumentation, to remove the callers' context.
 
-    `keep_baggage` gets a caller's baggage header, and returns the one that goes on in its place, if any; if it raises,
-    none does. The caller's address goes too: it would be recorded as `client.address`, and is personal data.
+    `keep_baggage` gets a caller's baggage header and returns the one to use instead, if any; if it raises,
+    there is none. The caller's address is removed too: it would be recorded as `client.address`, and is personal data.
     """
 
     def edge(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

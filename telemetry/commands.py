@@ -1,4 +1,4 @@
-"""The description of Redis commands on a span, whichever code makes the span.
+"""The description of Redis commands on a span, for any code that makes the span.
 
 https://opentelemetry.io/docs/specs/semconv/database/redis/
 """
@@ -28,7 +28,7 @@ from .guard import guarded
 DB_REDIS_PIPELINE_LENGTH = "db.redis.pipeline_length"
 
 LONGEST = 1000
-"""The length of the text of a command, above which its end is cut off."""
+"""The maximum length of a command's text; a longer one is cut."""
 
 MEASURED = (DB_SYSTEM_NAME, DB_NAMESPACE, DB_OPERATION_NAME, DB_QUERY_SUMMARY, SERVER_ADDRESS, SERVER_PORT)
 
@@ -44,16 +44,16 @@ command_duration = Durations(
 
 @guarded
 def measure(started: float, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
-    """Record how long a command took that began at this `perf_counter`, with those of its span's attributes."""
+    """Record the duration of a command that began at this `perf_counter`, with attributes of its span."""
     if DB_OPERATION_NAME not in attributes:
-        return  # An empty pipeline asks nothing.
+        return  # An empty pipeline sends nothing.
     measured = {name: attributes[name] for name in MEASURED if name in attributes}
     failure = {ERROR_TYPE: type_name(error)} if error else {}
     command_duration.record(perf_counter() - started, measured | failure)
 
 
 def queued(pipeline: Any) -> list[Any]:
-    """Return the arguments of each command that a pipeline holds."""
+    """Return the arguments of each command in a pipeline."""
     strategy = getattr(pipeline, "_execution_strategy", None)
     stack = getattr(strategy, "command_queue", None) or pipeline.command_stack
     return [getattr(each, "args", None) or each[0] for each in stack]
@@ -66,15 +66,15 @@ def text(command: Any) -> str:
 
 @lru_cache(maxsize=500)
 def query(command: str, length: int) -> str:
-    """Return the text of a command with this number of arguments, and none of its values."""
+    """Return the text of a command with this number of arguments, without their values."""
     whole = " ".join([command] + ["?"] * (length - 1))
     return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 3]}..."
 
 
 def pipeline_attributes(pipeline: Any, commands: Collection[str], size: int) -> tuple[str, dict[str, AttributeValue]]:
-    """Return the name of a pipeline's span and what it adds: each command is named once, fifty SETs as one."""
+    """Return the name of a pipeline's span and its attributes: each command is named once, even for fifty SETs."""
     names = list(dict.fromkeys(commands))
-    # A cluster's pipeline has no such attribute, or None, if it is no transaction.
+    # A cluster's pipeline lacks this attribute, or has None, if it is not a transaction.
     kind = "MULTI" if getattr(pipeline, "transaction", None) is True else "PIPELINE"
     alike = f"{kind} {names[0]}" if len(names) == 1 else kind
     attributes: dict[str, AttributeValue] = {
@@ -86,7 +86,7 @@ def pipeline_attributes(pipeline: Any, commands: Collection[str], size: int) -> 
 
 
 def server(client: Any) -> dict[str, str | int]:
-    """Return where that is; nothing if the client is that of a cluster."""
+    """Return the server's address; nothing for a cluster's client."""
     options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
     if options is None:
         return {}
@@ -96,8 +96,8 @@ def server(client: Any) -> dict[str, str | int]:
 
 
 def database(client: Any) -> dict[str, str]:
-    """Return which database a client speaks to."""
-    # A cluster's client has a pool for each of its nodes, and one database. The instrumentation says nothing of it.
+    """Return the number of the database that a client uses."""
+    # A cluster's client has a pool for each of its nodes, and one database. The instrumentation does not record it.
     pool = getattr(client, "connection_pool", None)
     return {
         DB_SYSTEM_NAME: "redis",

@@ -5,7 +5,7 @@ import os
 from opentelemetry.semconv.schemas import Schemas
 
 SCHEMA_URL = Schemas.V1_44_0.value
-"""The version of the conventions that the pinned packages know: who reads the telemetry may translate it to another.
+"""The version of the conventions in the pinned packages: a reader of the telemetry may translate it to another.
 
 https://opentelemetry.io/docs/specs/otel/schemas/
 """
@@ -21,9 +21,9 @@ def known_method(method: str) -> str:
 
 
 def opt_in_to_stable_names() -> None:
-    """Have the instrumentations use the stable conventions: unless told, they emit the names from before those.
+    """Make the instrumentations use the stable conventions: by default they emit the older names.
 
-    What OTEL_SEMCONV_STABILITY_OPT_IN asks for stays, such as the names of before as well, with `http/dup`.
+    Values in OTEL_SEMCONV_STABILITY_OPT_IN are kept, such as `http/dup`, which emits the older names as well.
     """
     asked = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").replace(" ", "").split(",")
     missing = [name for name in ("http", "database") if not {name, f"{name}/dup"} & set(asked)]

@@ -1,6 +1,6 @@
-"""Durations, added to the SDK's own sums: it takes as long to find them by their attributes as to make a span.
+"""Durations, added directly to the SDK's own sums: finding these by attributes takes as long as making a span.
 
-docs/upstream.md says what should change. If a newer SDK keeps them in another way, or a view does, it measures.
+docs/upstream.md says what should change. If a newer SDK, or a view, stores them in another way, the SDK measures.
 """
 
 from bisect import bisect_left
@@ -15,9 +15,9 @@ from opentelemetry.metrics import Histogram, NoOpMeterProvider
 
 
 class Durations:
-    """A histogram whose attributes have few values. It sends the same; an exemplar is the first of its bucket.
+    """A histogram whose attributes have few values. It sends the same data; an exemplar is the first of its bucket.
 
-    The SDK shows the last one of the time between two reports.
+    The SDK sends the last exemplar between two reports.
     """
 
     def __init__(self, histogram: Histogram) -> None:
@@ -38,14 +38,14 @@ class Durations:
             return
         self._histogram.record(amount, attributes, context)
         if key not in self._series:
-            # Before there is a provider, it is one that stands for it.
+            # Before there is a provider, it is a proxy.
             self._instrument = getattr(self._histogram, "_real_instrument", None) or self._histogram
             if readers is not None:
                 self._series[key] = _find(self._instrument, attributes)
 
 
 class Meters(NoOpMeterProvider):
-    """The meters of this process for an instrumentation, with `Durations` in the place of its histograms."""
+    """The meters of this process for an instrumentation, with `Durations` instead of its histograms."""
 
     def __init__(self, kind: Callable[[Histogram], Any] = Durations) -> None:
         self._kind = kind
@@ -73,7 +73,7 @@ class _Series:
         self._sums, self._filter = sums, exemplar_filter
         self._counts: list[int] = []
         self._shown: set[int] = set()
-        # It fails here if anything is named otherwise.
+        # It fails here if anything has another name.
         self._lock: Lock = sums._lock
         self._boundaries = sums._boundaries
         self._with_extremes = sums._record_min_max
@@ -87,7 +87,7 @@ class _Series:
             if counts is None:
                 counts = sums._value = sums._get_empty_bucket_counts()
             if counts is not self._counts:
-                # They were reported.
+                # They have been reported.
                 self._counts = counts
                 self._shown.clear()
             counts[bucket] += 1
@@ -104,9 +104,9 @@ class _Series:
 
 
 def _find(instrument: Any, attributes: Mapping[str, Any]) -> list[_Series] | None:
-    """Return where the SDK keeps the series, for each reader; None if not all of it is as expected."""
+    """Return the SDK's storage of the series for each reader; None if it is not as expected."""
     try:
-        # A module of the SDK that may move.
+        # A module of the SDK that may be moved.
         from opentelemetry.sdk.metrics._internal._view_instrument_match import _hash_attributes
         from opentelemetry.sdk.metrics._internal.aggregation import _ExplicitBucketHistogramAggregation
 

@@ -1,11 +1,11 @@
-"""Spans as messages of OTLP, made in fewer steps by the official encoder.
+"""Encode spans as OTLP messages with fewer steps in the official encoder.
 
-It makes two messages for each attribute of each span, though nearly all attributes come again with the next request.
-And it copies each span three times: into its scope, its resource and the request. docs/upstream.md says what should
-change. With a version that is not known here it is left as it is.
+It makes two messages for each attribute of each span, although nearly all attributes recur with the next request.
+It also copies each span three times: into its scope, its resource and the request. docs/upstream.md says what should
+change. An unknown version of the encoder is not changed.
 
-What it cannot encode costs itself and no more: half an emoji becomes an escape, a number above 64 bits a text, and of a
-batch only a span that cannot be sent at all is left out.
+A value that cannot be encoded does not affect others: half an emoji becomes an escape, a number above 64 bits a
+string, and only a span that cannot be sent at all is left out of a batch.
 """
 
 import logging
@@ -25,13 +25,13 @@ from .texts import sound
 log = logging.getLogger(__name__)
 
 VERSIONS = ("1.45.1",)
-"""Those of opentelemetry-exporter-otlp-proto-common whose messages are the same with and without."""
+"""Versions of opentelemetry-exporter-otlp-proto-common that make the same messages with and without this."""
 
 LONGEST_KEPT = 1000
-"""Characters of a text whose message is kept. Longer ones, such as stacks, are seldom the same twice."""
+"""The maximum length of a string whose message is cached. Longer ones, such as stacks, rarely recur."""
 
 HERE, ELSEWHERE = 0x100, 0x300
-"""The flags of OTLP: it is known where the parent is, and that is here, or elsewhere."""
+"""The flags of OTLP: it is known where the parent is, and it is local, or remote."""
 
 
 def encode_in_fewer_steps() -> None:
@@ -47,12 +47,12 @@ def encode_in_fewer_steps() -> None:
 
 
 def kept(encode: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """Return the encoder of one attribute so that it makes each message once."""
+    """Return the encoder of one attribute, changed to make each message only once."""
     messages = lru_cache(maxsize=2000, typed=True)(encode)
 
     @wraps(encode)
     def encode_key_value(key: str, value: Any) -> Any:
-        # Others are rare, or no keys of a dictionary; 0.0 and -0.0 would be one key.
+        # Other types are rare, or not hashable; 0.0 and -0.0 would be the same key.
         try:
             if (type(value) is str and len(value) <= LONGEST_KEPT) or type(value) in (int, bool):
                 return messages(key, value)
@@ -64,7 +64,7 @@ def kept(encode: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 
 def say_left_out(errors: Sequence[Exception]) -> None:
-    """Log how many spans of a batch cannot be sent, and the type of the first error: its text may hold data."""
+    """Log how many spans of a batch cannot be sent, and the type of the first error: its text may contain data."""
     if errors:
         log.warning(
             "spans that cannot be sent were left out: %d, the first one for %s", len(errors), type_name(errors[0])
@@ -72,7 +72,7 @@ def say_left_out(errors: Sequence[Exception]) -> None:
 
 
 def storable(value: Any) -> Any:
-    """Return the value as OTLP can hold it: sound texts, and integers of 64 bits; larger ones are texts."""
+    """Return a value that OTLP can encode: valid strings, and integers of 64 bits; larger ones become strings."""
     if isinstance(value, str) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
         return sound(value)
     if isinstance(value, Mapping):
@@ -83,10 +83,10 @@ def storable(value: Any) -> Any:
 
 
 def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
-    """Return the encoder of a batch so that each span is made where it belongs; `official` is its module."""
+    """Return the encoder of a batch, changed to make each span in its final place; `official` is its module."""
     copying = official._encode_resource_spans
     unset = official.PB2Status()
-    # By their names: an enumeration's member works out its hash each time.
+    # By name, since a member of an enumeration computes its hash each time.
     kinds = {kind.name: number for kind, number in official._SPAN_KIND_MAP.items()}
 
     @wraps(copying)
@@ -116,7 +116,7 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
         same: dict[tuple[int, int], Any] = {}
         for span in spans:
             resource, scope = span._resource, span._instrumentation_scope
-            # A scope works out its hash each time.
+            # A scope computes its hash each time.
             within = same.get((id(resource), id(scope)))
             if within is None:
                 within = of_scopes.get((resource, scope))
@@ -157,7 +157,7 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
             status=unset if status.status_code is StatusCode.UNSET else status_of(status),
             flags=ELSEWHERE if parent and parent.is_remote else HERE,
         )
-        # Most spans do not have these, so they are not asked for.
+        # Most spans do not have these, so skip the calls.
         if parent:
             message.parent_span_id = parent.span_id.to_bytes(8)
         if own.trace_state:

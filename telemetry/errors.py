@@ -1,7 +1,7 @@
-"""Exceptions on spans: the type and the place, once, and never the text.
+"""Exceptions on spans: the type and the stack, once, and never the text.
 
-The text of an exception may hold a row of the database, a token, or whatever a third party answered. And the
-SDK records an exception on every span that it passes through, so that one failure reads as five.
+The text of an exception may contain a row of the database, a token, or the answer of a third party. And the
+SDK records an exception on every span that it passes through, so that one failure looks like five.
 """
 
 import os
@@ -31,15 +31,15 @@ _signals: set[str] = {"event"}
 """The ways in which exceptions are recorded: as an `event` of the span, as a `log` record in its trace, or both."""
 
 _recorded: dict[int, tuple[object, int]] = {}
-"""The trace of each exception that is on a span, by the id of the exception, while that lives."""
+"""The trace of each recorded exception, by the exception's id, for as long as the exception exists."""
 
 
 class QuietErrors(SpanProcessor):
-    """Gives every span, whoever made it, the `record_exception` and `set_status` of this module."""
+    """Gives every span, also those of libraries, the `record_exception` and `set_status` of this module."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Called by the SDK as a span starts."""
-        # Its own class, and no two functions for each span: most spans never need them.
+        # Change the class instead of adding two functions to each span, since most spans never need them.
         if (kind := quiet(type(span))) is not type(span):
             span.__class__ = kind
 
@@ -63,7 +63,7 @@ def record_exception(span: trace.Span, exception: BaseException, *_: object, **_
     """
     kind = type_name(exception)
     span.set_attribute(ERROR_TYPE, kind)
-    # An error that was raised `from` another one is the same failure.
+    # An error that was raised `from` another is the same failure.
     trace_id = span.get_span_context().trace_id
     if not any(_recorded_in(link) == trace_id for link in _causes(exception)):
         said = {EXCEPTION_TYPE: kind, EXCEPTION_STACKTRACE: frames(exception)}
@@ -100,7 +100,7 @@ def _recorded_in(exception: BaseException) -> int | None:
 
 
 def _remember(exception: BaseException, trace_id: int) -> None:
-    # Nothing is set on an exception of the user's, which may refuse it, or be pickled. But those of Python itself have
+    # Set nothing on a user's exception, which may refuse it, or be pickled. But Python's own exceptions have
     # no weak references.
     key = id(exception)
     try:
@@ -111,7 +111,7 @@ def _remember(exception: BaseException, trace_id: int) -> None:
 
 
 def _causes(exception: BaseException) -> Iterator[BaseException]:
-    """Yield the exception, then the one that it was raised from, and so on; each once, for a chain may be a ring."""
+    """Yield the exception, then the one that it was raised from, and so on; each once, as a chain may be circular."""
     seen: set[int] = set()
     link: BaseException | None = exception
     while link is not None and id(link) not in seen:
@@ -129,7 +129,7 @@ def quiet(kind: type[Span]) -> type[Span]:
     class Quiet(kind):  # type: ignore[misc,valid-type]
         def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
             code = status.status_code if isinstance(status, Status) else status
-            # The SDK does nothing then, in four steps.
+            # The SDK then does nothing, but needs four steps for that.
             if code is not StatusCode.UNSET:
                 super().set_status(code)
 

@@ -1,8 +1,8 @@
-"""Flask: which requests are traced, and what their spans say.
+"""Flask: the requests that are traced, and the attributes of their spans.
 
-The spans come from the official instrumentation, which works in Flask's hooks. An app skips hooks if another one
-raises or answers. So its hook is called by a signal that comes before all others, and a wrapper around the WSGI call
-ends what is left open: nothing of a request outlives its call, and no error of telemetry gets into it.
+The spans come from the official instrumentation, which uses Flask's hooks. An app skips hooks if another one
+raises or answers. For this reason, its hook is called by a signal that comes first, and a wrapper around the WSGI call
+ends everything that is still open: no span outlives its call, and no error of telemetry gets into the request.
 """
 
 import logging
@@ -54,7 +54,7 @@ SEEN = (
     *("REQUEST_METHOD", "wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "RAW_URI", "REQUEST_URI"),
     *("PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_PORT", "REMOTE_HOST", "HTTP_USER_AGENT", "SERVER_PROTOCOL"),
 )
-"""The facts that the attributes of a request are made of. Middleware may change them."""
+"""The variables from which a request's attributes are computed. Middleware may change them."""
 MEASURED = (HTTP_REQUEST_METHOD, URL_SCHEME, NETWORK_PROTOCOL_VERSION)
 """The attributes of a request that its duration has too."""
 KEYS = (REQUEST, official._ENVIRON_SPAN_KEY, official._ENVIRON_ACTIVATION_KEY, official._ENVIRON_TOKEN)
@@ -67,14 +67,14 @@ def instrument_app(
     keep_baggage: Callable[[str], str] | None = None,
     untraced: Collection[str] = (),
 ) -> None:
-    """Trace every request to the app, health checks and `untraced` paths apart.
+    """Trace every request to the app, except for health checks and `untraced` paths.
 
     `untraced` are regular expressions for whole paths, such as `/metrics` or `/assets/.*`; the query and the place
-    where the app is mounted are no part of a path. OTEL_PYTHON_FLASK_EXCLUDED_URLS, or OTEL_PYTHON_EXCLUDED_URLS,
-    holds expressions that are searched for in the URL.
+    where the app is mounted are not part of a path. OTEL_PYTHON_FLASK_EXCLUDED_URLS, or OTEL_PYTHON_EXCLUDED_URLS,
+    has expressions that may match anywhere in the URL.
 
-    `public` says that callers are strangers: their trace context ends here, and their baggage but for what
-    `keep_baggage` makes of that header.
+    `public` means that callers are strangers: their trace context ends here, and so does their baggage, except for what
+    `keep_baggage` returns for that header.
 
     Called again for the same app with the same arguments, do nothing; raise RuntimeError if they are others.
     """
@@ -124,22 +124,22 @@ def _instrument(app: flask.Flask, excluded: Callable[[Environ], bool]) -> None:
             record_exception(request.span, exception)
 
     # Both come before url_value_preprocessor and the first before_request; the second if there is no session either.
-    # They keep no app alive that is not used any more.
+    # They do not keep an unused app alive.
     flask.request_started.connect(begin, app)
     flask.got_request_exception.connect(fail, app)
-    # Both stay where uninstrument_app looks for them. The first finds that the span has begun; the other has nothing to
-    # do, since a later hook may still raise, and a stream goes on.
+    # Both stay where uninstrument_app looks for them. The first finds that the span has begun; the other does nothing,
+    # since a later hook may still raise, and a stream continues.
     end_span: Callable[..., None] = app._teardown_request  # type: ignore[attr-defined]
     app._before_request, app._teardown_request = begin, _nothing  # type: ignore[attr-defined]
     _replace(app.before_request_funcs[None], start_span, begin)
     _replace(app.teardown_request_funcs[None], end_span, _nothing)
-    # Of the instance's own, so that they live as long as the app.
+    # Set on the instance, so that they live as long as the app.
     app.extensions[REQUEST] = begin, fail
     flask.request_finished.connect(_tell_streams, app)
 
 
 def _nothing(_: BaseException | None) -> None:
-    """Stand for the hook that would end the span."""
+    """Replace the hook that would end the span."""
 
 
 def _replace(hooks: list[Any], old: object, new: object) -> None:
@@ -148,11 +148,11 @@ def _replace(hooks: list[Any], old: object, new: object) -> None:
 
 @contextmanager
 def _corrected() -> Iterator[None]:
-    """Have the instrumentation of an app do once what it does twice; docs/upstream.md says what."""
+    """Make the instrumentation of an app skip work that it does twice; docs/upstream.md lists it."""
     module: Any = official
     module.otel_wsgi, module.trace = _Wsgi(), _Trace()
     before = module._excluded_urls_from_env, module.create_http_server_active_requests
-    # It would build the URL three times a request to compare it, and Flask raises if the host is not trusted.
+    # It would build the URL three times per request to compare it, and Flask raises if the host is not trusted.
     module._excluded_urls_from_env = None
     module.create_http_server_active_requests = lambda meter: _active or _Active(meter)
     try:
@@ -162,7 +162,7 @@ def _corrected() -> Iterator[None]:
 
 
 class _TraceResponse(TraceResponsePropagator):
-    """The instrumentation's own, which writes its header in half of the steps."""
+    """The instrumentation's own propagator, which writes its header in half of the steps."""
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Any = default_setter) -> None:
         span = trace.get_current_span(context).get_span_context()
@@ -172,7 +172,7 @@ class _TraceResponse(TraceResponsePropagator):
 
 
 class _Wsgi:
-    """The functions that the instrumentation shares with the one of WSGI, without what is done again or for nothing."""
+    """The functions that the instrumentation shares with that for WSGI, without repeated or useless work."""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(wsgi, name)
@@ -180,12 +180,12 @@ class _Wsgi:
         return found
 
     def collect_request_attributes(self, environ: Environ, *options: Any, **named: Any) -> dict[str, Any]:
-        """Return the attributes of a request: worked out once, in sound form, and as a copy for each who asks."""
+        """Return the attributes of a request: computed once, made valid, and copied for each caller."""
         request: _Request | None = environ.get(REQUEST)
         if request is None:
             return dict(wsgi.collect_request_attributes(environ, *options, **named))
         if request.seen != (seen := [environ.get(key) for key in SEEN]):
-            # It takes `server.address` from the Host header with its port, and keeps query strings.
+            # It takes `server.address` with the port from the Host header, and keeps query strings.
             found: dict[str, Any] = {
                 **wsgi.collect_request_attributes(environ, *options, **named),
                 **server(environ),
@@ -198,24 +198,24 @@ class _Wsgi:
         return request.asked_for
 
     def collect_custom_request_headers_attributes(self, environ: Environ) -> dict[str, Any]:
-        """Look through the headers only if some are wanted."""
+        """Search the headers only if some are wanted."""
         wanted = os.environ.get(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
         return wsgi.collect_custom_request_headers_attributes(environ) if wanted else {}
 
     def collect_custom_response_headers_attributes(self, headers: list[tuple[str, str]]) -> dict[str, Any]:
-        """Look through the headers only if some are wanted."""
+        """Search the headers only if some are wanted."""
         wanted = os.environ.get(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
         return wsgi.collect_custom_response_headers_attributes(headers) if wanted else {}
 
 
 class _Trace:
-    """The functions of OpenTelemetry's API, but for one: the span of a request ends with its WSGI call."""
+    """The functions of OpenTelemetry's API with one exception: the span of a request ends with its WSGI call."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trace, name)
 
     def use_span(self, span: trace.Span, *options: Any, **named: Any) -> Any:
-        """Make the span the current one; its end, and the errors that leave the request, are the request's."""
+        """Make the span the current one; `_Request` ends it, and records errors that leave the request."""
         request: _Request | None = flask.request.environ.get(REQUEST)
         if request is None:
             return trace.use_span(span, *options, **named)
@@ -224,7 +224,7 @@ class _Trace:
 
 
 class _Active:
-    """Counts the requests under way, of all apps. Two measurements of the SDK's take as long as a span."""
+    """Counts the requests in progress, of all apps. Two measurements of the SDK take as long as a span."""
 
     def __init__(self, meter: Any) -> None:
         global _active
@@ -235,7 +235,7 @@ class _Active:
         )
 
     def add(self, number: int, attributes: dict[str, Any]) -> None:
-        """Count. Called by the instrumentation."""
+        """Add to the count. Called by the instrumentation."""
         self.tally.add(number, attributes.get(HTTP_REQUEST_METHOD, ""), attributes.get(URL_SCHEME, ""))
 
 
@@ -243,7 +243,7 @@ _active: _Active | None = None
 
 
 class _Request:
-    """The facts of a traced request, until its end; what makes its span the current one."""
+    """A traced request, until its end; it makes its span the current one."""
 
     def __init__(self, start_response: Callable[..., Any]) -> None:
         self.start_response = start_response
@@ -267,7 +267,7 @@ class _Request:
         pass
 
     def answer(self, *arguments: Any, **named: Any) -> Any:
-        """Begin the response; the server's `start_response`."""
+        """Begin the response, with the server's `start_response`."""
         self.answered = arguments or ("",)
         return self.start_response(*arguments, **named)
 
@@ -285,9 +285,9 @@ class _Request:
 
     @guarded
     def end(self, error: BaseException | None = None) -> None:
-        """End the span, once, with the error that has ended the request, or that the app made a 500 of."""
+        """End the span, once, with the error that has ended the request, or that the app turned into a 500."""
         span, self.span = self.span, None
-        # The app may have ended it.
+        # The app may already have ended it.
         if span is not None and span.is_recording():
             if error and error is not self.failure:
                 record_exception(span, error)
@@ -299,7 +299,7 @@ class _Request:
 
 
 def _kept(plain: WsgiApp) -> WsgiApp:
-    """Wrap the app inside of the instrumentation, so that its answer is not lost if that fails."""
+    """Wrap the app inside the instrumentation, so that its answer is not lost if the instrumentation fails."""
 
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         request: _Request = environ[REQUEST]
@@ -322,7 +322,7 @@ def _kept(plain: WsgiApp) -> WsgiApp:
 
 def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool], duration: Durations) -> WsgiApp:
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        # An app that calls this one with its own environment finds there afterwards what it had.
+        # An app that calls this one with its own environment gets its values back afterwards.
         of_caller = {key: environ.pop(key) for key in KEYS if key in environ}
         try:
             return call(environ, start_response)
@@ -360,9 +360,9 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
                 return Stream(body, within, request.end)
             request.end()
         finally:
-            # Otherwise request and body would hold each other.
+            # Otherwise request and body would keep each other alive.
             request.body = None
-            # Also if a hook of the app has raised, so that the instrumentation's own hook was not called.
+            # Do this even if a hook of the app has raised, and the instrumentation's own hook was not called.
             context.detach(token)
         return body
 
@@ -373,20 +373,20 @@ def _bounded(traced: WsgiApp, plain: WsgiApp, excluded: Callable[[Environ], bool
 def _tell_streams(_app: flask.Flask, response: flask.Response, **_: object) -> None:
     if request := flask.request.environ.get(REQUEST):
         request.streams = response.is_streamed
-        # Error pages come as iterators too. Test clients do not close what they have not read.
+        # Error pages are iterators too. Test clients do not close a body that they have not read.
         request.lasts = response.is_streamed and response.content_length is None
 
 
 @guarded
 def _name_request(span: Any, environ: Environ) -> None:
-    # The span has its attributes. It would get each of them once more.
+    # The span already has its attributes, and would get each of them again.
     request: _Request = environ[REQUEST]
     request.asked_for.clear()
     method = environ.get("REQUEST_METHOD", "")
     if (rule := flask.request.url_rule) is not None:
         request.route = rule.rule
         context.attach(context.set_value(ROUTE, f"{method} {rule.rule}"))
-    # By default the raw path becomes the name, so that a scanner makes a million span names.
+    # By default the raw path becomes the name, so that a scanner creates a million span names.
     elif span.is_recording():
         known = known_method(method)
         span.update_name(known if known != "_OTHER" else "HTTP")

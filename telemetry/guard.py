@@ -1,4 +1,4 @@
-"""Telemetry never fails its host: an error inside one of its hooks becomes a line in the log, and nothing else."""
+"""Telemetry never breaks its host: an error inside one of its hooks only becomes a line in the log."""
 
 import logging
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _reported: set[str] = set()
 
 
 def guarded(hook: Callable[P, object]) -> Callable[P, None]:
-    """Return the hook so that its errors end here; the first one of each hook is a warning, more are DEBUG."""
+    """Return the hook, changed so that its errors end here; the first one is a warning, later ones are DEBUG."""
 
     @wraps(hook)
     def guard(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -26,7 +26,7 @@ def guarded(hook: Callable[P, object]) -> Callable[P, None]:
 
 
 def report(what: str, error: Exception) -> None:
-    """Log that a hook failed: as a warning with its stack once, then at DEBUG. The text of an error may hold data."""
+    """Log that a hook failed: as a warning with its stack once, then at DEBUG. Its text may contain data."""
     from .errors import type_name  # which has a hook of its own
 
     level = logging.DEBUG if what in _reported else logging.WARNING

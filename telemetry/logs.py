@@ -18,11 +18,11 @@ from .errors import frames, type_name
 from .texts import sound
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""The attributes that every record has; all others came with `extra`."""
+"""The attributes that every record has; all others come from `extra`."""
 
 
 class OtlpHandler(logging.Handler):
-    """Puts every record into the queue of a logger provider. OpenTelemetry's own sends the text of an exception too.
+    """Puts every record into the queue of a logger provider. OpenTelemetry's own handler sends the text of exceptions.
 
     Data model: https://opentelemetry.io/docs/specs/otel/logs/data-model/
     """
@@ -46,11 +46,11 @@ class OtlpHandler(logging.Handler):
                 attributes={**extra(record), **exception(record)},
             )
         except Exception:
-            # As every handler does: a message that does not fit its arguments costs no request.
+            # As in every handler, a message that does not match its arguments must not fail a request.
             self.handleError(record)
 
     def _version(self, logger: str) -> str:
-        """Return the version of the package that logs; whatever has none is the service's own, and has its version."""
+        """Return the version of the package that logs; code without one belongs to the service, and has its version."""
         package = logger.partition(".")[0]
         if package not in self._versions:
             version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
@@ -58,7 +58,7 @@ class OtlpHandler(logging.Handler):
         return self._versions[package]
 
     def shutdown(self) -> None:
-        """Send what waits; records that come later go to the other handlers only."""
+        """Send the queued records; later ones only go to the other handlers."""
         logging.getLogger().removeHandler(self)
         self.provider.shutdown()
 
@@ -74,26 +74,26 @@ def configure(resource: Resource, exporter: LogRecordExporter, limits: LogRecord
 
 
 def exception(record: logging.LogRecord) -> dict[str, str]:
-    """Return what is said of the exception that a record was logged with: type and stack, not the text."""
+    """Return the attributes of the exception that a record was logged with: type and stack, not the text."""
     error = record.exc_info[1] if record.exc_info else None
     said = {EXCEPTION_TYPE: type_name(error), EXCEPTION_STACKTRACE: frames(error)} if error else {}
     return said | ({CODE_STACKTRACE: sound(record.stack_info)} if record.stack_info else {})
 
 
 def extra(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what was given to the log call with `extra`: numbers and truth values as they are, all else as text."""
+    """Return the values from `extra` in the log call: numbers and booleans as they are, all others as strings."""
     given = {sound(name): value for name, value in vars(record).items() if name not in STANDARD}
     return {name: _value(value) for name, value in given.items() if name and value is not None}
 
 
 def _value(value: object) -> str | bool | int | float:
-    # OTLP's integers have 64 bits.
+    # Integers in OTLP have 64 bits.
     if isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63):
         return value
     try:
         return sound(value)
     except Exception:
-        # The record is worth more than a value that has no text.
+        # Keep the record, even if a value cannot be converted to a string.
         return f"<{type(value).__name__}>"
 
 
@@ -104,7 +104,7 @@ def _nanoseconds(created: float) -> int:
 
 
 def _severity(level: int) -> SeverityNumber:
-    # logging's steps of ten are OTLP's of four: DEBUG 5, INFO 9, WARN 13, ERROR 17, FATAL 21.
+    # logging's steps of ten correspond to OTLP's steps of four: DEBUG 5, INFO 9, WARN 13, ERROR 17, FATAL 21.
     if level < logging.DEBUG:
         return SeverityNumber.UNSPECIFIED
     step, rest = divmod(min(level, 53), 10)

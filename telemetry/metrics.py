@@ -23,7 +23,7 @@ VIEWS = [
     View(instrument_name=name, aggregation=SECONDS)
     for name in ("otel.sdk.exporter.operation.duration", "otel.sdk.metric_reader.collection.duration")
 ]
-"""The SDK measures these two in seconds, with the boundaries of milliseconds."""
+"""Two metrics that the SDK measures in seconds, but with boundaries for milliseconds."""
 
 _readers: dict[tuple[str, str, str], list[Callable[[], Iterable[Observation]]]] = {}
 _lock = Lock()
@@ -38,11 +38,11 @@ def configure(resource: Resource, exporter: MetricExporter, interval_ms: int) ->
 
 
 def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, description: str) -> None:
-    """Report what `read` finds each time that metrics are sent; if it raises, there is a line in the log instead.
+    """Report the result of `read` each time that metrics are sent; if it raises, write a line to the log instead.
 
-    A gauge may have several readers, such as one for each queue; tell them apart by an attribute. A reader is called
-    in the thread that sends, and its own queries are not traced: they belong to no request. Called again with the same
-    reader, do nothing.
+    A gauge may have several readers, such as one for each queue; distinguish them by an attribute. A reader is called
+    in the thread that sends, and its own queries are not traced, since they do not belong to a request. Called again
+    with the same reader, do nothing.
     """
     with _lock:
         readers = _readers.setdefault((name, unit, description), [])
@@ -50,7 +50,7 @@ def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, de
             return
         readers.append(read)
         if len(readers) > 1:
-            return  # The SDK drops the second instrument of a name without a word, so that the first reads for all.
+            return  # The SDK silently drops the second instrument with the same name, so the first one reads for all.
 
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
         return [observation for each in readers.copy() for observation in _read(name, each)]

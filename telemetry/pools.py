@@ -1,4 +1,4 @@
-"""Connection pools of SQLAlchemy: one that shows when a request waited for a connection, and how many are in use.
+"""Connection pools of SQLAlchemy: show when a request waited for a connection, and how many are in use.
 
 https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
 """
@@ -40,7 +40,7 @@ wait_time, create_time = (
     )
 )
 BEGUN = "telemetry.begun"
-"""The key, in what a pool keeps of a connection, of when it began to be made."""
+"""The key in a connection's record for the time at which its creation began."""
 
 _timeouts: Counter[str] = Counter()
 _engines: WeakSet[Engine] = WeakSet()
@@ -48,7 +48,7 @@ _lock = Lock()
 
 
 def count_connections(engine: Engine) -> bool:
-    """Report the connections of the engine's pool from now on; False if that is done already."""
+    """Report the connections of the engine's pool from now on; return False if that is already done."""
     with _lock:
         if engine in _engines:
             return False
@@ -72,15 +72,15 @@ def _measure_connection(name: str, _connection: object, record: ConnectionPoolEn
 
 
 class WaitTracingPool(QueuePool):
-    """SQLAlchemy's default pool; hand it to `create_engine(poolclass=...)`.
+    """SQLAlchemy's default pool with tracing; pass it to `create_engine(poolclass=...)`.
 
-    Where a checkout waits, the span `wait for connection` has the wait's length, links to the spans that held the
+    If a checkout waits, the span `wait for connection` has the length of the wait, links to the spans that held the
     connections when it began, and their trace ids and routes as attributes, at most five.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # The context of each that holds a connection.
+        # The context of each holder of a connection.
         self._holders: dict[ConnectionPoolEntry, Context] = {}
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -108,7 +108,7 @@ class WaitTracingPool(QueuePool):
                     _timeouts[_name(self)] += 1
             _show_wait(self, started, holders, error)
             raise
-        # A connection that came back just now made nobody wait.
+        # A connection that was returned just now did not make anybody wait.
         if time.time_ns() - started >= SHORTEST_WAIT_NS:
             _show_wait(self, started, holders)
         return connection
@@ -124,7 +124,7 @@ def _named(name: str) -> dict[str, str]:
 
 @guarded
 def _show_wait(pool: QueuePool, started: int, holders: list[Context], error: Exception | None = None) -> None:
-    """Make the span afterwards: only then it is known that there was a wait."""
+    """Make the span afterwards, because only then it is known that there was a wait."""
     if is_suppressed():
         return
     span = tracer.start_span(
@@ -145,7 +145,7 @@ def _show_wait(pool: QueuePool, started: int, holders: list[Context], error: Exc
 
 @guarded
 def _measure_wait(pool: QueuePool, started: float) -> None:
-    # A poll belongs to nobody who waits.
+    # A poll does not belong to a waiting request.
     if not is_suppressed():
         wait_time.record(time.perf_counter() - started, _named(_name(pool)))
 
@@ -161,7 +161,7 @@ def _route(within: Context) -> str:
 def _pools() -> list[QueuePool]:
     with _lock:
         engines = list(_engines)
-    # An engine is asked each time: it gets a new pool when one is disposed of.
+    # Ask the engine each time, since it gets a new pool when the old one is disposed of.
     return [engine.pool for engine in engines if isinstance(engine.pool, QueuePool)]
 
 
@@ -184,14 +184,14 @@ def _most(_options: CallbackOptions) -> Iterable[Observation]:
 
 
 def _count_timeouts(_options: CallbackOptions) -> Iterable[Observation]:
-    """Report how often the wait for a connection was given up, from 0 on: so the first one is seen as an increase."""
+    """Report how often a wait for a connection was given up, from 0 on, so that the first is seen as an increase."""
     with _lock:
         counts = Counter(_timeouts)
     names = {_name(pool) for pool in _pools() if isinstance(pool, WaitTracingPool)}
     return [Observation(counts[name], _named(name)) for name in sorted(names | counts.keys())]
 
 
-# Here, and not once for each engine: the SDK drops the second instrument of a name, and its callback with it.
+# Once here instead of for each engine: the SDK drops the second instrument of a name, with its callback.
 meter.create_observable_up_down_counter(
     "db.client.connection.count", [_count], "{connection}", "Connections of a pool, by their state."
 )

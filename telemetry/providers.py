@@ -1,4 +1,4 @@
-"""Set-up of a process: its identity, sampling, exporters of spans, metrics and logs, and its shutdown."""
+"""Set up a process: its identity, sampling, exporters of spans, metrics and logs, and its shutdown."""
 
 import atexit
 import logging
@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 
-# The underscore says that it may change: the SDK's version is pinned.
+# The underscore means that it may change, so the SDK's version is pinned.
 from opentelemetry.sdk.trace._sampling_experimental import (
     ComposableSampler,
     SamplingIntent,
@@ -52,7 +52,7 @@ from .spans import FewCalls, start_without_generators
 log = logging.getLogger(__name__)
 
 SPANS_EVERY_MS = 500
-"""The time that a span waits for others before it leaves. The SDK's 5 s lose ten times as much to a kill."""
+"""The time that a span waits for others before it is sent. With the SDK's 5 s, a kill loses ten times as many."""
 
 SAMPLERS = ("always_on", "always_off", "traceidratio")
 """Each also with `parentbased_` before it."""
@@ -61,34 +61,34 @@ METRICS_EVERY_MS = 5000
 """The interval at which metrics are sent. The SDK's 60 s are long to wait for."""
 
 LONGEST_VALUE = 8192
-"""Characters of a value. A long text costs wherever it is read, above all in a Collector that searches it for
+"""The maximum length of a value. A long string costs time everywhere, above all in a Collector that searches it for
 secrets."""
 
-# The exporters' annotation asks for texts, gRPC for numbers.
+# The exporters' annotation says strings, but gRPC needs numbers.
 GRPC_CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 2000),)
-"""The longest that gRPC waits before it connects again. In its 120 s spans are lost though the Collector is back."""
+"""The longest wait before gRPC reconnects. In its default of 120 s, spans are lost although the Collector is back."""
 
 COUNTING_SECONDS = 0.5
-"""The time that the loss may take to be counted, when the time for sending is over."""
+"""The time for counting the losses, after the time for sending is over."""
 
 AT_EXIT_SECONDS = 1.0
-"""The time that a process that nobody has shut down tries to send when it exits."""
+"""The time that a process tries to send when it exits without a shutdown."""
 
 OTLP: Literal["otlp"] = "otlp"
 
 STRANGERS = ("opentelemetry.baggage.propagation", "opentelemetry.trace.span", "opentelemetry.trace.propagation")
-"""Loggers that repeat a caller's headers, a line for each part that is not as it should be."""
+"""Loggers that repeat a caller's headers, with a line for each invalid part."""
 
 
 class CountingExporter(SpanExporter):
-    """An exporter that says how many spans could not be sent; the SDK says only that it failed."""
+    """An exporter that logs how many spans could not be sent; the SDK only logs that it failed."""
 
     def __init__(self, exporter: SpanExporter, address: str) -> None:
         self.exporter = exporter
         self.address = address
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch, again and again for up to OTEL_EXPORTER_OTLP_TIMEOUT seconds (10)."""
+        """Send a batch, with retries for up to OTEL_EXPORTER_OTLP_TIMEOUT seconds (10)."""
         result = SpanExportResult.FAILURE
         try:
             result = self.exporter.export(spans)
@@ -98,19 +98,19 @@ class CountingExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Stop, and fail what is under way."""
+        """Stop, and fail exports in progress."""
         self.exporter.shutdown()
 
 
 class BaggageAttributes(SpanProcessor):
-    """Copies the baggage under some keys, and no other, to the attributes of every span."""
+    """Copies the baggage under some keys, and nothing else, to the attributes of every span."""
 
     def __init__(self, keys: Collection[str]) -> None:
         self.keys = frozenset(keys)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Called by the SDK as a span starts."""
-        # Most spans have none, and to set nothing takes a tenth of the time of a span.
+        # Most spans have none, and setting nothing still takes a tenth of the time of a span.
         if there := baggage.get_all(parent_context):
             self._copy(there, span)
 
@@ -135,7 +135,7 @@ class Telemetry:
     _flushed: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def force_flush(self) -> None:
-        """Send what is queued now, as a test does before it looks."""
+        """Send everything that is queued now, for example in a test."""
         self.tracer_provider.force_flush()
         if self.log_handler:
             self.log_handler.provider.force_flush()
@@ -143,7 +143,7 @@ class Telemetry:
             self.meter_provider.force_flush()
 
     def shutdown(self, seconds: float = 3.0) -> None:
-        """Send what is still queued, within a deadline for everything together, and log how long it took; once.
+        """Send everything that is still queued, within one deadline, and log how long it took; once.
 
         The SDK's own shutdown may take 30 s against a Collector that does not answer; a container gets 10.
         """
@@ -156,20 +156,20 @@ class Telemetry:
         if self._flushed.wait(seconds):
             log.info("telemetry flushed in %.2f s", time.monotonic() - started)
             return
-        # Exports under way fail now, and are counted like the spans that are still queued.
+        # Exports in progress fail now, and are counted like the spans that are still queued.
         for exporter in self._exporters:
             exporter.shutdown()
         self._flushed.wait(COUNTING_SECONDS)
         log.warning("telemetry gave up after %.1f s", seconds)
 
     def _start(self) -> None:
-        # The thread waits from the start: at the exit of the process Python 3.12 begins none. A fork takes it away.
+        # The thread waits from the start, since Python 3.12 cannot start one at exit. It does not survive a fork.
         if not self._ended:
             threading.Thread(target=self._flush_at_the_end, name="telemetry-end", daemon=True).start()
 
     def _flush_at_the_end(self) -> None:
         self._ending.wait()
-        # The metrics last, since they count what became of the spans.
+        # The metrics come last, since they count what happened to the spans.
         for provider in (self.tracer_provider, self.log_handler, self.meter_provider):
             if provider:
                 try:
@@ -179,7 +179,7 @@ class Telemetry:
         self._flushed.set()
 
     def _exit(self) -> None:
-        # A command reports nothing of its telemetry but losses. The streams of handlers may be closed by now.
+        # A command only reports losses of its telemetry. The streams of handlers may be closed by now.
         before, logging.raiseExceptions = logging.raiseExceptions, False
         for name in ("opentelemetry", __name__):
             logging.getLogger(name).setLevel(logging.ERROR if name == __name__ else logging.CRITICAL)
@@ -208,20 +208,20 @@ def configure(
 ) -> Telemetry:
     """Set up tracing and metrics for this process, before the first span, and logs if asked for.
 
-    `spans`, `metrics` and `logs` say where each goes: "otlp" to the Collector, None nowhere, or to an exporter of
-    yours. With `logs`, a handler is added to the root logger; the handlers and the level that are there stay.
-    `span_processors` come beside. The baggage under `baggage_keys` becomes attributes of every span, and no other
+    `spans`, `metrics` and `logs` say where each is sent: "otlp" to the Collector, None nowhere, or to your own
+    exporter. With `logs`, a handler is added to the root logger; its existing handlers and level do not change.
+    `span_processors` are added. The baggage under `baggage_keys` becomes attributes of every span, and no other
     baggage does. With a `sampler`, the variables of the sampler are not read. With `lean`, spans that leave over gRPC
     are encoded by `lean/otlp.py`.
 
-    The standard OTEL_* variables apply, and win over the other arguments: OTEL_SERVICE_NAME,
+    The standard OTEL_* variables apply, and take precedence over the other arguments: OTEL_SERVICE_NAME,
     OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_TRACES_SAMPLER and
     OTEL_TRACES_SAMPLER_ARG, OTEL_BSP_SCHEDULE_DELAY, OTEL_METRIC_EXPORT_INTERVAL. OTEL_TRACES_SAMPLER_ARG=0.1
-    without the other has every tenth trace sampled. With OTEL_SDK_DISABLED=true nothing is recorded or sent.
+    without the other samples every tenth trace. With OTEL_SDK_DISABLED=true nothing is recorded or sent.
 
     Called again with the same arguments, return the same handle and change nothing. Raise RuntimeError if the
-    arguments are others: OpenTelemetry has one set of providers in a process. Raise ValueError if the sampler, its
-    argument, an interval or the protocol is not one that exists: the SDK would sample everything and say so in a log
+    arguments differ: OpenTelemetry has one set of providers in a process. Raise ValueError if the sampler, its
+    argument, an interval or the protocol is invalid: the SDK would sample everything and say so in a log
     line. Raise TypeError if `spans`, `metrics` or `logs` is none of the three.
     """
     global _configured
@@ -249,7 +249,7 @@ def configure(
                 "a process has one set of providers, so configure it in one place"
             )
         if handle.log_handler and not handle._ended:
-            # Logging may have been set up again since then.
+            # Logging may have been reconfigured since then.
             logging.getLogger().addHandler(handle.log_handler)
         return handle
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -260,11 +260,11 @@ def configure(
     metrics_every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS)
     # None is what the environment says.
     longest = None if os.environ.get("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT") else LONGEST_VALUE
-    # The instrumentations and the SDK's counters read these two from the environment only.
+    # The instrumentations and the SDK's counters only read these two from the environment.
     opt_in_to_stable_names()
     os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
     resource = _resource(service, version, namespace, resource_attributes or {})
-    # Meters first: with them the SDK counts its own spans, and what becomes of them.
+    # Meters come first, since the SDK counts its own spans with them.
     exporters: list[Any] = []
     meter_provider = log_handler = None
     if metrics:
@@ -306,13 +306,13 @@ def configure(
 
 
 def shutdown(seconds: float = 3.0) -> None:
-    """Shut down what `configure` has set up, within a deadline; do nothing if there is nothing to end."""
+    """Shut down the providers of `configure`, within a deadline; do nothing if there are none."""
     if _configured:
         _configured[1].shutdown(seconds)
 
 
 class _TraceContext(TraceContextTextMapPropagator):
-    """The W3C's propagator, which writes its headers in half of the steps."""
+    """The W3C's propagator, with half of the steps to write its headers."""
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
         span = trace.get_current_span(context).get_span_context()
@@ -323,7 +323,7 @@ class _TraceContext(TraceContextTextMapPropagator):
 
 
 class _Batches(BatchSpanProcessor):
-    """The SDK's processor, which asks a span for its context but once."""
+    """The SDK's processor, which only asks a span for its context once."""
 
     def on_end(self, span: ReadableSpan) -> None:
         if span._context and span._context[3] & TraceFlags.SAMPLED:
@@ -331,7 +331,7 @@ class _Batches(BatchSpanProcessor):
 
 
 class _Baggage(W3CBaggagePropagator):
-    """The W3C's propagator, whose errors end here: it raises for half an emoji, into the call that it is to join."""
+    """The W3C's propagator, whose errors end here: it would raise for half an emoji, into the user's call."""
 
     inject = guarded(W3CBaggagePropagator.inject)
 
@@ -341,7 +341,7 @@ def _nothing_of_strangers(record: logging.LogRecord) -> bool:
 
 
 def _nothing_of_length(record: logging.LogRecord) -> bool:
-    # The limit is ours: an application that inserts many rows at once would get a line for each statement.
+    # The limit is ours, so do not log a line for each statement that inserts many rows at once.
     return "exceeds max length" not in str(record.msg)
 
 
@@ -368,7 +368,7 @@ def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> A
         from .lean import otlp
 
         exporter = otlp.LeanSpanExporter
-    # gRPC has no use for a user and a password in an address, and its exporter would write them to the log.
+    # gRPC does not use a user and a password in a URL, and its exporter would write them to the log.
     endpoint = _of_traces_or_all("ENDPOINT", signal)
     url = urlsplit(endpoint)
     clean = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in url.netloc else None
@@ -396,7 +396,7 @@ def _resource(service: str, version: str, namespace: str, attributes: Mapping[st
             **({"service.namespace": namespace} if namespace else {}),
             "service.instance.id": str(uuid.uuid4()),
             "deployment.environment.name": "development",
-            # Jaeger takes a span that ends after its parent, as one behind a queue does, for the sign of a wrong
+            # If a span ends after its parent, as one behind a queue does, Jaeger assumes a wrong
             # clock, unless both come from one host.
             "host.name": socket.gethostname(),
             **attributes,
@@ -408,7 +408,7 @@ def _resource(service: str, version: str, namespace: str, attributes: Mapping[st
 
 
 def _milliseconds(variable: str, default: int) -> int:
-    # An empty variable counts as one that is not set, as the specification has it.
+    # An empty variable counts as unset, as the specification requires.
     value = os.environ.get(variable) or str(default)
     if not value.isdecimal() or int(value) == 0:
         raise ValueError(f"{variable}: use a number of milliseconds, such as {default}")
@@ -417,7 +417,7 @@ def _milliseconds(variable: str, default: int) -> int:
 
 def _sampler() -> Sampler:
     """Make the sampler that the environment names."""
-    # With its default of 1.0 this samples as the SDK's default does; but then its argument is one variable to set.
+    # With its default of 1.0 this is the same as the SDK's default, but the share is a single variable to set.
     name = (os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio").strip().lower()
     given = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or ""
     argument = given or "1.0"
@@ -436,14 +436,14 @@ def _sampler() -> Sampler:
 def _countable(share: float) -> Sampler:
     """Return a sampler that writes its share into `tracestate`, as `ot=th:...`, so that counts can be adjusted.
 
-    Whatever follows the caller's decision hands it on. Without a share of yours there is nothing to adjust, and no
-    tracestate on the way. https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
+    Samplers that follow the caller's decision pass it on. Without a share there is nothing to adjust, and no
+    tracestate is sent. https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
     """
     return composite_sampler(_KeepsAttributes(composable_traceid_ratio_based(share)))
 
 
 class _KeepsAttributes:
-    """A composable sampler whose spans keep the attributes that they start with: the SDK's takes them away."""
+    """A composable sampler whose spans keep their initial attributes, which the SDK's removes."""
 
     def __init__(self, sampler: ComposableSampler) -> None:
         self._sampler = sampler
@@ -457,7 +457,7 @@ class _KeepsAttributes:
         links: Sequence[Link] | None,
         trace_state: TraceState | None,
     ) -> SamplingIntent:
-        """Return what the sampler intends, with the attributes."""
+        """Return the sampler's intent, with the attributes."""
         intent = self._sampler.sampling_intent(parent_ctx, name, span_kind, attributes, links, trace_state)
         return replace(intent, attributes=attributes)
 

@@ -1,4 +1,4 @@
-"""Log records in the file that the Collector's file exporter writes: a line of OTLP's JSON for each export.
+"""Read log records from the file that the Collector's file exporter writes: a line of OTLP's JSON for each export.
 
 Nothing but the standard library is needed to read them.
 """
@@ -16,7 +16,7 @@ from .traces import Attributes, attributes_from_json, service_of
 
 @dataclass(frozen=True)
 class Record:
-    """A log record. Its ids are lower-case hex, or "" if it was logged in no span."""
+    """A log record. Its ids are lower-case hex, or "" if it was logged outside any span."""
 
     time_ns: int
     severity: str
@@ -49,7 +49,7 @@ def newest(file: Path, most: int) -> Iterator[bytes]:
         left = most - lines.tell()
     # The Collector puts the time before the ending: services-2026-11-27T14-00-00.000.jsonl.
     for rotated in sorted(file.parent.glob(f"{file.stem}-*{file.suffix}"), reverse=True):
-        # It may just be going.
+        # It may just be deleted.
         with suppress(OSError), rotated.open("rb") as lines:
             if left <= 0:
                 return
@@ -64,7 +64,7 @@ def _last(lines: Any, most: int) -> Iterator[bytes]:
 
 
 def records_from_json(line: bytes | str) -> list[Record]:
-    """Return the records in a line of the file; none if it is cut off, or no OTLP."""
+    """Return the records in a line of the file; none if it is cut off, or not OTLP."""
     try:
         return list(_records(json.loads(line)))
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):

@@ -22,7 +22,7 @@ def instrument_redis() -> None:
     instrumentor = official.RedisInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         return
-    # Inside the instrumentation, which calls no hook before a pipeline, none after one that fails, and measures none.
+    # Inside the instrumentation, which calls no hook before a pipeline or after a failed one, and measures none.
     wrap_function_wrapper("redis.client", "Pipeline.execute", _execute_pipeline)
     wrap_function_wrapper("redis.cluster", "ClusterPipeline.execute", _execute_pipeline)
     wrap_function_wrapper("redis.client", "Redis.execute_command", _execute_command)
@@ -46,7 +46,7 @@ def _name_span(span: Span, client: Any, args: Sequence[Any], _options: object) -
 
 
 def _pipeline(pipeline: Any) -> tuple[list[Any], str, str]:
-    """Return the commands of a pipeline, their text and their names; the instrumentation's raises if one is bytes."""
+    """Return a pipeline's commands, their text and names; the instrumentation's function raises if one is bytes."""
     try:
         commands = queued(pipeline)
         names = [text(command[0]) for command in commands]
@@ -64,7 +64,7 @@ def _execute_command(execute: Callable[..., Any], client: Any, args: Any, option
 def _execute_pipeline(execute: Callable[..., Any], pipeline: Any, args: Any, options: Any) -> Any:
     described: Mapping[str, Any] = {}
     try:
-        # It holds no commands any more when it is done.
+        # It has no commands any more when it is done.
         if names := [text(command[0]) for command in queued(pipeline)]:
             name, own = pipeline_attributes(pipeline, names, len(names))
             described = {**own, **database(pipeline), **server(pipeline)}
@@ -85,7 +85,7 @@ def _measured(execute: Callable[[], Any], describe: Callable[[], Mapping[str, An
     try:
         answer = execute()
     except BaseException as error:
-        # Somebody else was faster: an answer, and no fault.
+        # Somebody else was faster, which is an answer and not a fault.
         _measure(started, describe, None if isinstance(error, WatchError) else error)
         raise
     _measure(started, describe)
@@ -98,12 +98,12 @@ def _measure(started: float, describe: Callable[[], Mapping[str, Any]], error: B
 
 
 def _name_pipeline(name: str, described: Mapping[str, Any]) -> None:
-    """Have the span of a pipeline name each command once: by default fifty SETs make a name of fifty words.
+    """Make the span of a pipeline name each command once: by default fifty SETs make a name of fifty words.
 
     https://opentelemetry.io/docs/specs/semconv/database/redis/
     """
     span: Any = trace.get_current_span()
-    # The current span is another one if Redis is not traced just now.
+    # The current span is another one if Redis is not traced at the moment.
     if DB_REDIS_PIPELINE_LENGTH in (getattr(span, "attributes", None) or {}):
         span.update_name(name)
         span.set_attributes(described)

@@ -1,6 +1,6 @@
-"""requests: every call out is traced, and trace context ends at third parties.
+"""requests: every outgoing call is traced, and trace context is not sent to third parties.
 
-Whoever gets ours learns our identifiers, and reads our baggage.
+A third party that gets our context learns our identifiers, and can read our baggage.
 """
 
 import re
@@ -26,22 +26,22 @@ from .threads import Within
 from .urls import DEFAULT_PORTS, redact_old_names, without_query
 
 resend_count: ContextVar[int] = ContextVar("resend_count", default=0)
-"""The number of earlier attempts at the current call; set by code that sends again."""
+"""The number of earlier attempts at the current call; set by code that retries."""
 
 NEEDS_IP = "httpbase_instrumentation_state"
 """The key in the context of the spans that get the address of the next connection."""
 
 VERSIONS = ("0.66b1",)
-"""Those of the instrumentation that do in fewer steps what they do, with the functions of this file."""
+"""Functions of the instrumentation that are replaced by functions of this file with fewer steps."""
 
 Send = Callable[..., Response]
 
 HOST = re.compile(r"[^/?#]*//[^/?#]*")
-"""The beginning of a URL, with its host; what follows has no say in where it leads."""
+"""The beginning of a URL, with its host; the rest does not affect the target."""
 
 
 class _Sent:
-    """Keeps the outcome of a call, as it was inside of the instrumentation."""
+    """Keeps the outcome of a call, as it was inside the instrumentation."""
 
     called = False
     response: Response | None = None
@@ -53,7 +53,7 @@ _sent: ContextVar[_Sent | None] = ContextVar("sent", default=None)
 
 def instrument_requests() -> None:
     """Trace every call of every session in this process; called again, do nothing."""
-    # Here, so that the adapter can be used without it.
+    # Imported here, so that the adapter can be used without it.
     from opentelemetry.instrumentation import requests as official
 
     if not (instrumentor := official.RequestsInstrumentor()).is_instrumented_by_opentelemetry:
@@ -65,9 +65,9 @@ def instrument_requests() -> None:
 
 
 class StrictAdapter(HTTPAdapter):
-    """A transport for a requests session that hands trace context to known hosts only.
+    """A transport for a requests session that only sends trace context to known hosts.
 
-    It works behind the instrumentation, on the request as it leaves, so it holds for redirects too.
+    It works behind the instrumentation, on the request that is sent, so it also applies to redirects.
     """
 
     def __init__(self, trusted: Collection[str] = (), **options: Any) -> None:
@@ -83,7 +83,7 @@ class StrictAdapter(HTTPAdapter):
         super().__init__(**options)
 
     def trusts(self, url: str) -> bool:
-        """Return whether what is sent to this URL carries trace context."""
+        """Return whether requests to this URL carry trace context."""
         place = _host_and_port(url)
         return all(place) and place in self.trusted
 
@@ -96,9 +96,9 @@ class StrictAdapter(HTTPAdapter):
 
 
 class _Durations(Durations):
-    """Durations of calls, which name the error of one that failed as the spans do.
+    """Durations of calls, with the same error names as the spans.
 
-    The instrumentation leaves the module out, so that the errors of a span and of its metric would be two.
+    The instrumentation leaves out the module, so a span and its metric would have different errors.
     """
 
     def record(self, amount: float, attributes: Mapping[str, Any], context: Context | None = None) -> None:
@@ -109,9 +109,9 @@ class _Durations(Durations):
 
 
 def _do_it_in_fewer_steps(official: Any) -> None:
-    """Have the instrumentation keep what is the same for each call to a host; called again, do nothing.
+    """Make the instrumentation cache what is the same for each call to a host; called again, do nothing.
 
-    docs/upstream.md says what should change. With a version that is not known here it is left as it is.
+    docs/upstream.md says what should change. An unknown version of the instrumentation is not changed.
     """
     if official.__version__ not in VERSIONS or official.urlparse is _parsed:
         return
@@ -143,7 +143,7 @@ def _parsed_host(url: str) -> Any:
 
 
 def _noted(plain: Send) -> Send:
-    """Wrap the sending inside of the instrumentation, so that its outcome is not lost if that fails."""
+    """Wrap the sending inside the instrumentation, so that its outcome is not lost if the instrumentation fails."""
 
     @wraps(plain)
     def send(*args: Any, **options: Any) -> Response:
@@ -160,9 +160,9 @@ def _noted(plain: Send) -> Send:
 
 
 def _bounded(traced: Send, plain: Send) -> Send:
-    """Wrap the instrumentation, so that none of its own errors gets into the call."""
+    """Wrap the instrumentation, so that none of its own errors reaches the caller."""
 
-    # As the instrumentation marks its own, and finds what it puts back at the end.
+    # Use the instrumentation's own marks, by which it restores the state at the end.
     @wraps(traced)
     def send(*args: Any, **options: Any) -> Response:
         sent = _Sent()
@@ -184,7 +184,7 @@ def _bounded(traced: Send, plain: Send) -> Send:
 
 
 def _host_and_port(url: str) -> tuple[str | None, int | None]:
-    """Return both, None in the place of what the URL does not have."""
+    """Return both, with None for a part that the URL does not have."""
     found = HOST.match(url)
     return _split(found[0] if found else url)
 
@@ -207,9 +207,9 @@ def _without_password(url: str) -> str:
 
 @guarded
 def _correct_client_span(span: Any, request: PreparedRequest) -> None:
-    """Say on the span of a call how often it was made before, and of a query only that there was one.
+    """Record on the span of a call how often it was made before, and whether there was a query, but not the query.
 
-    A library retries under one span, or tells nothing:
+    Libraries retry under one span, or do not record retries:
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-request-retries-and-redirects
     """
     if span.is_recording():

@@ -1,7 +1,7 @@
 """Values that the SDK computes for each span, computed once: a resource's hash, attributes as OTLP, counts of spans.
 
-Each of these should change upstream, and docs/upstream.md says how. If a newer SDK has them elsewhere, they are left
-out: spans and metrics are the same without them, and cost more.
+Each of these should change upstream, and docs/upstream.md says how. If a newer SDK has moved them, they are left
+out: spans and metrics are the same without them, but cost more.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ OTEL_SPAN_SAMPLING_RESULT = "otel.span.sampling_result"
 
 
 class KeptResource(Resource):
-    """A resource that knows its hash: the SDK writes it as JSON for that, once for each span that is sent."""
+    """A resource that stores its hash: the SDK encodes the resource as JSON for it, for each span that is sent."""
 
     @cached_property
     def _hash(self) -> int:
@@ -37,26 +37,26 @@ class KeptResource(Resource):
 
 
 class Tally:
-    """Counts by attributes, read when metrics are sent: a measurement of the SDK's takes as long as a span."""
+    """Counts by attributes, read when metrics are sent: one measurement of the SDK takes as long as a span."""
 
     def __init__(self, *names: str) -> None:
-        """`names` are those of the attributes; a name whose value is empty is left out."""
+        """Set up counts for attributes with these `names`; an attribute with an empty value is left out."""
         self.names = names
         self._lock = Lock()
         self._counts: Counter[tuple[str, ...]] = Counter()
 
     def add(self, number: int, *values: str) -> None:
-        """Count, under the values of the attributes."""
+        """Add to the count for these values of the attributes."""
         with self._lock:
             self._counts[values] += number
 
     def counts(self) -> Counter[tuple[str, ...]]:
-        """Return what was counted, by the values."""
+        """Return the counts, by values."""
         with self._lock:
             return self._counts.copy()
 
     def tell(self, _options: CallbackOptions) -> Iterable[Observation]:
-        """Return what was counted; the callback of an instrument."""
+        """Return the counts; the callback of an instrument."""
         for values, count in self.counts().items():
             yield Observation(count, {name: value for name, value in zip(self.names, values, strict=True) if value})
 
@@ -83,7 +83,7 @@ class SpanCounts:
         )
 
     def start_span(self, parent: SpanContext | None, decision: Decision) -> Callable[[], None]:
-        """Count a span that starts, and return what counts its end. Called by the SDK."""
+        """Count a span that starts, and return a function that counts its end. Called by the SDK."""
         # An enumeration's `name`, and itself as a key, are slow, as is `is_remote`.
         result = decision._name_
         self.started.add(1, "none" if parent is None else "remote" if parent[2] else "local", result)
@@ -91,7 +91,7 @@ class SpanCounts:
 
     def tell_live(self, _options: CallbackOptions) -> Iterable[Observation]:
         """Return how many have started and not ended; the callback of an instrument."""
-        # In this order: a span that starts and ends in between is not one less than none.
+        # In this order, so that a span that starts and ends in between does not make the result negative.
         ended = self.ended.counts()
         live: Counter[str] = Counter()
         for (_, result), count in self.started.counts().items():

@@ -1,4 +1,4 @@
-"""Spans of the SDK, made in fewer steps if their parent has decided whether they are sampled.
+"""Make the SDK's spans in fewer steps if their parent has decided whether they are sampled.
 
 For each span the SDK asks a chain of samplers, looks at each attribute twice, makes lists for events and links that
 most spans never have, and copies the span as it ends. docs/upstream.md says what should change. A span without a
@@ -32,7 +32,7 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 from .errors import quiet
 
 FLAGS = [TraceFlags(flags) for flags in range(4)]
-"""Those that a child takes over: whether it is sampled, and whether the trace's id is random."""
+"""The flags that a child inherits: whether it is sampled, and whether the trace's id is random."""
 
 DO_NOTHING = (BatchSpanProcessor.on_start, BatchSpanProcessor._on_ending)
 UNSET = Status(StatusCode.UNSET)
@@ -41,7 +41,7 @@ NUMBERS = (int, float, bool)
 
 @quiet
 class LightSpan(Span):
-    """The SDK's span, with lists for events and links once it has some. When it has ended, it is its own record."""
+    """The SDK's span, with lists for events and links only if it has some. After its end it is its own record."""
 
     # Fields that most spans never change.
     _events: Any = ()
@@ -89,7 +89,7 @@ class LightSpan(Span):
                 there = held._dict
                 if held.maxlen is None or len(there) + len(attributes) <= held.maxlen:
                     for name, value in attributes.items():
-                        # The last one that was set is the last one that is dropped.
+                        # Drop the newest ones last.
                         there.pop(name, None)
                         there[name] = value
                     return
@@ -110,7 +110,7 @@ class LightSpan(Span):
 
 
 class LightTracer(Tracer):
-    """The SDK's tracer, with a short way for spans that have a parent."""
+    """The SDK's tracer, with a shortcut for spans that have a parent."""
 
     def start_as_current_span(
         self,
@@ -124,7 +124,7 @@ class LightTracer(Tracer):
         set_status_on_exception: bool = True,
         end_on_exit: bool = True,
     ) -> Any:
-        """Start a span for a block or a function, as the SDK does, which makes two generators for it."""
+        """Start a span for a block or a function like the SDK, but without its two generators."""
         start = partial(
             self.start_span,
             name,
@@ -177,7 +177,7 @@ class LightTracer(Tracer):
 
 
 class Current:
-    """Make a span the current one within a block, show an exception that leaves it, and end the span."""
+    """Make a span the current one within a block, record an exception that leaves it, and end the span."""
 
     __slots__ = ("ends", "records", "sets_status", "span", "token")
 
@@ -230,7 +230,7 @@ class Started(Current, ContextDecorator):
 
 
 def start_without_generators() -> None:
-    """Have tracers that were there before the provider hand on what its tracers return; called again, do nothing."""
+    """Make tracers from before the provider return what its own tracers return; called again, do nothing."""
 
     def start_as_current_span(tracer: Any, *args: Any, **options: Any) -> Any:
         return tracer._tracer.start_as_current_span(*args, **options)
@@ -240,7 +240,7 @@ def start_without_generators() -> None:
 
 
 class FewCalls(SynchronousMultiSpanProcessor):
-    """Calls the processors one by one, as the SDK does, but no method that does nothing."""
+    """Calls the processors one by one, like the SDK, but skips methods that do nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ def _context_of(span: Any) -> SpanContext:
 
 @lru_cache(maxsize=10)
 def _follows_parents(sampler: ParentBased) -> bool:
-    """Return whether it is the parent that decides, and nobody else has a say."""
+    """Return whether only the parent decides."""
     return (
         sampler._remote_parent_sampled is sampler._local_parent_sampled is ALWAYS_ON
         and sampler._remote_parent_not_sampled is sampler._local_parent_not_sampled is ALWAYS_OFF
@@ -284,7 +284,7 @@ def _follows_parents(sampler: ParentBased) -> bool:
 
 
 def _bounded(attributes: Mapping[str, Any] | None, most: int | None, longest: int | None) -> BoundedAttributes:
-    """Return the attributes within the limits. The SDK cleans them, unless there is nothing to clean."""
+    """Return the attributes within the limits, cleaned by the SDK if necessary."""
     bounded = BoundedAttributes(most, immutable=False, max_value_len=longest)
     if attributes:
         if (most is None or len(attributes) <= most) and _are_clean(attributes, longest):

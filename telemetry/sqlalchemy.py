@@ -1,4 +1,4 @@
-"""SQLAlchemy, with the official instrumentation: it makes the span of each statement, and we say what it shows."""
+"""SQLAlchemy, with the official instrumentation: it makes the span of each statement, and we choose the attributes."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ def instrument_engine(engine: Engine) -> None:
     """
     if not count_connections(engine):
         return
-    # SQLAlchemyInstrumentor().instrument(engine=engine) comes down to this. But it serves one engine a process,
-    # refuses SQLAlchemy 2.1, and adds a `connect` span to each checkout from the pool, which says nothing and costs a
-    # tenth of the throughput. Its metric of connections has the name and attributes of before the conventions.
+    # SQLAlchemyInstrumentor().instrument(engine=engine) amounts to this. But it serves one engine per process,
+    # refuses SQLAlchemy 2.1, and adds a `connect` span to each checkout from the pool, which is useless and costs a
+    # tenth of the throughput. Its metric of connections has a name and attributes older than the conventions.
     tracer = trace.get_tracer("opentelemetry.instrumentation.sqlalchemy", __version__, schema_url=SCHEMA_URL)
     _EngineTracer(tracer, engine, metrics.NoOpUpDownCounter("db.client.connections.usage"))
     event.listen(engine, "after_cursor_execute", end_statement)
@@ -29,9 +29,9 @@ def instrument_engine(engine: Engine) -> None:
 
 
 class _EngineTracer(EngineTracer):
-    """The instrumentation's own, which starts a span with the name and the attributes that we give it.
+    """The instrumentation's own tracer, which starts a span with our name and attributes.
 
-    It would work out others from the URL, the cursor and the first word of the SQL, each time, and set them one by
+    It would compute others from the URL, the cursor and the first word of the SQL, each time, and set them one by
     one; write the driver's text of an error; and raise if a statement is not as it expects.
     """
 

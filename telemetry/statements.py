@@ -1,4 +1,4 @@
-"""The description of a SQL statement on its span and duration, whichever code makes the span.
+"""The description of an SQL statement on its span and duration, for any code that makes the span.
 
 Names and attributes: https://opentelemetry.io/docs/specs/semconv/database/
 """
@@ -31,7 +31,7 @@ from .errors import record_exception, type_name
 from .guard import guarded
 from .threads import is_suppressed
 
-# Behind blanks, brackets and comments. Possessive: skipped text is not tried again in another way.
+# After blanks, brackets and comments. Possessive, so that skipped text is not tried again in another way.
 FIRST_WORD = re.compile(r"(?:[\s(]|/\*.*?\*/|--[^\n]*)*+([A-Za-z]+)\b", re.DOTALL)
 
 SYSTEMS = {
@@ -48,10 +48,10 @@ SYSTEMS = {
     "spanner+spanner": "gcp.spanner",
     "teradatasql": "teradata",
 }
-"""The conventions' names of the databases that SQLAlchemy's dialects call otherwise."""
+"""The conventions' names of databases for which SQLAlchemy's dialects have another name."""
 
 STATEMENT = "_traced_statement"
-"""The attribute for the current statement, on SQLAlchemy's context of its execution."""
+"""The attribute for the current statement on SQLAlchemy's execution context."""
 
 meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
 statement_duration = Durations(
@@ -77,7 +77,7 @@ class Description:
 
 
 class Statement:
-    """A statement that is under way: its span, what is known of it, and when it began."""
+    """A statement in progress: its span, its description, and when it began."""
 
     __slots__ = ("description", "span", "started")
 
@@ -98,7 +98,7 @@ class Statement:
 
 @guarded
 def begin_statement(tracer: Tracer, connection: Connection, statement: str, context: Any) -> None:
-    """Start the span of a statement, and keep it on SQLAlchemy's context of the execution."""
+    """Start the span of a statement, and store it on SQLAlchemy's execution context."""
     if context is not None and STATEMENT not in vars(context) and not is_suppressed():
         description = describe(connection, statement, context)
         span = tracer.start_span(description.name, kind=SpanKind.CLIENT, attributes=description.of(statement))
@@ -106,10 +106,10 @@ def begin_statement(tracer: Tracer, connection: Connection, statement: str, cont
 
 
 def describe(connection: Connection, statement: str, context: Any) -> Description:
-    """Return what is to be said of a statement, but for its text; worked out once for each operation and table."""
+    """Return the description of a statement, without its text; computed once for each operation and table."""
     operation, table = operation_and_table(statement, context)
     url = connection.engine.url
-    # Not the URL itself: it writes itself as text to be found.
+    # Not the URL itself, which would be converted to a string for the lookup.
     return _description(operation, table, _system(connection.dialect), url.database, url.host, url.port)
 
 
@@ -142,7 +142,7 @@ def end_statement(
 @guarded
 def fail_statement(failed: ExceptionContext) -> None:
     """Listen to `handle_error`."""
-    # None is left if the statement itself went well, and reading what it found fails.
+    # There is none if the statement itself succeeded, and reading its result fails.
     if begun := _taken_from(failed.execution_context):
         record_exception(begun.span, failed.original_exception)
         begun.end(_failure(failed.original_exception))
@@ -153,16 +153,16 @@ def _taken_from(context: Any) -> Statement | None:
 
 
 def _failure(error: BaseException) -> dict[str, str]:
-    # SQLSTATE, as psycopg and psycopg2 call it; a connection that broke has none.
+    # The SQLSTATE, under the names in psycopg and psycopg2; a broken connection has none.
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return {ERROR_TYPE: str(code), "db.response.status_code": str(code)} if code else {ERROR_TYPE: type_name(error)}
 
 
 def operation_and_table(statement: str, context: Any) -> tuple[str, str]:
-    """Return what a statement does and to which table, "" if it is not one table; `context` is an ExecutionContext.
+    """Return a statement's operation and table, "" if it is not one table; `context` is an ExecutionContext.
 
-    It is what SQLAlchemy knows: SQL is not parsed here. Only a table's own name counts. The names of aliases,
-    subqueries and joins are often made up from memory addresses, others in each process.
+    Both come from SQLAlchemy, without parsing SQL. Only a table's own name counts. The names of aliases,
+    subqueries and joins are often generated from memory addresses, which differ in each process.
     """
     try:
         return _of_compiled(context.compiled) if context.compiled else (_first_word(statement), "")
@@ -171,7 +171,7 @@ def operation_and_table(statement: str, context: Any) -> tuple[str, str]:
         return _first_word(statement), ""
 
 
-# As many as SQLAlchemy keeps of an engine. To ask a SELECT for its tables takes as long as to execute it.
+# The same number as SQLAlchemy caches for an engine. Asking a SELECT for its tables takes as long as executing it.
 @lru_cache(maxsize=500)
 def _of_compiled(compiled: Any) -> tuple[str, str]:
     statement = compiled.statement
@@ -196,6 +196,6 @@ def _first_word(statement: str) -> str:
 
 
 def _system(dialect: Dialect) -> str:
-    # MariaDB is often reached with the URL of MySQL.
+    # MariaDB is often used with a URL for MySQL.
     name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
     return SYSTEMS.get(name, name)

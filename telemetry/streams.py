@@ -1,4 +1,4 @@
-"""Spans and a metric of a queue that no instrumentation knows: a stream on Redis or Valkey.
+"""Spans and a metric for a queue without an instrumentation: a stream on Redis or Valkey.
 
 Names and attributes: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/ and messaging-metrics/
 """
@@ -55,19 +55,19 @@ consumed_messages = meter.create_counter(
 SYSTEM = "redis"
 MESSAGING_OPERATION_TYPE = "messaging.operation.type"
 FIELDS = ("traceparent", "tracestate", "baggage")
-"""The fields of a message that carry its context, named as the W3C's headers."""
+"""The fields of a message that carry its context, with the names of the W3C's headers."""
 
 
 @contextmanager
 def sending(destination: str, origin: Context, server: tuple[str, int]) -> Iterator[tuple[Span, dict[str, str]]]:
     """A PRODUCER span around the sending of one message, and the fields to send with it.
 
-    `origin` is the context of whoever caused the message: it may have been written down long ago. `server` is host
-    and port of the queue. The command itself is not traced again. Set `messaging.message.id` once it is known.
+    `origin` is the context of the cause of the message, which may have been stored long ago. `server` is host
+    and port of the queue. The command itself is not traced. Set `messaging.message.id` once it is known.
     """
     attributes = _attributes("send", destination, server)
     with (
-        # To start a span in it takes over its trace, and leaves its baggage behind.
+        # Starting a span in it uses its trace, but not its baggage.
         Within({}, origin),
         tracer.start_as_current_span(
             f"send {destination}",
@@ -92,10 +92,10 @@ def processing(
     *,
     join_trace: bool = True,
 ) -> Iterator[Span]:
-    """A CONSUMER span around the processing of one message, linked to the span that sent it; and how long it took.
+    """A CONSUMER span around the processing of one message, linked to the span that sent it, and its duration.
 
-    With `join_trace` it is the sender's child as well, so that a message is part of the trace that caused it. The
-    conventions allow this for messages that are processed one by one. Without, it begins a trace of its own.
+    With `join_trace` it is also the sender's child, so that a message is part of the trace that caused it. The
+    conventions allow this for messages that are processed one by one. Without it, it begins a new trace.
     """
     sender = propagate.extract(_context_of(fields))
     sent_in = trace.get_current_span(sender).get_span_context()
@@ -124,7 +124,7 @@ def _text(value: str | bytes) -> str:
 
 
 class _Measured:
-    """Record how long a block takes, and that it is one message; with the error that ends it."""
+    """Record the duration of a block and count one message, with the error that ends the block."""
 
     def __init__(self, duration: Durations, messages: Counter, attributes: dict[str, str | int]) -> None:
         self.duration, self.messages, self.attributes = duration, messages, attributes

@@ -1,12 +1,12 @@
-"""Tests of tracing: a receiver that stands where the Collector would, and traces as text to review.
+"""Tests of tracing: a receiver in place of the Collector, and traces as text to review.
 
     with Receiver() as receiver:
         ...  # start services with OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, place an order
         spans = receiver.wait_for_trace(trace_id, "process orders")
         assert_tree(render(spans, ["order.id"], {order_id: "<order.id>"}), "order.tree")
 
-An export is answered once it is kept, and a batch processor exports spans in the order in which they ended. So
-there are two ways to prove, without a sleep, that a span does NOT come: look once its process has flushed or
+An export is answered once it is stored, and a batch processor exports spans in the order in which they ended. So
+there are two ways to prove, without a sleep, that a span does NOT arrive: look once its process has flushed or
 exited, or wait for a later span of the same process and then look.
 """
 
@@ -38,18 +38,18 @@ T = TypeVar("T")
 
 
 def settled(spans: Sequence[Span]) -> bool:
-    """Return whether a trace has no hole: its root has arrived, and so has the parent of every other span.
+    """Return whether a trace has no gap: its root has arrived, and so has the parent of every other span.
 
-    It cannot know of a child that is still to come: wait for that one by its name.
+    It cannot know about a child that has yet to arrive: wait for that one by its name.
     """
     trace = Trace("", tuple(spans))
     return bool(trace.roots) and not trace.missing
 
 
 class Receiver:
-    """An OTLP/gRPC endpoint on a free loopback port that keeps the spans, logs and metrics it is sent.
+    """An OTLP/gRPC endpoint on a free loopback port that stores the spans, logs and metrics that it receives.
 
-    gRPC obeys `http_proxy`: where that is set, processes need `NO_PROXY=127.0.0.1` to reach the receiver.
+    gRPC obeys `http_proxy`: if that is set, processes need `NO_PROXY=127.0.0.1` to reach the receiver.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Receiver:
         self._logs: list[tuple[str, LogRecord]] = []
         self._metrics: list[tuple[str, Metric]] = []
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="otlp-receiver")
-        # A batch of many stack traces is over gRPC's 4 MB. Under so_reuseport two servers may share a port.
+        # A batch of many stack traces exceeds gRPC's 4 MB. With so_reuseport two servers may share a port.
         options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
         self._server = grpc.server(self._threads, options=options)
         self._serve("trace.v1.TraceService", ExportTraceServiceRequest, self._spans, spans_from_protobuf)
@@ -93,14 +93,14 @@ class Receiver:
             return list(self._metrics)
 
     def clear(self) -> None:
-        """Forget what has arrived. Spans that processes still hold arrive later: better ask by trace id."""
+        """Forget everything so far. Spans that processes have not sent yet arrive later, so prefer trace ids."""
         with self._changed:
             self._spans.clear()
             self._logs.clear()
             self._metrics.clear()
 
     def wait_for(self, predicate: Callable[[], T], timeout: float = 10.0, what: str = "What was waited for") -> T:
-        """Ask `predicate` now and after every arrival; return its first answer that is true.
+        """Call `predicate` now and after every arrival; return its first result that is true.
 
         `wait_for(lambda: [span for span in receiver.spans if span.name == "ship"])` returns those spans.
         Raises TimeoutError after `timeout` seconds, with `what` and every trace that did arrive.
@@ -138,7 +138,7 @@ class Receiver:
             with self._changed:
                 kept.extend(read(message))
                 self._changed.notify_all()
-            # The bytes of an empty response: all was accepted.
+            # The bytes of an empty response mean that everything was accepted.
             return b""
 
         method = grpc.unary_unary_rpc_method_handler(export, request_deserializer=request.FromString)
@@ -157,11 +157,11 @@ def render(spans: Iterable[Span], attributes: Sequence[str] = (), replace: Mappi
     """Traces as text to review and compare: one line a span, children indented below their parent.
 
     A line has the service, the kind, the name, ERROR, those of `attributes` that the span has, [events] with
-    those of `attributes` that they have, and -> links. `replace` maps what differs from run to run, such as
-    an id, to what stands in its place.
+    those of `attributes` that they have, and -> links. `replace` maps values that differ from run to run, such as
+    an id, to their replacements.
 
     Siblings of the parent's own service come first, in order of start; then those of other services, service
-    by service: processes race, and the text must not depend on who wins. An empty line parts trees.
+    by service: processes race, and the text must not depend on the winner. An empty line separates trees.
     """
     spans = list(spans)
     names = {(span.trace_id, span.span_id): span.name for span in spans}
@@ -175,7 +175,7 @@ def render(spans: Iterable[Span], attributes: Sequence[str] = (), replace: Mappi
     text = "\n".join(lines).removeprefix("\n")
     if not replace:
         return text
-    # The longest first: a value may be part of another one.
+    # The longest first, since a value may be part of another one.
     values = "|".join(re.escape(value) for value in sorted(replace, key=len, reverse=True))
     return re.sub(values, lambda found: replace[found[0]], text)
 

@@ -21,12 +21,12 @@ class ContextThreadPool(ThreadPoolExecutor):
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Schedule `fn` with the context of now."""
+        """Schedule `fn` with the current context."""
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))
 
 
 class Within:
-    """Make a context the current one for a block, by default that which is, with these values; then put it back."""
+    """Make a context, by default the current one, with these values the current one for a block; then restore it."""
 
     __slots__ = ("_of", "_token", "_values")
 
@@ -42,11 +42,11 @@ class Within:
 
 
 def suppress_instrumentation() -> Within:
-    """Have instrumented libraries make no spans; the one of opentelemetry.instrumentation, which may not be there."""
+    """Stop instrumented libraries from making spans; the same function of their package may not be installed."""
     return Within({context._SUPPRESS_INSTRUMENTATION_KEY: True, "suppress_instrumentation": True})
 
 
 def is_suppressed() -> bool:
-    """Return whether nothing is traced just now, as the instrumentations see it."""
+    """Return whether tracing is suppressed at the moment, for the instrumentations."""
     current = context.get_current()
     return bool(current.get("suppress_instrumentation") or current.get(context._SUPPRESS_INSTRUMENTATION_KEY))

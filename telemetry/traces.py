@@ -1,7 +1,7 @@
-"""The model of a trace: its spans, their tree, and what keeps it from being whole.
+"""The model of a trace: its spans, their tree, and the problems that make it incomplete.
 
-It is read from OTLP, as protobuf messages or as JSON, which is what Jaeger's API answers with. Nothing but the
-standard library is needed for that.
+It is read from OTLP, as protobuf messages or as JSON, which Jaeger's API returns. Only the
+standard library is needed.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ SPAN_ID = re.compile("(?!0{16})[0-9a-f]{16}")
 
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUSES = ("UNSET", "OK", "ERROR")
-"""Both in the order of OTLP's numbers. A number that is not known yet counts as the first."""
+"""Both are in the order of OTLP's numbers. An unknown number counts as the first."""
 
 DEEPEST = 12
 """Deeper spans are drawn at this depth, so that their names have room."""
 
 RAW_TRACES = {"raw_traces": "true", "rawTraces": "true"}
-"""Parameters to ask Jaeger with: without them it adds warnings of its own to the spans, for good.
+"""Parameters for requests to Jaeger: without them it permanently adds its own warnings to the spans.
 
 Jaeger 2.13 knows only the first spelling; newer ones prefer the second.
 """
 
 _INTEGER = re.compile("-?[0-9]{1,19}")
 _WARNINGS = "@jaeger@warnings"
-# Jaeger warns of clocks when a span does not lie within its parent. That of a consumer never does: it begins after
-# the one that sent the message has ended. It warns of a missing parent too, and in its memory storage the warning
-# stays on the span when the parent arrives later. Neither is of use: `Trace.problems` looks for itself.
+# Jaeger warns about clocks if a span does not lie within its parent. A consumer's span never does: it begins after
+# the one that sent the message has ended. It also warns about a missing parent, and in its memory storage the warning
+# stays on the span when the parent arrives later. Neither is useful, so `Trace.problems` checks this itself.
 _IGNORED_WARNINGS = ("clock skew adjustment", "timestamps were adjusted")
 
 Attributes = Mapping[str, Any]
@@ -56,7 +56,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Link:
-    """A span, perhaps of another trace, that a span points to without being its child; ids may be ""."""
+    """A link to a span, possibly of another trace, that is not the parent; ids may be ""."""
 
     trace_id: str
     span_id: str
@@ -64,7 +64,7 @@ class Link:
 
     @property
     def leads_somewhere(self) -> bool:
-        """Return whether it names a span: one that has attributes only is valid too."""
+        """Return whether it names a span: a link with only attributes is valid too."""
         return bool(TRACE_ID.fullmatch(self.trace_id) and SPAN_ID.fullmatch(self.span_id))
 
 
@@ -74,7 +74,7 @@ class Span:
 
     `kind` is one of KINDS, `status` one of STATUSES; `service` is `service.name` of the resource; `scope` names the
     instrumentation, and `schema_url` the version of the conventions that it follows. Of `flags` the Python exporter
-    sends bit 8 (it knows where the parent is) and bit 9 (the parent is remote), and not the W3C trace flags.
+    sends bit 8 (it knows where the parent is) and bit 9 (the parent is remote), but not the W3C trace flags.
     """
 
     trace_id: str
@@ -110,7 +110,7 @@ class Span:
 
     @property
     def failure(self) -> str:
-        """Return what went wrong, in a word or two: the kind of error and its description; "" if nothing did."""
+        """Return the kind of error and its description, in a word or two; "" if it did not fail."""
         if not self.error:
             return ""
         kind = unqualified(self.attributes.get("error.type"))
@@ -119,7 +119,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Trace:
-    """The spans of one trace that are known; at least one."""
+    """The known spans of one trace; at least one."""
 
     trace_id: str
     spans: tuple[Span, ...]
@@ -136,7 +136,7 @@ class Trace:
 
     @property
     def duration_ns(self) -> int:
-        """Return how long all of it took."""
+        """Return the duration of the whole trace."""
         return max(self.end_ns - self.start_ns, 0)
 
     @property
@@ -156,7 +156,7 @@ class Trace:
 
     @cached_property
     def missing(self) -> set[str]:
-        """Return the ids of parents that are not there."""
+        """Return the ids of missing parents."""
         return {span.parent_span_id for span in self.spans if span.parent_span_id is not None} - self.by_id.keys()
 
     @cached_property
@@ -166,14 +166,14 @@ class Trace:
 
     @cached_property
     def origins(self) -> Sequence[Span]:
-        """Return the failed spans of which no child failed: the others only pass on what went wrong there."""
+        """Return the failed spans without a failed child: the others only pass on the failure."""
         passed_on = {span.parent_span_id for span in self.failed}
         return [span for span in self.failed if span.span_id not in passed_on]
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the trace as a whole; nothing if it has one root and no hole.
+        """Return the problems of the trace as a whole; none if it has one root and no gap.
 
-        A service that sent nothing leaves no hole if it calls no other: compare `services` as well.
+        A service that sent nothing leaves no gap if it calls no other: compare `services` as well.
         """
         found = [] if len(self.roots) == 1 else [f"it has {len(self.roots)} roots instead of one"]
         for span in self.spans:
@@ -187,7 +187,7 @@ class Trace:
     def tree(self, siblings: Callable[[Span, Span], Any] | None = None) -> Iterator[tuple[int, Span]]:
         """Yield every span once with its depth, each parent before its children, siblings by start time.
 
-        A span whose parent is missing stands at depth 0. `siblings` gives a key to sort children by, called with
+        A span whose parent is missing has depth 0. `siblings` returns a key to sort children by, called with
         the parent and the child.
         """
         children: dict[str | None, list[Span]] = defaultdict(list)
@@ -197,21 +197,21 @@ class Trace:
         while to_visit:
             depth, parent = to_visit.pop()
             yield depth, parent
-            # pop: below a span that was exported twice, its children stand once.
+            # pop, so that the children of a span that was exported twice appear once.
             below = children.pop(parent.span_id, [])
             if siblings:
                 below.sort(key=lambda child: siblings(parent, child))
             to_visit += [(depth + 1, child) for child in reversed(below)]
-        # The remaining spans are each other's ancestors: nonsense, but not to be hidden.
+        # The remaining spans are each other's ancestors, which is nonsense, but must not be hidden.
         for spans in children.values():
             yield from ((0, span) for span in spans)
 
     def place(self, time_ns: int) -> float:
-        """Return where a moment lies in the whole time, from 0 to 1."""
+        """Return the position of a moment in the whole time, from 0 to 1."""
         return min(max((time_ns - self.start_ns) / max(self.duration_ns, 1), 0.0), 1.0)
 
     def bar(self, span: Span, shortest: float) -> tuple[float, float]:
-        """Return where a span begins and ends in the whole time, at least `shortest` apart so that it can be seen."""
+        """Return the positions of a span's begin and end in the whole time, at least `shortest` apart to be visible."""
         begin = min(self.place(span.start_ns), 1 - shortest)
         return begin, max(self.place(span.end_ns), begin + shortest)
 
@@ -225,7 +225,7 @@ def group(spans: Iterable[Span]) -> list[Trace]:
 
 
 def duration(nanoseconds: int) -> str:
-    """Return a length of time in words, with three digits and the unit that suits it."""
+    """Return a duration as text, with three digits and a suitable unit."""
     length = abs(nanoseconds)
     sign = "-" if nanoseconds < 0 else ""
     if length < 999_500:
@@ -236,12 +236,12 @@ def duration(nanoseconds: int) -> str:
 
 
 def unqualified(kind: object) -> str:
-    """Return the last part of a class's name: with its module it takes three lines."""
+    """Return the last part of a class's name, since the full name takes three lines."""
     return str(kind or "").rpartition(".")[2]
 
 
 def chosen(attributes: Attributes, keys: Sequence[str]) -> list[str]:
-    """Return those of `keys` that there are, as `key=value`: one word as it is, all else as JSON."""
+    """Return the existing attributes among `keys`, as `key=value`: one word as it is, everything else as JSON."""
     return [f"{key}={_word(attributes[key])}" for key in keys if key in attributes]
 
 
@@ -252,7 +252,7 @@ def _word(value: Any) -> str:
 
 
 def spans_from_protobuf(message: ExportTraceServiceRequest | TracesData) -> Iterator[Span]:
-    """Yield the spans of an export, as often as they are in it."""
+    """Yield the spans of an export, including duplicates."""
     for of_resource in message.resource_spans:
         resource = attributes_of(of_resource.resource.attributes)
         for of_scope in of_resource.scope_spans:
@@ -298,7 +298,7 @@ def _value(value: AnyValue) -> Any:
 def traces_from_json(resource_spans: Sequence[Mapping[str, Any]]) -> list[Trace]:
     """Return the traces in OTLP's JSON, in which the spans of one may be anywhere; in order of first appearance.
 
-    A span that is there twice, as when an export was repeated, is taken once. Raises ValueError if this is not OTLP.
+    A duplicate span, for example from a repeated export, is used once. Raises ValueError if this is not OTLP.
     """
     spans: list[Span] = []
     seen: dict[tuple[str, str], Span] = {}
@@ -355,7 +355,7 @@ def _spans_from_json(resource_spans: Sequence[Mapping[str, Any]]) -> Iterator[Sp
 
 
 def attributes_from_json(holder: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes in OTLP's JSON of whatever has some."""
+    """Return the attributes of any object in OTLP's JSON that has some."""
     return {str(item["key"]): _json_value(item.get("value") or {}) for item in holder.get("attributes") or ()}
 
 
@@ -365,7 +365,7 @@ def _json_value(value: Mapping[str, Any]) -> Any:
             return [_json_value(item) for item in content.get("values") or ()]
         if kind == "kvlistValue":
             return {str(item["key"]): _json_value(item.get("value") or {}) for item in content.get("values") or ()}
-        # OTLP writes integers as texts, since JavaScript has none of 64 bits.
+        # OTLP writes integers as strings, since JavaScript has no 64-bit integers.
         return int(content) if kind == "intValue" and _INTEGER.fullmatch(str(content)) else content
     return None
 

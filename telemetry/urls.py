@@ -1,4 +1,4 @@
-"""Attributes that hold a URL: of a query they say only that there was one."""
+"""Attributes with a URL: they show that there was a query, but not the query."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def without_query(url: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return the URL as the instrumentations show it, if it has a user's name and password."""
+    """Return the URL in the instrumentations' form, if it has a user's name and password."""
     if "@" not in url:
         return url
     scheme, _, rest = url.partition("://")

@@ -21,7 +21,7 @@ HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 
 
 def claim(app: Any, *arguments: object) -> bool:
-    """Return whether the app is instrumented for the first time; raise RuntimeError if it was, with other arguments."""
+    """Return whether the app is not instrumented yet; raise RuntimeError if it is, with other arguments."""
     before = app.extensions.setdefault(EXTENSION, arguments)
     if before != arguments:
         raise RuntimeError(f"the app {app.name!r} is instrumented already, with other arguments")
@@ -29,7 +29,7 @@ def claim(app: Any, *arguments: object) -> bool:
 
 
 def excluded_by(untraced: Collection[str]) -> Callable[[Environ], bool]:
-    """Return what tells by its WSGI environment whether a request is left out. Flask may refuse to read its URL."""
+    """Return a function that says by WSGI environment whether to skip a request: Flask may refuse to read the URL."""
     paths = re.compile("|".join(f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)))
     variables = os.environ.get("OTEL_PYTHON_FLASK_EXCLUDED_URLS", os.environ.get("OTEL_PYTHON_EXCLUDED_URLS", ""))
     expressions = [url.strip() for url in variables.split(",") if url.strip()]
@@ -49,12 +49,12 @@ def excluded_by(untraced: Collection[str]) -> Callable[[Environ], bool]:
 
 
 def server(environ: Environ) -> dict[str, str | int]:
-    """Return where the caller meant to reach us: the Host header, if that is a sound one."""
+    """Return the address that the caller used: the Host header, if it is valid."""
     get = environ.get
     return _server(get("HTTP_HOST", ""), get("wsgi.url_scheme", ""), get("SERVER_NAME", ""), get("SERVER_PORT", ""))
 
 
-# Callers choose the host, so that not all of it is kept.
+# Callers choose the host, so a long one is cut.
 @lru_cache(maxsize=200)
 def _server(host: str, scheme: str, name: str, port: str) -> dict[str, str | int]:
     with suppress(ValueError):
@@ -65,14 +65,14 @@ def _server(host: str, scheme: str, name: str, port: str) -> dict[str, str | int
 
 
 def sent_by_the_server(body: Iterable[bytes], environ: Environ) -> bool:
-    """Return whether the server has more to do with the body than to iterate."""
-    # It knows a file by its class, and sends it by itself.
+    """Return whether the server does more with the body than iterate over it."""
+    # It recognises a file by its class, and sends it itself.
     wrapper = environ.get("wsgi.file_wrapper")
     return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
 
 
 class Stream:
-    """The body of a streaming response: each part of it is made within a context, the request's, and ends with it."""
+    """The body of a streaming response: each part is made in the request's context, which ends with the body."""
 
     def __init__(self, body: Iterable[bytes], within: Context, end: Callable[[BaseException | None], None]) -> None:
         """`end` is called when the body has ended, with the error if one ended it; it may be called again."""
@@ -95,12 +95,12 @@ class Stream:
             self.end(error)
             raise
         finally:
-            # A span that is open between two parts is open for the next one.
+            # A span that is open between two parts stays open for the next one.
             self.context = context.get_current()
             context.detach(token)
 
     def close(self) -> None:
-        """Called by the server when the response is sent, or the caller gone."""
+        """Called by the server when the response is sent, or the caller is gone."""
         token = context.attach(self.context)
         try:
             if hasattr(self.body, "close"):
@@ -111,7 +111,7 @@ class Stream:
 
     def __del__(self) -> None:
         # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
-        # put their context back into whatever runs.
+        # otherwise restore their context into unrelated code.
         token = context.attach(self.context)
         self.body, self.parts = (), iter(())
         self.end(None)

@@ -5,8 +5,8 @@
     lean.configure("checkout", version="1.4.2")
     lean.instrument_app(app)
 
-Spans, attributes, metrics and boundaries are those of the default; what differs is in the README of the folder.
-Everything else, such as `StrictAdapter`, is used as it is.
+Spans, attributes, metrics and boundaries are the same as by default; the README of the folder lists the differences.
+Use everything else, such as `StrictAdapter`, from `telemetry`.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """Flask: a span around the WSGI call, which ends when the body of the response has been sent.
 
-An app skips hooks if another one raises or answers. So the span is there whatever the app does, and nothing of it
-outlives the call.
+An app skips hooks if another one raises or answers. Around the WSGI call, the span is there in any case, and does not
+outlive the call.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -62,12 +62,12 @@ def instrument_app(
 
 def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
     def traced(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        # An app that calls this one with its own environment finds there afterwards what it had.
+        # An app that calls this one with its own environment gets its values back afterwards.
         of_caller = environ.pop(REQUEST, None)
         try:
             return call(environ, start_response)
         finally:
-            # Otherwise the request and its environment would hold each other.
+            # Otherwise the request and its environment would keep each other alive.
             environ.pop(REQUEST, None)
             if of_caller:
                 environ[REQUEST] = of_caller
@@ -104,7 +104,7 @@ def _traced(wsgi_app: WsgiApp, excluded: Callable[[Environ], bool]) -> WsgiApp:
 
 
 class _Request:
-    """The span of a request, and what is measured of it."""
+    """The span of a request, and its measurements."""
 
     def __init__(self, environ: Environ) -> None:
         self.environ = environ
@@ -119,7 +119,7 @@ class _Request:
             parent, kind = propagate.extract(headers), SpanKind.SERVER
         attributes = _attributes(environ)
         self.method = attributes[HTTP_REQUEST_METHOD]
-        # The raw path is no part of the name: a scanner would make a million.
+        # The raw path is not part of the name, since a scanner would create a million names.
         self.name_of_method = "HTTP" if self.method == "_OTHER" else self.method
         self.span = tracer.start_span(self.name_of_method, parent, kind, attributes)
         self.context = trace.set_span_in_context(self.span, parent)

@@ -39,7 +39,7 @@ class LeanSpanExporter(OTLPSpanExporter):
     """The official exporter over gRPC, with the encoder of this file."""
 
     def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
-        # The exporter's stub takes messages only. To read one costs a fiftieth of making it, and checks it.
+        # The exporter's stub only accepts messages. Parsing one costs a fiftieth of making it, and checks it.
         request: ExportTraceServiceRequest = ExportTraceServiceRequest.FromString(encode(data))
         return request
 
@@ -47,10 +47,10 @@ class LeanSpanExporter(OTLPSpanExporter):
 def encode(spans: Iterable[ReadableSpan]) -> bytes:
     """Return the bytes of an ExportTraceServiceRequest, the same message that the official encoder makes.
 
-    A span that cannot be encoded, as one whose times are no integers, is left out.
+    A span that cannot be encoded, such as one whose times are not integers, is left out.
     """
     resources: dict[Resource, dict[InstrumentationScope | None, list[bytes]]] = {}
-    # The same lists by identity: a scope works out its hash each time.
+    # The same lists by identity, since a scope computes its hash each time.
     lists: dict[tuple[int, int], list[bytes]] = {}
     errors: list[Exception] = []
     for span in spans:
@@ -101,7 +101,7 @@ def _span(span: ReadableSpan) -> bytes:
     said = [
         _ids(own),
         _kept_text(b"\x2a", span._name),
-        # The kinds are counted from 0, and those of OTLP from 1.
+        # The kinds are counted from 0 here, and from 1 in OTLP.
         kind_and_times(0x30, span._kind._value_ + 1, 0x39, span._start_time or 0, 0x41, span._end_time or 0),
         *_attributes(b"\x4a", span._attributes),
     ]
@@ -111,7 +111,7 @@ def _span(span: ReadableSpan) -> bytes:
         said += b"\x22\x08", parent.span_id.to_bytes(8)
     if dropped := span.dropped_attributes:
         said.append(_number(b"\x50", dropped))
-    # An empty tuple has lost none either.
+    # An empty tuple has not lost any either.
     if events != ():
         said += (_field(b"\x5a", _event(event)) for event in events)
         if dropped := span.dropped_events:
@@ -171,12 +171,12 @@ def _key_value(tag: bytes, name: str, value: Any) -> bytes:
     return _field(tag, _text(b"\x0a", name) + _field(b"\x12", _any(value)))
 
 
-# The types too: 1 and True are equal.
+# Compare the types too, since 1 and True are equal.
 _kept = lru_cache(maxsize=1000, typed=True)(_key_value)
 
 
 def _any(value: Any) -> bytes:
-    """Return a value: an empty one says that it is there, for each type but None."""
+    """Return an encoded value; an empty one is still encoded, for each type but None."""
     if value is None:
         return b""
     if isinstance(value, str):
@@ -223,4 +223,4 @@ def _varint(number: int) -> bytes:
 SMALL = [bytes([number]) for number in range(128)] + [
     bytes([number & 127 | 128, number >> 7]) for number in range(128, 2**14)
 ]
-"""Those of one and of two bytes."""
+"""The numbers of one and of two bytes."""

@@ -54,7 +54,7 @@ def _traced(execute: Callable[..., Any], describe: Callable[..., tuple[str, dict
             try:
                 answer = execute(client, *args, **options)
             except WatchError as error:
-                # Somebody else was faster: an answer, and no fault.
+                # Somebody else was faster, which is an answer and not a fault.
                 changed = error
             except BaseException as error:
                 measure(started, attributes, error)

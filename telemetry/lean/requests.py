@@ -1,4 +1,4 @@
-"""requests: a span for each attempt and each redirect, around the transport that the session takes for it."""
+"""requests: a span for each attempt and each redirect, around the transport that the session chooses."""
 
 from functools import lru_cache, wraps
 from time import perf_counter
@@ -80,7 +80,7 @@ class _Traced:
 
 
 class _Call:
-    """A call that is under way: its span, and what is measured of it."""
+    """A call in progress: its span, and its measurements."""
 
     __slots__ = ("place", "span", "started")
 
@@ -102,9 +102,9 @@ class _Call:
 
     @guarded
     def answer(self, response: Response | None, error: str = "") -> None:
-        """Say and measure what came of it."""
+        """Record and measure the outcome."""
         seconds = perf_counter() - self.started
-        # A transport of the user's may leave it out, or have a text.
+        # A user's transport may leave it out, or set a string.
         status = status if isinstance(status := getattr(response, "status_code", 0), int) else 0
         version = {11: "1.1", 0: ""}.get(getattr(getattr(response, "raw", None), "version", 0), "1.0")
         said = _answered(status, version, error)
@@ -116,7 +116,7 @@ class _Call:
 
 @lru_cache(maxsize=500)
 def _known(method: str, scheme: str, host: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return what calls with this method to this host have in common: name, attributes of the span and the metric."""
+    """Return what calls to this host with this method share: name, attributes of the span and the metric."""
     url = urlsplit(f"{scheme}://{host}")
     methods = method_attributes(method.strip())
     known = methods[HTTP_REQUEST_METHOD]

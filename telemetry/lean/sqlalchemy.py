@@ -1,4 +1,4 @@
-"""SQLAlchemy by listeners of our own: a span for each statement, named and described as it starts."""
+"""SQLAlchemy with our own listeners: a span for each statement, named and described when it starts."""
 
 from typing import Any
 
