@@ -5,14 +5,14 @@ WAYBILL = WAYBILL_TYPED=make $(VENV)/bin/python -m waybill
 CHOICES = $(if $(SAMPLING),WAYBILL_SAMPLING="$$SAMPLING") $(if $(METRICS),WAYBILL_METRICS="$$METRICS") \
 	$(if $(ALERTS),WAYBILL_ALERTS="$$ALERTS") \
 	$(if $(STORAGE),WAYBILL_STORAGE="$$STORAGE") $(if $(RETENTION),WAYBILL_RETENTION="$$RETENTION")
-# make puts the variables that the reader types into the environment. Commands read them there, in quotes, so that
-# the shell takes none of it for its own.
-# Ctrl-C ends a command with a line of its own and the status 130, which make is not to call an error as well; $(2) is
+# make puts variables from the command line into the environment. Commands read them there, in quotes, so that
+# the shell does not interpret them.
+# Ctrl-C ends a command with its own message and the status 130, which make must not report as an error too; $(2) is
 # another such status. The trap keeps the shell until the command has ended.
 run = @trap : INT; $(1); status=$$?; case $$status in 0|130$(if $(2),|$(2))) ;; *) exit $$status ;; esac
 .DEFAULT_GOAL := help
 
-help: ## what there is to make, with its variables
+help: ## list the targets with their variables
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p; s/^##   ([A-Z]+=[^ ]*) +/\t\1\t/p' $(MAKEFILE_LIST) | expand -t 14,46
 
 setup: $(VENV)/tool ## only the environment: .venv, from hash-locked requirements

@@ -1,7 +1,7 @@
-"""Delete the days of traces that are too old: Jaeger makes indices for each day in OpenSearch, and deletes none.
+"""Delete old days of traces: Jaeger creates indices for each day in OpenSearch, and does not delete them.
 
 Environment variables: OPENSEARCH_URL, and RETENTION_DAYS, for how many days traces are kept. With `--every 3600` it
-goes on, once an hour.
+repeats this once an hour.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def delete_old(url: str, days: int, now: datetime) -> list[str]:
 
 
 def main() -> None:
-    """Delete what is old; once, or again and again."""
+    """Delete old indices, once or repeatedly."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=float, metavar="SECONDS")
@@ -51,7 +51,7 @@ def main() -> None:
         try:
             names = delete_old(url, days, datetime.now(UTC))
         except requests.RequestException as error:
-            # Without its text, which may have the URL with a password.
+            # Leave out the text, which may contain the URL with a password.
             log.warning("OpenSearch: %s", type(error).__name__)
             if not every:
                 sys.exit(1)

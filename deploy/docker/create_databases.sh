@@ -4,7 +4,7 @@ set -euo pipefail
 
 for role in waybill_order waybill_inventory waybill_payment waybill_fulfilment; do
   # psql reads the password itself: every user of the host sees a command line.
-  # The locale says that every machine sorts texts alike, whatever the image's own is.
+  # With this locale every machine sorts texts in the same way, regardless of the image's own.
   psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres --set role="$role" <<'SQL'
 \set password `cat /run/secrets/:'role'`
 CREATE ROLE :"role" LOGIN PASSWORD :'password' NOSUPERUSER NOCREATEDB NOCREATEROLE;

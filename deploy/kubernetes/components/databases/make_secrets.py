@@ -1,6 +1,6 @@
-"""Make the Secrets of the services and databases, once: by deploy/docker/prepare.py, which the image has.
+"""Create the Secrets of the services and databases, once, with deploy/docker/prepare.py, which is in the image.
 
-The last one says that the others are whole. Until it is there no database knows a password, and all may be made again.
+The last one marks the others as complete. Until it exists, no database has a password, and all may be created again.
 """
 
 import base64
@@ -19,7 +19,7 @@ PREPARE = Path("/app/deploy/docker/prepare.py")
 
 
 def main() -> None:
-    """Do what has not been done yet."""
+    """Do the steps that have not been done yet."""
     if not exists(LAST):
         with TemporaryDirectory() as folder:
             runpy.run_path(str(PREPARE))["make_passwords"](prepared(Path(folder)))
@@ -35,7 +35,7 @@ def prepared(root: Path) -> Path:
 
 
 def exists(owner: str) -> bool:
-    """Return whether there is the Secret of an owner."""
+    """Return whether the Secret of an owner exists."""
     try:
         ask("GET", owner)
     except HTTPError as error:
@@ -46,7 +46,7 @@ def exists(owner: str) -> bool:
 
 
 def put(owner: str, files: dict[str, bytes]) -> None:
-    """Make the Secret of an owner, or make it another one."""
+    """Create or replace the Secret of an owner."""
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -57,7 +57,7 @@ def put(owner: str, files: dict[str, bytes]) -> None:
 
 
 def ask(method: str, owner: str, body: bytes | None = None) -> None:
-    """Ask the cluster's API. Raises HTTPError if it refuses, URLError if it does not answer."""
+    """Call the cluster's API. Raises HTTPError if it refuses, URLError if it does not answer."""
     namespace = os.environ["NAMESPACE"]
     url = f"https://kubernetes.default.svc/api/v1/namespaces/{namespace}/secrets/{owner}-secrets"
     headers = {
