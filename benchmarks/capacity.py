@@ -15,7 +15,7 @@ from waybill.typed import json_option
 
 FIGURES = Path(__file__).with_name("figures.json")
 PAGE = ROOT / "docs/scale.md"
-BEGIN, END = "<!-- written by waybill capacity --write: -->", "<!-- until here -->"
+BEGIN = "<!-- written by waybill capacity --write: -->"
 RATES = (1_000, 10_000, 100_000, 1_000_000)
 KEEP = 0.1
 """The share of the traces that the samplers keep, besides errors and slow traces: collector-sampling.yaml."""
@@ -143,8 +143,10 @@ def command(rate: int | None, keep: float, wants_json: bool, write: bool) -> Non
     measured = figures()
     found = [capacity(each, keep, measured) for each in ([rate] if rate else RATES)]
     if write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{page(measured)}\n\n{END}{rest.partition(END)[2]}")
+        # Only here: it loads what the bench needs.
+        from benchmarks.report import write_page
+
+        write_page(page(measured), PAGE, BEGIN)
     if wants_json:
         click.echo(json.dumps({"machine": measured["machine"], "rates": [asdict(each) for each in found]}, indent=2))
     else:

@@ -12,7 +12,7 @@ import psutil
 
 from benchmarks.load import generator
 from benchmarks.result import Results, Spread
-from benchmarks.variants import LEAN, OURS, TRACED, UNTRACED, VARIANTS, ZERO_CODE
+from benchmarks.variants import LEAN, OURS, TRACED, UNTRACED, ZERO_CODE
 from waybill.supervise import ROOT
 
 PAGE = ROOT / "docs/cost.md"
@@ -137,18 +137,13 @@ def write(results: Results, conditions: str, micro: Mapping[str, Mapping[str, fl
         write_page(short_answer(results), page)
 
 
-def write_page(text: str, page: Path = PAGE) -> None:
+def write_page(text: str, page: Path = PAGE, mark: str = BEGIN) -> None:
     """Put a text into a page, in place of what was measured before. Raises click.ClickException if it cannot."""
-    before, begin, rest = page.read_text().partition(BEGIN)
+    before, begin, rest = page.read_text().partition(mark)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise click.ClickException(f"{page} has no {BEGIN} … {END}, between which the tables go.")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
-def variants_table() -> str:
-    """Return what each variant is."""
-    return table(["variant", "what it is"], [[each.name, each.what] for each in VARIANTS.values() if each.exists])
+        raise click.ClickException(f"{page} has no {mark} … {END}, between which the tables go.")
+    page.write_text(f"{before}{mark}\n\n{text}\n\n{END}{after}")
 
 
 def _spread(spread: Spread | None) -> str:

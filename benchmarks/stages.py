@@ -1,14 +1,15 @@
 """`python -m benchmarks.stages`: what a span costs at each stage from the services to the storage.
 
-The spans are those of completed orders, as in benchmarks.collector, here with a trace id for each order, and sent
-through the parts as `make up` starts them. The figures go to figures.json, from which `waybill capacity` computes.
+The spans are those of a completed order, recorded from the real services (order.json), with a trace id for each
+order, and sent through the parts as `make up` starts them. The figures go to figures.json, from which `waybill
+capacity` computes.
 """
 
 import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from benchmarks.capacity import FIGURES
-from benchmarks.collector import EXPORT, ORDER, PATIENCE_SECONDS
 from benchmarks.report import machine
 from benchmarks.turn import cpu_seconds, memory_of, own_settings
 from benchmarks.variants import TRACED
@@ -30,9 +30,13 @@ from waybill.ledger.numbers import read
 from waybill.parts import all_parts
 from waybill.processes import State
 from waybill.settings import Settings
-from waybill.supervise import Supervisor, make_private, state_file
+from waybill.supervise import Part, Supervisor, make_private, state_file
 
-ORDERS_IN_A_REQUEST = 6
+ORDER = Path(__file__).with_name("order.json")
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+STORED = "otelcol_exporter_sent_spans"
+"""The metric of Jaeger with the spans that it has stored."""
+PATIENCE_SECONDS = 60
 POLL_SECONDS = 0.1
 TIERS = ("collector", "sampler-1", "sampler-2")
 
@@ -46,10 +50,10 @@ class Requests:
     spans: int
 
     @classmethod
-    def of_orders(cls) -> "Requests":
-        """Return those of six orders: about 23 spans in each request."""
+    def of_orders(cls, orders: int = 6) -> "Requests":
+        """Return those of some orders; of six there are about 23 spans in each request."""
         order = json_format.Parse(ORDER.read_text(), ExportTraceServiceRequest())
-        ids, bodies, spans = [os.urandom(16) for _ in range(ORDERS_IN_A_REQUEST)], [], 0
+        ids, bodies, spans = [os.urandom(16) for _ in range(orders)], [], 0
         for of in order.resource_spans:
             request = ExportTraceServiceRequest(resource_spans=[of])
             for scope in request.resource_spans[0].scope_spans:
@@ -72,7 +76,7 @@ class Requests:
         sent = 0
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
             export = channel.unary_unary(EXPORT)
-            for _ in range(0, orders, ORDERS_IN_A_REQUEST):
+            for _ in range(0, orders, len(self.trace_ids)):
                 new = [os.urandom(16) for _ in self.trace_ids]
                 for body in self.bodies:
                     for old, trace_id in zip(self.trace_ids, new, strict=True):
@@ -83,16 +87,22 @@ class Requests:
 
 
 class Running:
-    """The parts of the pipeline that a turn needs, without services."""
+    """The parts of the pipeline that a turn needs, without services.
 
-    def __init__(self, folder: Path, *names: str, **chosen: Any) -> None:
+    `change` may alter a part, and `chosen` are settings.
+    """
+
+    def __init__(
+        self, folder: Path, *names: str, change: Callable[[Part], Part] = lambda part: part, **chosen: Any
+    ) -> None:
         self.folder = folder
         self.settings: Settings = own_settings(folder).model_copy(update=chosen)
         make_private(folder / "data", 0o711)
         for name in names:
             make_private(folder / "data" / name)
         self.supervisor = Supervisor(folder)
-        self.supervisor.start([part for part in all_parts(self.settings) if part.name in names], lambda *_: None)
+        parts = [change(part) for part in all_parts(self.settings) if part.name in names]
+        self.supervisor.start(parts, lambda *_: None)
 
     @property
     def _parts(self) -> Any:
@@ -140,7 +150,7 @@ def two_tiers(orders: int) -> dict[str, float]:
         spans = sending.send(parts.settings.collector_port, orders)
         parts.wait("otelcol_receiver_accepted_spans", spans, "samplers")
         held = parts.memory(*TIERS[1:]) - idle
-        decided = spans // (sending.spans // ORDERS_IN_A_REQUEST)
+        decided = spans * len(sending.trace_ids) // sending.spans
         parts.wait("otelcol_processor_tail_sampling_global_count_traces_sampled", decided, "samplers")
         after = parts.cpu()
     used = {name: (after[name] - before[name]) / spans * 1e6 for name in TIERS}
@@ -156,12 +166,11 @@ def storage(kind: str, orders: int, url: str = "") -> dict[str, float]:
     """Return CPU of the one Collector and of Jaeger, and the bytes that a span takes where it is stored."""
     sending = Requests.of_orders()
     with running("jaeger", "collector", storage=kind, opensearch_url=url) as parts:
-        stored = "otelcol_exporter_sent_spans"
         first = sending.send(parts.settings.collector_port, 60)
-        parts.wait(stored, first, "jaeger")
+        parts.wait(STORED, first, "jaeger")
         before, node = parts.cpu(), _node(url)
         spans = sending.send(parts.settings.collector_port, orders)
-        parts.wait(stored, first + spans, "jaeger")
+        parts.wait(STORED, first + spans, "jaeger")
         after, node_after, folder = parts.cpu(), _node(url), parts.folder / "data/jaeger"
         parts.supervisor.stop(lambda _: None)
         size = node_after["bytes"] if url else _size(folder)

@@ -106,7 +106,7 @@ def test_figures_of_a_machine_with_other_work_are_quoted_on_no_other_page(
     for page in pages:
         page.write_text(f"{report.BEGIN}{report.END}")
     monkeypatch.setattr(report, "QUOTED_IN", pages[1:])
-    monkeypatch.setattr(report.write_page, "__defaults__", (pages[0],))
+    monkeypatch.setattr(report.write_page, "__defaults__", (pages[0], report.BEGIN))
     turns = [turn("untraced", 0, 100), turn("ours", 0, 80), turn("untraced", 1, second), turn("ours", 1, 80)]
     report.write(Results(turns, base="untraced"), "on some machine")
     assert "ours 0." in pages[0].read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import capacity
+from benchmarks import capacity, report
 from benchmarks.capacity import command
 from tests.shapes import assert_documented
 
@@ -73,7 +73,7 @@ def test_twice_the_rate_needs_twice_the_memory_for_traces_and_not_fewer_processe
 
 def test_the_page_has_what_the_command_writes() -> None:
     before, begin, rest = capacity.PAGE.read_text().partition(capacity.BEGIN)
-    written, end, _ = rest.partition(capacity.END)
+    written, end, _ = rest.partition(report.END)
     assert before
     assert begin
     assert end
