@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from waybill import report
 from waybill.environment import INTERRUPTED
 from waybill.ledger import close_ledger, last_line, left_out, open_ledger
 from waybill.orders import Job, Order, parse_mix
+from waybill.ports import is_free
 from waybill.settings import settings
 from waybill.stock import skus_in_stock
 
@@ -62,6 +62,8 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
     """
     if web_ui and rate:
         raise click.UsageError("--rate does not go with --web-ui: the web page decides how many users there are.")
+    if web_ui and not is_free(WEB_UI_PORT):
+        raise click.ClickException(f"Port {WEB_UI_PORT}, for Locust's web page, is taken: end what listens there.")
     console = Console(quiet=as_json)
     jaeger = Jaeger(settings().jaeger_url)
     try:
@@ -74,7 +76,7 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
             orders=ORDERS_IN_A_ROUND if web_ui else orders,
             users=users,
             rate=rate,
-            web_ui_port=free_web_ui_port() if web_ui else None,
+            web_ui_port=WEB_UI_PORT if web_ui else None,
         )
         placed, interrupted = run(job)
         if interrupted and not web_ui:
@@ -99,19 +101,6 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
     if interrupted and not web_ui:
         sys.exit(INTERRUPTED)
     sys.exit(0 if report.good(placed, problems) else 1)
-
-
-def free_web_ui_port() -> int:
-    """Return the port of Locust's web page. Raises click.ClickException when it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", WEB_UI_PORT))
-        except OSError as error:
-            raise click.ClickException(
-                f"Port {WEB_UI_PORT}, for Locust's web page, is taken: end what listens there."
-            ) from error
-    return WEB_UI_PORT
 
 
 def run(job: Job) -> tuple[list[Order], bool]:

@@ -17,7 +17,7 @@ def check_free(parts: Sequence[Part]) -> None:
     for port, variable, name in wanted:
         if port in first_to_want:
             problems.append(f"{first_to_want[port]} and {variable} are both {port}: set one to another port.")
-        elif not _is_free(port):
+        elif not is_free(port):
             problems.append(
                 f"Port {port}, which {name} needs, is taken by {holder(port)}. "
                 f"Stop that, or choose another port: {variable}={_another(port)}."
@@ -27,7 +27,8 @@ def check_free(parts: Sequence[Part]) -> None:
         raise click.ClickException("\n".join(problems))
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Return whether a server of ours can listen on a port."""
     with socket.socket() as probe:
         # Connections that have just ended do not prevent a server from starting.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
