@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,12 @@ def _trace(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     return base, trace_id.lower().zfill(32) if trace_id else ""
 
 
-OPTIONS = (
+def together(*decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what gives a command all of these options, which its help shows in this order."""
+    return lambda command: reduce(lambda inner, decorator: decorator(inner), reversed(decorators), command)
+
+
+options = together(
     click.option("--service-url", callback=_url, default="", help="A URL of your service that is safe to ask."),
     click.option("--method", help="How to ask it: GET by default, or POST where there is --data."),
     click.option("--data", metavar="TEXT|@FILE", callback=_body, help="The body to send; JSON is sent as such."),
@@ -93,14 +99,7 @@ OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON."),
 )
-"""The things to check, and the request to make."""
-
-
-def options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of the doctor to a command; `addresses_of` reads them."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+"""The options of the doctor: the things to check, and the request to make. `addresses_of` reads them."""
 
 
 def addresses_of(
@@ -228,6 +227,9 @@ def _print_finding(mark: str, finding: Finding, **style: Any) -> None:
 
 
 def _print_line(text: str, **style: Any) -> None:
-    # Findings quote foreign text, whose control characters must not reach the terminal.
-    shown = web.without_passwords(text)
-    click.secho("".join(character if character.isprintable() else "?" for character in shown), **style)
+    click.secho(printable(web.without_passwords(text)), **style)
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters: findings quote foreign text, and none may reach the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -476,28 +476,6 @@ NOTICES = (
 BY_NAME = {fault.name: fault for fault in (*FAULTS, *NOTICES)}
 
 
-HEAD = ("symptom", "name", "it says", "likely cause", "fix")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\")
-
-
-def with_tables(document: str) -> str:
-    """Return the document with the table under each heading replaced by the faults above."""
-    for heading, faults in {**SECTIONS, REMARKS: NOTICES}.items():
-        rows = [HEAD, ("---",) * len(HEAD)]
-        rows += [(fault.symptom, f"`{fault.name}`", fault.says, fault.cause, fault.fix) for fault in faults]
-        table = "".join(f"| {' | '.join(row)} |\n" for row in rows).replace(
-            "| --- | --- | --- | --- | --- |", "|---|---|---|---|---|"
-        )
-        section = re.compile(rf"(^## {re.escape(heading)}\n(?:(?!## |\|).*\n)*)(?:\|.*\n)*", re.MULTILINE)
-        document, count = section.subn(rf"\g<1>{_escaped(table)}", document)
-        if count != 1:
-            raise ValueError(f"the document has no heading {heading!r}")
-    return document
-
-
 @dataclass(frozen=True)
 class Finding:
     """A fault that was found: its texts with the facts filled in."""

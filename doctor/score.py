@@ -5,7 +5,7 @@ https://github.com/instrumentation-score/spec/blob/main/specification.md
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from . import web
-from .cli import _url
+from .cli import _url, printable, together
 from .jaeger import Jaeger, JaegerError
 from .score_input import Service, Telemetry
 from .score_rules import RULES, WEIGHTS, Loss, Rule, Undecided
@@ -68,7 +68,7 @@ def scores(telemetry: Telemetry, names: Sequence[str] = ()) -> list[Score]:
     return [score(telemetry.services[name], telemetry) for name in chosen]
 
 
-OPTIONS = (
+options = together(
     click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path)),
     click.option("--jaeger", callback=_url, default="", help="Jaeger's web page and API: it has spans only."),
     click.option("--service", "names", multiple=True, help="Only this service; may be given several times."),
@@ -88,13 +88,7 @@ OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
 )
-
-
-def options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the arguments and options of the score to a command."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+"""The arguments and options of the score."""
 
 
 def report(files: Sequence[Path], jaeger: str, names: Sequence[str], minutes: float, limit: int, as_json: bool) -> None:
@@ -144,7 +138,7 @@ def _read_jaeger(telemetry: Telemetry, jaeger: Jaeger, names: Sequence[str], min
 
 
 def _refuse(why: str) -> None:
-    click.echo(f"Error: {_printable(why)}", err=True)
+    click.echo(f"Error: {printable(why)}", err=True)
     sys.exit(UNREADABLE)
 
 
@@ -171,7 +165,7 @@ def _as_text(found: Sequence[Score]) -> str:
         lines.append("Not decided, and not counted, so that no score is complete:")
     for reason, who in sorted(reasons.items()):
         lines.append(f"  {reason}" + (f" ({', '.join(who)})" if len(who) < len(found) else ""))
-    return "\n".join(_printable(line) for line in lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _as_json(found: Sequence[Score]) -> str:
@@ -197,8 +191,3 @@ def _as_json(found: Sequence[Score]) -> str:
         for each in found
     ]
     return json.dumps({"services": services}, indent=2, ensure_ascii=False)
-
-
-def _printable(line: str) -> str:
-    # Findings quote foreign text, whose control characters must not reach the terminal.
-    return "".join(character if character.isprintable() else "?" for character in line)

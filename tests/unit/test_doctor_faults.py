@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from doctor import any_service, checks, pipeline, processes, web
 from doctor.cli import _how as how_to_ask
-from doctor.faults import BY_NAME, FAULTS, NOTICES, Broken, Finding, found, with_tables
+from doctor.faults import BY_NAME, FAULTS, NOTICES, REMARKS, SECTIONS, Broken, Finding, found
 from doctor.otlp import endpoint
 from doctor.processes import OF_OURS, Process
 from telemetry.traces import Span, Trace
@@ -37,6 +37,19 @@ def test_the_document_has_a_row_for_each_fault_with_the_texts_of_the_code() -> N
     else:
         assert text == expected, "run `make doctor-table` and review"
     assert len(BY_NAME) == len(FAULTS) + len(NOTICES)
+
+
+def with_tables(document: str) -> str:
+    """Return the document with the table below each heading made from the doctor's code."""
+    head = ("symptom", "name", "it says", "likely cause", "fix")
+    for heading, faults in {**SECTIONS, REMARKS: NOTICES}.items():
+        rows = [head, *((fault.symptom, f"`{fault.name}`", fault.says, fault.cause, fault.fix) for fault in faults)]
+        first, *others = (f"| {' | '.join(row)} |\n" for row in rows)
+        table = "".join([first, f"|{'---|' * len(head)}\n", *others])
+        section = re.compile(rf"(^## {re.escape(heading)}\n(?:(?!## |\|).*\n)*)(?:\|.*\n)*", re.MULTILINE)
+        document, count = section.subn(lambda found, table=table: found[1] + table, document)
+        assert count == 1, heading
+    return document
 
 
 def test_each_fault_has_all_of_its_texts() -> None:
