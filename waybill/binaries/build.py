@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
-from waybill.processes import signals_held
+from waybill.processes import Running, end, running, signals_held
 from waybill.progress import build_progress, say
 
 GO_NEEDED = "1.26"
@@ -63,24 +62,15 @@ def build_jaeger(go: Path, folder: Path) -> Path:
         return _compile(run, go, sources, "./cmd/jaeger", flags, folder / "executable")
 
 
-def build_prometheus(go: Path, folder: Path) -> Path:
-    """Build Prometheus, which then has no web UI, in `folder` and return the executable. Raises BuildError."""
-    return _build_of_prometheus("Prometheus", 3, "./cmd/prometheus", go, folder)
-
-
-def build_promtool(go: Path, folder: Path) -> Path:
-    """Build promtool, which checks and tests rules, in `folder` and return the executable. Raises BuildError."""
-    return _build_of_prometheus("promtool", 2, "./cmd/promtool", go, folder)
-
-
-def _build_of_prometheus(title: str, minutes: int, package: str, go: Path, folder: Path) -> Path:
-    with _build(title, minutes) as update:
+def build_prometheus(title: str, go: Path, folder: Path) -> Path:
+    """Build Prometheus, which then has no web UI, or promtool in `folder`; return the executable. Raises BuildError."""
+    with _build(title, 3) as update:
         run = _runner(go, folder, update)
         run([str(go), "mod", "download", PROMETHEUS_MODULE], folder)
         sources = _module_cache(go) / PROMETHEUS_MODULE
         flags = f"-s -w -X {PROMETHEUS_VERSION_VARIABLE}={PROMETHEUS_VERSION}"
         # Only target discovery by file and HTTP: the rest would need the libraries of every cloud.
-        return _compile(run, go, sources, package, flags, folder / "executable", tags="remove_all_sd")
+        return _compile(run, go, sources, f"./cmd/{title.lower()}", flags, folder / "executable", tags="remove_all_sd")
 
 
 def _build(title: str, minutes: int) -> AbstractContextManager[Update]:
@@ -174,7 +164,7 @@ def _run(
 
     If it or this process is stopped, so is everything that it started. Raises BuildError.
     """
-    process: subprocess.Popen[bytes] | None = None
+    started: Running | None = None
     try:
         with log.open("wb") as output, signals_held():
             process = subprocess.Popen(  # noqa: S603
@@ -186,29 +176,21 @@ def _run(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            started = running("the build", process.pid, stop_within=STOP_SECONDS)
         while process.poll() is None:
             update((describe or activity)(log.read_text(errors="replace")))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
     except BaseException:
-        if process:
-            _stop_group(process)
+        if started:
+            # With the compilers that it started, which `go` may leave behind.
+            end(started, say)
+            process.wait()
         raise
     printed = log.read_text(errors="replace")
     if process.returncode:
         raise BuildError(f"`{_short(command)}` failed:\n{_end_of(printed)}")
     return printed
-
-
-def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    # `go` may end before the compilers that it started.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def activity(log: str) -> str:

@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from waybill.binaries.build import (
@@ -13,7 +14,6 @@ from waybill.binaries.build import (
     build_collector,
     build_jaeger,
     build_prometheus,
-    build_promtool,
 )
 from waybill.binaries.download import Release
 
@@ -73,16 +73,11 @@ def check_jaeger(executable: Path) -> None:
     _check_version("Jaeger", JAEGER_MINIMUM, re.search(r'"gitVersion":\s*"v(\d+)\.(\d+)', output), output)
 
 
-def check_prometheus(executable: Path) -> None:
-    """Raise NotWorkingError unless this Prometheus runs and is new enough."""
+def check_prometheus(title: str, executable: Path) -> None:
+    """Raise NotWorkingError unless this Prometheus or promtool runs and is new enough."""
     output = _output(executable, "--version")
-    _check_version("Prometheus", PROMETHEUS_MINIMUM, re.match(r"prometheus, version (\d+)\.(\d+)", output), output)
-
-
-def check_promtool(executable: Path) -> None:
-    """Raise NotWorkingError unless this promtool runs and is new enough."""
-    output = _output(executable, "--version")
-    _check_version("promtool", PROMETHEUS_MINIMUM, re.match(r"promtool, version (\d+)\.(\d+)", output), output)
+    found = re.match(rf"{title.lower()}, version (\d+)\.(\d+)", output)
+    _check_version(title, PROMETHEUS_MINIMUM, found, output)
 
 
 def _check_version(title: str, minimum: tuple[int, int], found: re.Match[str] | None, output: str) -> None:
@@ -158,15 +153,14 @@ JAEGER = Binary(
 )
 
 
-def _of_prometheus(
-    title: str, command: str, check: Callable[[Path], None], build: Callable[[Path, Path], Path]
-) -> Binary:
+def _of_prometheus(title: str) -> Binary:
     """Return one of the executables that are in Prometheus' archive."""
+    command = title.lower()
     return Binary(
         title=title,
         variable=command.upper(),
         commands=(command,),
-        check=check,
+        check=partial(check_prometheus, title),
         release=Release(
             repository="prometheus/prometheus",
             version=PROMETHEUS_VERSION,
@@ -177,9 +171,8 @@ def _of_prometheus(
         ),
         released_as=f"{command}-{PROMETHEUS_VERSION}",
         built_as=f"{command}-built-{PROMETHEUS_VERSION}",
-        build=build,
+        build=partial(build_prometheus, title),
     )
 
 
-PROMETHEUS = _of_prometheus("Prometheus", "prometheus", check_prometheus, build_prometheus)
-PROMTOOL = _of_prometheus("promtool", "promtool", check_promtool, build_promtool)
+PROMETHEUS, PROMTOOL = map(_of_prometheus, ("Prometheus", "promtool"))
