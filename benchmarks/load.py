@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,20 +55,32 @@ def place_orders(url: str, seconds: float, check: Callable[[], None]) -> Answers
     """
     # wrk knows whole seconds.
     whole = str(max(1, round(seconds)))
-    command = [sys.executable, "-m", "benchmarks.load", url, str(CONNECTIONS), whole]
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.load", url, str(CONNECTIONS), whole]
     if wrk := shutil.which("wrk"):
-        command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{whole}s", f"--timeout={ANSWER_SECONDS}s", "-s", SCRIPT, url]  # type: ignore[list-item]
+        command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{whole}s", f"--timeout={ANSWER_SECONDS}s", "-s", SCRIPT, url]
+    return read(run(command, check).stdout)
+
+
+def run(
+    command: Sequence[str | Path], check: Callable[[], None], environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that prints little, apart from Ctrl-C. `check` is called all the while, and may raise."""
     with subprocess.Popen(  # noqa: S603
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             while process.poll() is None:
                 check()
                 time.sleep(POLL_SECONDS)
-            output = process.stdout.read() if process.stdout else ""
+            return subprocess.CompletedProcess(command, process.returncode, process.communicate()[0])
         finally:
             process.kill()
-    return read(output)
 
 
 def read(output: str) -> Answers:

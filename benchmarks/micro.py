@@ -2,21 +2,18 @@
 
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 
+from benchmarks.load import run
 from benchmarks.variants import LEAN, OURS, UNTRACED, VARIANTS
-from waybill.supervise import ROOT
 
 CALLS = ("flask", "requests", "sqlalchemy", "redis", "stream message", "encode a span")
 COMPARED = (UNTRACED, "textbook", OURS, LEAN)
-POLL_SECONDS = 0.02
 
 
 def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
@@ -34,22 +31,7 @@ def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
 def _in_a_process(name: str, call: str, check: Callable[[], None]) -> float:
     with TemporaryDirectory(prefix="waybill-bench-") as folder:
         environment = os.environ | VARIANTS[name].lay_out(Path(folder)) | {"OTEL_SDK_DISABLED": ""}
-        with subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "benchmarks.calls", call],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                while process.poll() is None:
-                    check()
-                    time.sleep(POLL_SECONDS)
-                output, errors = process.communicate()
-            finally:
-                process.kill()
-    if process.returncode:
-        raise click.ClickException(f"{call} in {name} failed:\n{errors.strip()}")
-    return float(json.loads(output.splitlines()[-1]))
+        done = run([sys.executable, "-m", "benchmarks.calls", call], check, environment)
+    if done.returncode:
+        raise click.ClickException(f"{call} in {name} failed:\n{done.stdout.strip()}")
+    return float(json.loads(done.stdout.splitlines()[-1]))

@@ -24,13 +24,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from benchmarks.capacity import FIGURES
 from benchmarks.report import machine
-from benchmarks.turn import cpu_seconds, memory_of, own_settings
+from benchmarks.turn import cpu_seconds, memory_of, own_settings, processes
 from benchmarks.variants import TRACED
 from waybill.ledger.numbers import read
 from waybill.parts import all_parts
-from waybill.processes import State
 from waybill.settings import Settings
-from waybill.supervise import Part, Supervisor, make_private, state_file
+from waybill.supervise import Part, Supervisor, make_private
 
 ORDER = Path(__file__).with_name("order.json")
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -104,18 +103,13 @@ class Running:
         parts = [change(part) for part in all_parts(self.settings) if part.name in names]
         self.supervisor.start(parts, lambda *_: None)
 
-    @property
-    def _parts(self) -> Any:
-        state = State.read(state_file(self.folder))
-        return state.parts if state else []
-
     def cpu(self) -> Mapping[str, float]:
         """Return the CPU time of each part so far, in seconds."""
-        return cpu_seconds(self._parts)
+        return cpu_seconds(processes(self.folder))
 
     def memory(self, *names: str) -> int:
         """Return the memory (PSS) of parts together."""
-        return sum(memory_of(part) for part in self._parts if part.name in names)
+        return sum(memory_of(part) for part in processes(self.folder) if part.name in names)
 
     def wait(self, name: str, count: int, of: str) -> None:
         """Wait until a count of the Collectors that send, or of Jaeger, is so high."""

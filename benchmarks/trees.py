@@ -16,9 +16,8 @@ import click
 from benchmarks.turn import ARRIVED_WITHIN_SECONDS, POLL_SECONDS, own_settings
 from waybill.ledger.balance import Ledger
 from waybill.ledger.numbers import read
-from waybill.processes import Running, State
 from waybill.settings import Settings
-from waybill.supervise import ROOT, make_private, state_file
+from waybill.supervise import ROOT, make_private
 
 
 def is_commit(name: str) -> bool:
@@ -59,11 +58,6 @@ class OfTree:
         """Start everything; return when it is ready."""
         # Ctrl-C is for us: `up` would stop by itself, and we with it.
         self._waybill("up", "--background")
-
-    def processes(self) -> list[Running]:
-        """Return the parts that run."""
-        state = State.read(state_file(self.folder))
-        return state.parts if state else []
 
     def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
         """Wait until no span is on its way any more.

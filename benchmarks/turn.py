@@ -69,13 +69,11 @@ class System(Protocol):
     """The processes of a turn: everything that one order needs."""
 
     name: str
+    folder: Path
     settings: Settings
 
     def start(self) -> None:
         """Start everything; return when it is ready."""
-
-    def processes(self) -> list[Running]:
-        """Return the parts that run."""
 
     def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
         """Have the services send all; return how many spans ended, the bytes of one, and how many were lost."""
@@ -105,14 +103,9 @@ class OfVariant:
         check_free(parts)
         self._supervisor.start(parts, lambda *_: None)
 
-    def processes(self) -> list[Running]:
-        """Return the parts that run."""
-        state = State.read(state_file(self.folder))
-        return state.parts if state else []
-
     def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
         """Stop the services, so that they send all they have; then ask Jaeger."""
-        services = [part for part in self.processes() if part.name in TRACED]
+        services = [part for part in processes(self.folder) if part.name in TRACED]
         with ThreadPoolExecutor(len(services)) as pool:
             list(pool.map(lambda part: end(part, self.warnings.append), services))
         files = list((self.folder / "spans").iterdir())
@@ -160,7 +153,7 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
         place_orders(system.settings.gateway_url, WARM_UP_SECONDS, check)
         with _orders(system.settings) as orders:
             before_load = orders.wait_shipped(check)
-            parts = system.processes()
+            parts = processes(system.folder)
             before = cpu_seconds(parts)
             answers = place_orders(system.settings.gateway_url, seconds, check)
             # Before the last orders are shipped: that takes no memory.
@@ -186,6 +179,12 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
         lost=lost,
         warnings=tuple(getattr(system, "warnings", ())),
     )
+
+
+def processes(folder: Path) -> list[Running]:
+    """Return the parts that run for a folder."""
+    state = State.read(state_file(folder))
+    return state.parts if state else []
 
 
 def cpu_seconds(parts: Iterable[Running]) -> dict[str, float]:

@@ -204,8 +204,7 @@ class LiveCheck:
             for name, value in said.items():
                 self._attribute(name, value, "resource", group.title, service)
                 if name not in group.carries and name in self.known.attributes:
-                    message = RULES_OF_OUR_OWN["undocumented_attribute"]
-                    self._find("violation", "undocumented_attribute", "resource", group.title, name, message, service)
+                    self._broken("undocumented_attribute", "resource", group.title, service, name)
                 self._stranger(value, "resource", group.title, name, service)
         if not schema_url:
             message = "the resource names no version of the conventions"
@@ -229,8 +228,7 @@ class LiveCheck:
         self._spans[key] = span, service, instance
         row = self._row(service, kind, span.name)
         if row is None:
-            message = f"{RULES_OF_OUR_OWN['undocumented_span']} ({kind})"
-            self._find("violation", "undocumented_span", "span", span.name, "", message, service)
+            self._broken("undocumented_span", "span", span.name, service, detail=kind)
         else:
             self._seen_spans.add((service, row))
         failed = span.status.code == Status.STATUS_CODE_ERROR
@@ -263,8 +261,7 @@ class LiveCheck:
             return
         allowed = {group.id for group in described.spans}
         if row and not {EVERY_SPAN, row.group.id} & allowed:
-            message = RULES_OF_OUR_OWN["unexpected_event"]
-            self._find("violation", "unexpected_event", "span", span, event.name, message, service)
+            self._broken("unexpected_event", "span", span, service, event.name)
         self._seen["events"].add(event.name)
         self._carried(described.group.id, event.attributes, "span", event.name, service)
 
@@ -336,11 +333,9 @@ class LiveCheck:
         for key, value in said.items():
             self._attribute(key, value, signal, name, service)
             if group and key in self.registry.attributes and key not in group.carries:
-                message = RULES_OF_OUR_OWN["unexpected_attribute"]
-                self._find("violation", "unexpected_attribute", signal, name, key, message, service)
+                self._broken("unexpected_attribute", signal, name, service, key)
             elif key not in self.registry.attributes and key in self.known.attributes:
-                message = RULES_OF_OUR_OWN["undocumented_attribute"]
-                self._find("violation", "undocumented_attribute", signal, name, key, message, service)
+                self._broken("undocumented_attribute", signal, name, service, key)
         carrier = Carrier(said, service, name, **of_span)
         for key, carried in group.carries.items() if group else ():
             if carried.condition in CONDITIONS:
@@ -348,8 +343,7 @@ class LiveCheck:
                 if met is True and key not in said:
                     self._missing(carried.level, signal, name, key, service)
                 if met is False and key in said:
-                    message = f"{RULES_OF_OUR_OWN['condition_not_met']} ({carried.condition})"
-                    self._find("violation", "condition_not_met", signal, name, key, message, service)
+                    self._broken("condition_not_met", signal, name, service, key, carried.condition)
             elif key not in said and carried.level in ("required", "recommended"):
                 self._missing(carried.level, signal, name, key, service)
         if group:
@@ -379,7 +373,7 @@ class LiveCheck:
                 find("information", "extends_namespace", "Its namespace is one of the conventions.")
             return
         if key.endswith(".address") and WITH_PORT.fullmatch(value.string_value):
-            find("violation", "port_in_address", RULES_OF_OUR_OWN["port_in_address"])
+            self._broken("port_in_address", signal, name, service, key)
         if known and known.deprecated:
             find("violation", "deprecated", known.deprecated)
         if not (known.stable if known else ours and ours.stability == "stable"):
@@ -393,8 +387,7 @@ class LiveCheck:
     def _stranger(self, value: AnyValue, signal: str, name: str, key: str, service: str) -> None:
         text = str(value) if self.planted else ""
         if any(word in text for word in self.planted):
-            message = RULES_OF_OUR_OWN["word_of_a_stranger"]
-            self._find("violation", "word_of_a_stranger", signal, name, key, message, service)
+            self._broken("word_of_a_stranger", signal, name, service, key)
 
     # All together
 
@@ -417,14 +410,12 @@ class LiveCheck:
                 if span.kind != Span.SPAN_KIND_PRODUCER:
                     outside |= span.end_time_unix_nano > parent.end_time_unix_nano
                 if _left_by_exception(span) and _shows_that_of(parent, span):
-                    message = f"{RULES_OF_OUR_OWN['exception_not_innermost']} ({span.name})"
-                    self._find("violation", "exception_not_innermost", "span", parent.name, "", message, service)
+                    self._broken("exception_not_innermost", "span", parent.name, service, detail=span.name)
                 if span.kind == parent.kind != Span.SPAN_KIND_INTERNAL:
                     message = f"below {parent.name} of the same kind, in one process"
                     self._find("violation", "sent_twice", "span", span.name, "", message, service)
             if outside:
-                message = f"{RULES_OF_OUR_OWN['outside_of_parent']} ({parent.name})"
-                self._find("violation", "outside_of_parent", "span", span.name, "", message, service)
+                self._broken("outside_of_parent", "span", span.name, service, detail=parent.name)
 
     def _compare_attempts(self) -> None:
         attempts: dict[tuple[bytes, bytes, str, str], list[tuple[int, int, str]]] = defaultdict(list)
@@ -442,9 +433,7 @@ class LiveCheck:
         said = {pair.key for pair in span.attributes}
         for other in others:
             for key in {pair.key for pair in other.attributes}.intersection(BAGGAGE_KEYS) - said:
-                self._find(
-                    "violation", "baggage_lost", "span", span.name, key, RULES_OF_OUR_OWN["baggage_lost"], service
-                )
+                self._broken("baggage_lost", "span", span.name, service, key)
 
     def _compare_errors(self) -> None:
         for metric in self._metrics.values():
@@ -479,8 +468,9 @@ class LiveCheck:
             for name in sorted(metric.group.carries.keys() - self._seen[metric.group.id]):
                 never("metric", metric.name, name, "no point has it")
 
-    def _broken(self, rule: str, signal: str, name: str, service: str) -> None:
-        self._find("violation", rule, signal, name, "", RULES_OF_OUR_OWN[rule], service)
+    def _broken(self, rule: str, signal: str, name: str, service: str, about: str = "", detail: str = "") -> None:
+        message = f"{RULES_OF_OUR_OWN[rule]} ({detail})" if detail else RULES_OF_OUR_OWN[rule]
+        self._find("violation", rule, signal, name, about, message, service)
 
     def _find(self, level: Level, rule: str, signal: str, name: str, about: str, message: str, service: str) -> None:
         self.findings[Finding(level, rule, signal, name, about, message, service)] += 1
