@@ -90,3 +90,11 @@ def test_each_hook_of_pre_commit_is_a_program_that_make_lint_runs() -> None:
 def test_actionlint_is_one_version_everywhere() -> None:
     versions = set(chain(re.findall(r"actionlint@(v\S+)", MAKEFILE), re.findall(r"actionlint\n +rev: (v\S+)", HOOKS)))
     assert len(versions) == 1
+
+
+def test_every_room_is_typed_held_to_its_arrows_and_in_the_wheel() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    rooms = {package.parent.name for package in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert rooms == set(tools["mypy"]["packages"])
+    assert rooms == set(tools["importlinter"]["root_packages"])
+    assert rooms == set(tools["hatch"]["build"]["targets"]["wheel"]["packages"])
