@@ -137,12 +137,10 @@ def addresses_of(
 
 
 def report(findings: Iterable[str | Finding], as_json: bool = False) -> None:
-    """Print each finding as it comes; exit with 1 if something is broken. Raises click.ClickException.
+    """Print each finding as it comes; exit with 1 if something is broken.
 
     JSON is printed at the end, as one object.
     """
-    from .jaeger import JaegerError
-
     remarks = False
     found: list[dict[str, str]] = []
     try:
@@ -157,8 +155,6 @@ def report(findings: Iterable[str | Finding], as_json: bool = False) -> None:
         else:
             _print_finding("✗", broken.finding, fg="red", bold=True)
         sys.exit(1)
-    except JaegerError as error:
-        raise click.ClickException(web.without_passwords(str(error))) from error
     if as_json:
         _print_json(found)
         return

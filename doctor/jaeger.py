@@ -10,15 +10,20 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from urllib.parse import urlencode
 
+import click
 import requests
 
+from . import web
 from .traces import RAW_TRACES, Trace, traces_from_json
 
 RAW_IN_SEARCH = {f"query.{name}": value for name, value in RAW_TRACES.items()}
 
 
-class JaegerError(Exception):
-    """A request to Jaeger failed; the message says why and what to do."""
+class JaegerError(click.ClickException):
+    """A request to Jaeger failed; the message says why and what to do, without the passwords of its address."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(web.without_passwords(message))
 
 
 def whole(trace: Trace) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from . import web
 from .cli import _url, printable, together
 from .jaeger import Jaeger, JaegerError
 from .score_input import Service, Telemetry
@@ -103,7 +102,7 @@ def report(files: Sequence[Path], jaeger: str, names: Sequence[str], minutes: fl
         try:
             _read_jaeger(telemetry, Jaeger(jaeger), names, minutes, limit)
         except JaegerError as error:
-            _refuse(web.without_passwords(str(error)))
+            _refuse(str(error))
     found = scores(telemetry, names)
     missing = set(names) - {each.service for each in found}
     if missing or not found:

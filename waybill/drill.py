@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from doctor.jaeger import Jaeger, JaegerError
+from doctor.jaeger import Jaeger
 from exhibition.scenarios import SCENARIOS, Scenario
 from telemetry.traces import duration
 from waybill import loopback, waterfall
@@ -82,15 +82,12 @@ def drill(seed: int | None, service: str | None, span: str | None, cause: str | 
     plan = plan_of(random.randrange(SEEDS) if seed is None else seed)  # noqa: S311
     jaeger = Jaeger(settings().jaeger_url)
     console = Console(highlight=False)
-    try:
-        link = jaeger.link if jaeger.has_web_ui() else settings().trace_url
-        orders = place(plan)
-        example = find_example(jaeger, plan, orders)
-        console.print(f"\nDrill {plan.seed}. `make drill SEED={plan.seed}` repeats it.", style="bold")
-        if not service:
-            show_where_to_look(console, jaeger, orders)
-    except JaegerError as error:
-        raise click.ClickException(str(error)) from error
+    link = jaeger.link if jaeger.has_web_ui() else settings().trace_url
+    orders = place(plan)
+    example = find_example(jaeger, plan, orders)
+    console.print(f"\nDrill {plan.seed}. `make drill SEED={plan.seed}` repeats it.", style="bold")
+    if not service:
+        show_where_to_look(console, jaeger, orders)
     given = Answer(service, span, cause_of(plan, cause)) if service and span and cause else None
     right = grade(console, plan.right, given or ask(console, plan))
     console.print()

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from doctor.jaeger import Jaeger, JaegerError
+from doctor.jaeger import Jaeger
 from waybill import report
 from waybill.environment import INTERRUPTED
 from waybill.ledger import close_ledger, last_line, left_out, open_ledger
@@ -66,38 +66,35 @@ def load(orders: int, users: int, rate: float | None, mix: dict[str, int], web_u
         raise click.ClickException(f"Port {WEB_UI_PORT}, for Locust's web page, is taken: end what listens there.")
     console = Console(quiet=as_json)
     jaeger = Jaeger(settings().jaeger_url)
-    try:
-        has_web_ui = jaeger.has_web_ui()
-        before = open_ledger()
-        job = Job(
-            url=settings().gateway_url,
-            mix=mix,
-            skus=skus_in_stock(settings().gateway_url),
-            orders=ORDERS_IN_A_ROUND if web_ui else orders,
-            users=users,
-            rate=rate,
-            web_ui_port=WEB_UI_PORT if web_ui else None,
-        )
-        placed, interrupted = run(job)
-        if interrupted and not web_ui:
-            console.print(f"\nInterrupted: {len(placed)} of {orders} orders were placed.", highlight=False)
-        report.show_orders(console, placed, jaeger.link if has_web_ui else settings().trace_url)
-        problems = wait_for_traces(jaeger, placed)
-        if has_web_ui:
-            report.show_comparisons(console, placed, jaeger.compare_link)
-        elif placed:
-            report.show_traces(console, placed, jaeger)
-        missing = {trace_id for trace_id, problem in problems.items() if problem == report.MISSING}
-        kept = close_ledger(before, len(missing))
-        sampled_out = missing if left_out(kept) else set()
-        problems = {trace_id: problem for trace_id, problem in problems.items() if trace_id not in sampled_out}
-        report.show_completeness(console, placed, problems, len(sampled_out))
-        console.print(last_line(kept), soft_wrap=True, markup=False, highlight=False)
-        if as_json:
-            found = report.as_json(placed, problems, len(sampled_out))
-            click.echo(json.dumps(found | {"interrupted": interrupted, "ledger": last_line(kept)}, indent=2))
-    except JaegerError as error:
-        raise click.ClickException(str(error)) from error
+    has_web_ui = jaeger.has_web_ui()
+    before = open_ledger()
+    job = Job(
+        url=settings().gateway_url,
+        mix=mix,
+        skus=skus_in_stock(settings().gateway_url),
+        orders=ORDERS_IN_A_ROUND if web_ui else orders,
+        users=users,
+        rate=rate,
+        web_ui_port=WEB_UI_PORT if web_ui else None,
+    )
+    placed, interrupted = run(job)
+    if interrupted and not web_ui:
+        console.print(f"\nInterrupted: {len(placed)} of {orders} orders were placed.", highlight=False)
+    report.show_orders(console, placed, jaeger.link if has_web_ui else settings().trace_url)
+    problems = wait_for_traces(jaeger, placed)
+    if has_web_ui:
+        report.show_comparisons(console, placed, jaeger.compare_link)
+    elif placed:
+        report.show_traces(console, placed, jaeger)
+    missing = {trace_id for trace_id, problem in problems.items() if problem == report.MISSING}
+    kept = close_ledger(before, len(missing))
+    sampled_out = missing if left_out(kept) else set()
+    problems = {trace_id: problem for trace_id, problem in problems.items() if trace_id not in sampled_out}
+    report.show_completeness(console, placed, problems, len(sampled_out))
+    console.print(last_line(kept), soft_wrap=True, markup=False, highlight=False)
+    if as_json:
+        found = report.as_json(placed, problems, len(sampled_out))
+        click.echo(json.dumps(found | {"interrupted": interrupted, "ledger": last_line(kept)}, indent=2))
     if interrupted and not web_ui:
         sys.exit(INTERRUPTED)
     sys.exit(0 if report.good(placed, problems) else 1)

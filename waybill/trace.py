@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from doctor.jaeger import Jaeger, JaegerError
+from doctor.jaeger import Jaeger
 from telemetry.records import Record, of_trace
 from telemetry.traces import Trace
 from waybill import typed, waterfall
@@ -45,11 +45,8 @@ def a_trace_id(_context: click.Context, _parameter: click.Parameter, value: str 
 def trace(trace_id: str, wait: float, logs: bool, wants_json: bool) -> None:
     """Show the trace ID as a waterfall. The `trace_id` of an order is in the gateway's answer."""
     jaeger = Jaeger(settings().jaeger_url)
-    try:
-        found = jaeger.wait_for_trace(trace_id, timeout=wait)
-        has_web_ui = jaeger.has_web_ui()
-    except JaegerError as error:
-        raise click.ClickException(str(error)) from error
+    found = jaeger.wait_for_trace(trace_id, timeout=wait)
+    has_web_ui = jaeger.has_web_ui()
     if found is None:
         raise click.ClickException(
             f"Jaeger has no trace {trace_id}. Either it was not sampled, or its spans have not arrived yet "
