@@ -8,14 +8,29 @@ from typing import Any
 import pytest
 import yaml
 
+from conformance.registry import registry
 from tests.documents import ROOT
 from waybill import binaries
 from waybill.parts import all_parts
-from waybill.registry import NAMES, ON_THE_WAY, OWNERS, PARTS, PORTS, RETENTION, SAMPLERS, SERVICES, SHIPPED, Service
+from waybill.registry import (
+    NAMES,
+    ON_THE_WAY,
+    OWNERS,
+    PARTS,
+    PORTS,
+    RETENTION,
+    SAMPLERS,
+    SERVICES,
+    SHIPPED,
+    TRACED,
+    WEB,
+    Service,
+)
 from waybill.settings import Settings
 
 _FILE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 COMPOSE, VOLUMES = _FILE["services"], set(_FILE["volumes"])
+SCHEMA = [group for file in registry().files for group in file.get("groups", ())]
 PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
 
 
@@ -85,6 +100,20 @@ def test_compose_hands_a_service_its_own_secrets() -> None:
 
 def test_the_collector_in_docker_takes_the_metrics_of_the_services_that_have_some() -> None:
     assert COMPOSE["otel-collector"]["environment"]["METRICS_OF"] == "|".join(sorted(SHIPPED))
+
+
+def test_what_many_services_send_is_said_of_those_of_the_registry() -> None:
+    stores = [service.name for service in SERVICES if service.database]
+    said = [line["services"] for group in SCHEMA for line in lines_of(group)]
+    many = [services for services in said if "inventory" in services and len(services) > 3]
+    assert len(many) > 15
+    assert [services for services in many if set(services) not in (set(TRACED), set(stores), set(WEB))] == []
+
+
+def lines_of(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what an entry of telemetry-schema/ says of services."""
+    ours: dict[str, Any] = group.get("annotations", {}).get("waybill", {})
+    return [*ours.get("spans", ()), *([ours] if "services" in ours else [])]
 
 
 def test_docker_makes_the_databases_and_passwords_of_the_services() -> None:
