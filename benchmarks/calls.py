@@ -1,7 +1,7 @@
 """One kind of call, timed: `python -m benchmarks.calls flask` prints the microseconds of CPU that it takes.
 
-It is run with the telemetry of a variant in the place of ours. The lowest tenth of many short batches is what counts:
-the others shared the processor's caches with somebody.
+It is run with the telemetry of a variant instead of ours. The result is the lowest tenth of many short batches:
+the others shared the processor's caches with other work.
 """
 
 import gc
@@ -20,7 +20,7 @@ BATCH_SECONDS = 0.03
 
 
 def of_flask() -> Callable[[], object]:
-    """Return a call of a route that does nothing, as gunicorn makes it."""
+    """Return a call to a route that does nothing, in the same way as gunicorn."""
     from flask import Flask
 
     from chassis.tracing import way
@@ -60,7 +60,7 @@ def of_flask() -> Callable[[], object]:
 
 
 def of_requests() -> Callable[[], object]:
-    """Return a GET whose transport answers at once, to a host that gets our context."""
+    """Return a GET whose transport answers at once, to a trusted host."""
     import requests
     from requests.adapters import HTTPAdapter
 
@@ -107,10 +107,10 @@ def of_redis() -> Callable[[], object]:
 
     class Connection(redis.Connection):
         def connect(self) -> None:
-            """Reach nobody."""
+            """Connect to nothing."""
 
         def send_command(self, *_: Any, **__: Any) -> None:
-            """Throw it away."""
+            """Discard the data."""
 
         def can_read(self, *_: Any, **__: Any) -> bool:
             return False
@@ -197,19 +197,19 @@ def lowest_tenth(call: Callable[[], object]) -> float:
 
 
 def main(name: str) -> None:
-    """Time the calls of this name."""
+    """Time the calls with this name."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult
 
     from chassis.tracing import way
 
-    # Otherwise the spans have nowhere to go, and each that finds the queue full costs as much as a call.
+    # Otherwise the spans cannot be sent, and each one that finds the queue full costs as much as a call.
     OTLPSpanExporter.export = lambda *_: SpanExportResult.SUCCESS  # type: ignore[method-assign]
     way().configure("bench")
     microseconds = lowest_tenth(CALLS[name]())
     click.echo(json.dumps(microseconds / (ENCODED if name == "encode a span" else 1)))
     sys.stdout.flush()
-    # The metrics have nowhere to go: nobody waits until they are given up.
+    # The metrics cannot be sent, so do not wait until they are given up.
     os._exit(0)
 
 

@@ -59,7 +59,7 @@ def measure(config: Path, options: Sequence[str], spans: int) -> float:
     sending = Requests.of_orders(ORDERS_IN_A_REQUEST)
     orders = ceil(spans * ORDERS_IN_A_REQUEST / sending.spans)
     with running("jaeger", "collector", change=configured) as parts:
-        # The first ones pay for work that is done once.
+        # The first ones include work that is done once.
         first = sending.send(parts.settings.collector_port, orders // 10)
         parts.wait(STORED, first, "jaeger")
         before = parts.cpu()["collector"]

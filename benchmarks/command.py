@@ -1,4 +1,4 @@
-"""`python -m waybill bench`: what tracing costs, variant against variant, on the real parts."""
+"""`python -m waybill bench`: measure the cost of tracing, variant against variant, on the real parts."""
 
 import fcntl
 import json
@@ -129,7 +129,7 @@ def _trees(commit: str, folder: Path) -> dict[str, Maker]:
 def _take_turns(
     makers: Mapping[str, Maker], rounds: int, seconds: float, seed: int, interrupt: Interrupt
 ) -> list[Measured]:
-    """Measure each variant once a round, in an order of its own for each round."""
+    """Measure each variant once per round, in a different order in each round."""
     shuffle = random.Random(seed).shuffle  # noqa: S311
     turns = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -153,9 +153,9 @@ def _take_turns(
 
 @contextmanager
 def _workshop() -> Iterator[tuple[Path, Interrupt]]:
-    """Lend a folder to one bench at a time, and a watch over Ctrl-C; end what a killed one has left behind."""
+    """Lock a folder for one bench at a time, watch for Ctrl-C, and end processes that a killed bench left behind."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
-        # The parts would take them over.
+        # The parts would inherit them.
         del os.environ[name]
     interrupt = Interrupt()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -183,7 +183,7 @@ def _clear(folder: Path) -> None:
     file = state_file(folder / "turn")
     state = State.read(file)
     if state and state.supervisor.pid != os.getpid():
-        # That of a tree's `up` may live, and would restart ended processes.
+        # The supervisor of a tree's `up` may be alive, and would restart ended processes.
         end(state.supervisor, say)
         end_what_is_left(file, say)
     for path in folder.iterdir():

@@ -1,8 +1,8 @@
-"""Orders as fast as they are answered, by a process that costs little beside the system: wrk, else one of ours.
+"""Place orders as fast as they are answered, with a process that uses little of the machine: wrk, or one of ours.
 
     python -m benchmarks.load http://127.0.0.1:8000 8 10
 
-places orders over 8 connections for 10 seconds and prints what came of them as one line of JSON, as wrk does here.
+places orders over 8 connections for 10 seconds and prints the results as one line of JSON, as wrk does here.
 """
 
 import http.client
@@ -35,9 +35,9 @@ class Answers:
     """The answers to the orders of one load."""
 
     orders: int
-    """All that were answered, whatever the answer."""
+    """All orders that were answered, with any answer."""
     failed: int
-    """Those without an answer, or with one that is an error."""
+    """The orders without an answer, or with an error."""
     seconds: float
     p50_ms: float
     p99_ms: float
@@ -49,11 +49,11 @@ def generator() -> str:
 
 
 def place_orders(url: str, seconds: float, check: Callable[[], None]) -> Answers:
-    """Place orders for so long. `check` is called all the while, and may raise.
+    """Place orders for this many seconds. `check` is called repeatedly, and may raise.
 
     Raises click.ClickException if the generator fails or no order was answered.
     """
-    # wrk knows whole seconds.
+    # wrk only supports whole seconds.
     whole = str(max(1, round(seconds)))
     command: list[str | Path] = [sys.executable, "-m", "benchmarks.load", url, str(CONNECTIONS), whole]
     if wrk := shutil.which("wrk"):
@@ -84,7 +84,7 @@ def run(
 
 
 def read(output: str) -> Answers:
-    """Return what the last line of a generator says. Raises click.ClickException if that is something else."""
+    """Return the result in the last line of a generator. Raises click.ClickException if it is something else."""
     try:
         answers = Answers(**json.loads(output.strip().splitlines()[-1]))
     except (IndexError, TypeError, ValueError) as error:
@@ -95,7 +95,7 @@ def read(output: str) -> Answers:
 
 
 class _Customer(threading.Thread):
-    """One connection that places an order after the other."""
+    """A connection that places one order after the other."""
 
     def __init__(self, url: str, until: float) -> None:
         super().__init__()
@@ -127,12 +127,12 @@ class _Customer(threading.Thread):
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest of the sorted values that `percent` of them do not exceed; 0 if there is none."""
+    """Return the smallest of the sorted values that `percent` of them do not exceed; 0 if there are none."""
     return values[max(0, math.ceil(len(values) * percent / 100) - 1)] if values else 0.0
 
 
 def main(url: str, connections: str, seconds: str) -> None:
-    """Place orders and print what came of them."""
+    """Place orders and print the results."""
     began = time.monotonic()
     customers = [_Customer(url, began + float(seconds)) for _ in range(int(connections))]
     for customer in customers:

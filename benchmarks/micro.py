@@ -1,4 +1,4 @@
-"""Single calls with and without tracing: CPU time, each in a process of its own, for a first judgement of a change."""
+"""Measure the CPU time of single calls with and without tracing, each in its own process, to judge a change."""
 
 import json
 import os
@@ -17,12 +17,12 @@ COMPARED = (UNTRACED, "textbook", OURS, LEAN)
 
 
 def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
-    """Return the microseconds of each call in each variant. `check` is called all the while, and may raise."""
+    """Return the microseconds of each call in each variant. `check` is called repeatedly, and may raise."""
     found: dict[str, dict[str, float]] = {call: {} for call in CALLS}
     for name in COMPARED:
         if VARIANTS[name].exists:
             for call in CALLS:
-                # Untraced there is no span to encode.
+                # Without tracing there is no span to encode.
                 if (name, call) != (UNTRACED, CALLS[-1]):
                     found[call][name] = _in_a_process(name, call, check)
     return found

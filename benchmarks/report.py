@@ -25,7 +25,7 @@ UNSTEADY = "The machine was busy with other work: the turns of one variant diffe
 
 
 def tables(results: Results, micro: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """Return everything in Markdown, which can be read in a terminal as well."""
+    """Return everything in Markdown, which is also readable in a terminal."""
     blocks = [_summary(results), _by_part(results), _by_kind(results), *([micro_table(micro)] if micro else [])]
     return "\n\n".join(filter(None, blocks))
 
@@ -84,7 +84,7 @@ def _by_kind(results: Results) -> str:
 
 
 def micro_table(micro: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the microbenchmarks, one call a line."""
+    """Return the microbenchmarks, one call per line."""
     names = list(dict.fromkeys(name for times in micro.values() for name in times))
     rows = [[call, *(f"{times[name]:.0f}" if name in times else "" for name in names)] for call, times in micro.items()]
     return table(["us of CPU for one call", *names], rows)
@@ -101,7 +101,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def conditions(rounds: int, seconds: float, seed: int) -> str:
-    """Return a sentence on the machine and on the run."""
+    """Return a sentence about the machine and the run."""
     return (
         f"{rounds} rounds of {seconds:.0f} s a variant, order shuffled with seed {seed}; load by {generator()} over 8 "
         f"connections. {machine()}, everything on that machine; Python "
@@ -138,7 +138,7 @@ def write(results: Results, conditions: str, micro: Mapping[str, Mapping[str, fl
 
 
 def write_page(text: str, page: Path = PAGE, mark: str = BEGIN) -> None:
-    """Put a text into a page, in place of what was measured before. Raises click.ClickException if it cannot."""
+    """Replace the previous results in a page. Raises click.ClickException if it has no markers."""
     before, begin, rest = page.read_text().partition(mark)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -1,4 +1,4 @@
-"""Figures from all turns together: ratios of turns of the same round, medians, and CPU time by part and by kind."""
+"""Compute figures from all turns: ratios of turns of the same round, medians, and CPU time by part and by kind."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from benchmarks.turn import Measured
 from benchmarks.variants import OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
 
 STEADY = 0.2
-"""The greatest spread of the base's turns, in terms of their median."""
+"""The greatest allowed spread of the base's turns, relative to their median."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Results:
-    """All turns of a run, and what they are compared with."""
+    """All turns of a run, and the base of the comparison."""
 
     turns: Sequence[Measured]
     base: str
@@ -44,9 +44,9 @@ class Results:
         return sorted((turn for turn in self.turns if turn.variant == name), key=lambda turn: turn.round)
 
     def ratio(self, name: str, to: str = "") -> Spread | None:
-        """Return the orders a second of a variant in terms of another's, the base's by default.
+        """Return the orders a second of a variant relative to another's, by default the base's.
 
-        Each turn is divided by the other's of the same round; None if no round has both.
+        Each turn is divided by the other's turn of the same round; None if no round has both.
         """
         other = {turn.round: turn.orders_a_second for turn in self.of(to or self.base)}
         ratios = [turn.orders_a_second / other[turn.round] for turn in self.of(name) if other.get(turn.round)]
@@ -72,7 +72,7 @@ class Results:
     def kinds(self) -> Mapping[str, float]:
         """Return the CPU time that our tracing adds to an order, by what it is for; empty if a variant is missing.
 
-        Each kind is what is saved by leaving it out.
+        Each kind is the time that is saved by leaving it out.
         """
         if not {UNTRACED, UNEXPORTED, TRACES_ONLY, OURS} <= set(self.names):
             return {}
@@ -100,7 +100,7 @@ class Results:
         return sum(turn.answers.failed for turn in self.turns)
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything, for programs."""
+        """Return everything in a form for programs."""
         variants = {}
         for name in self.names:
             ratio = self.ratio(name)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.stages`: what a span costs at each stage from the services to the storage.
+"""`python -m benchmarks.stages`: measure the cost of a span at each stage from the services to the storage.
 
 The spans are those of a completed order, recorded from the real services (order.json), with a trace id for each
 order, and sent through the parts as `make up` starts them. The figures go to figures.json, from which `waybill
@@ -67,11 +67,11 @@ class Requests:
 
     @property
     def bytes_a_span(self) -> float:
-        """Return the bytes on the wire, without compression."""
+        """Return the number of bytes on the wire, without compression."""
         return sum(map(len, self.bodies)) / self.spans
 
     def send(self, port: int, orders: int) -> int:
-        """Send at least this many orders, no two of one trace, and return how many spans they have."""
+        """Send at least this many orders, each in its own trace, and return the number of their spans."""
         sent = 0
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
             export = channel.unary_unary(EXPORT)
@@ -112,7 +112,7 @@ class Running:
         return sum(memory_of(part) for part in processes(self.folder) if part.name in names)
 
     def wait(self, name: str, count: int, of: str) -> None:
-        """Wait until a count of the Collectors that send, or of Jaeger, is so high."""
+        """Wait until a count of the sending Collectors, or of Jaeger, has this value."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             now = read(self.settings)
@@ -126,7 +126,7 @@ class Running:
 
 @contextmanager
 def running(*names: str, **chosen: Any) -> Iterator[Running]:
-    """Start parts in a folder of their own, and end them."""
+    """Start parts in their own folder, and end them."""
     with TemporaryDirectory(prefix="waybill-bench-") as folder:
         found = Running(Path(folder), *names, **chosen)
         try:
@@ -136,7 +136,7 @@ def running(*names: str, **chosen: Any) -> Iterator[Running]:
 
 
 def two_tiers(orders: int) -> dict[str, float]:
-    """Return CPU of both tiers, and the memory of a trace that is not decided on yet."""
+    """Return the CPU time of both tiers, and the memory of an undecided trace."""
     sending = Requests.of_orders()
     with running("jaeger", *TIERS, sampling="two-tier") as parts:
         parts.wait("otelcol_receiver_accepted_spans", sending.send(parts.settings.collector_port, 60), "samplers")
@@ -157,7 +157,7 @@ def two_tiers(orders: int) -> dict[str, float]:
 
 
 def storage(kind: str, orders: int, url: str = "") -> dict[str, float]:
-    """Return CPU of the one Collector and of Jaeger, and the bytes that a span takes where it is stored."""
+    """Return the CPU time of the single Collector and of Jaeger, and the size of a stored span."""
     sending = Requests.of_orders()
     with running("jaeger", "collector", storage=kind, opensearch_url=url) as parts:
         first = sending.send(parts.settings.collector_port, 60)
@@ -177,7 +177,7 @@ def storage(kind: str, orders: int, url: str = "") -> dict[str, float]:
 
 
 def queue(orders: int) -> dict[str, float]:
-    """Return the bytes on disk of a span that waits because Jaeger is away."""
+    """Return the size on disk of a span that waits because Jaeger is down."""
     sending = Requests.of_orders()
     with running("collector") as parts:
         spans = sending.send(parts.settings.collector_port, orders)
@@ -185,7 +185,7 @@ def queue(orders: int) -> dict[str, float]:
 
 
 def services(measured: Path) -> dict[str, float]:
-    """Return what tracing adds in the services, from what `waybill bench --json` has printed."""
+    """Return the CPU time that tracing adds in the services, from the output of `waybill bench --json`."""
     variants = json.loads(measured.read_text())["variants"]
     traced, plain = variants["ours"], variants["untraced"]["cpu_ms_an_order"]
     added = sum(traced["cpu_ms_an_order"][name] - plain[name] for name in TRACED)
@@ -196,12 +196,12 @@ def services(measured: Path) -> dict[str, float]:
 
 
 def _size(folder: Path) -> int:
-    """Return what a folder takes on the disk: its files may have holes."""
+    """Return the disk space of a folder, whose files may have holes."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
 def _node(url: str) -> dict[str, float]:
-    """Return the CPU time and the bytes of an OpenSearch that has written all down."""
+    """Return the CPU time and the bytes of an OpenSearch that has stored everything."""
     if not url:
         return {}
     with requests.Session() as session:
@@ -222,7 +222,7 @@ def _node(url: str) -> dict[str, float]:
 @click.option("--opensearch", default="", help="The URL of an OpenSearch that nothing else uses.")
 @click.option("--write", is_flag=True, help="Put the figures into figures.json; what was not measured stays.")
 def main(orders: int, bench: Path | None, opensearch: str, write: bool) -> None:
-    """Measure what a span costs at each stage, from the services to the storage."""
+    """Measure the cost of a span at each stage, from the services to the storage."""
     found = {
         "machine": f"{machine()}; load average when it began: {os.getloadavg()[0]:.1f}",
         **two_tiers(orders),

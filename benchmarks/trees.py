@@ -1,4 +1,4 @@
-"""One commit against another: each runs by its own `python -m waybill up`, with the packages of this environment."""
+"""Compare two commits: each is started by its own `python -m waybill up`, with the packages of this environment."""
 
 import io
 import os
@@ -21,13 +21,13 @@ from waybill.supervise import ROOT, make_private
 
 
 def is_commit(name: str) -> bool:
-    """Return whether git knows a commit by this name."""
+    """Return whether git has a commit with this name."""
     asked = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
     return subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0  # noqa: S603
 
 
 def unpack(commit: str, folder: Path) -> Path:
-    """Write the files of a commit into a folder, and return that. Raises click.ClickException if there is none."""
+    """Write the files of a commit into a folder, and return it. Raises click.ClickException if there is none."""
     archive = subprocess.run(  # noqa: S603
         ["git", "archive", commit],  # noqa: S607
         cwd=ROOT,
@@ -43,7 +43,7 @@ def unpack(commit: str, folder: Path) -> Path:
 
 
 class OfTree:
-    """Everything that `up` starts from a tree, on ports and in a folder of its own."""
+    """Everything that `up` starts from a tree, on its own ports and in its own folder."""
 
     def __init__(self, name: str, tree: Path, folder: Path) -> None:
         self.name = name
@@ -56,13 +56,13 @@ class OfTree:
 
     def start(self) -> None:
         """Start everything; return when it is ready."""
-        # Ctrl-C is for us: `up` would stop by itself, and we with it.
+        # Ctrl-C is handled here: otherwise `up` would stop on its own, and we with it.
         self._waybill("up", "--background")
 
     def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
-        """Wait until no span is on its way any more.
+        """Wait until no span is in transit any more.
 
-        Its supervisor would start a service that we stopped again, so that they are counted from the Collector on.
+        Its supervisor would restart a service that we stop, so spans are counted from the Collector on.
         """
         deadline = time.monotonic() + ARRIVED_WITHIN_SECONDS
         last = -1
@@ -73,7 +73,7 @@ class OfTree:
                 return ledger.accepted, 0.0, ledger.accepted - ledger.stored
             last = ledger.accepted
             check()
-            # Longer than the services keep a span.
+            # A longer time than the services keep a span.
             time.sleep(10 * POLL_SECONDS)
 
     def stop(self) -> None:

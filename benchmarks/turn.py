@@ -1,4 +1,4 @@
-"""One turn of the bench: a whole system of one variant is started, loaded, looked at and stopped."""
+"""One turn of the bench: start a whole system of one variant, load it, measure it and stop it."""
 
 import json
 import random
@@ -33,7 +33,7 @@ WARM_UP_SECONDS = 2.0
 SHIPPED_WITHIN_SECONDS = 60.0
 ARRIVED_WITHIN_SECONDS = 20.0
 POLL_SECONDS = 0.1
-# Below those that the system gives out by itself, and beside those of the tests.
+# Below the ports that the system assigns, and different from those of the tests.
 PORTS = range(32_400, 32_768)
 
 
@@ -47,7 +47,7 @@ class Measured:
     completed: int
     """Orders that were placed and shipped while CPU time was counted."""
     cpu_ms: Mapping[str, float]
-    """CPU time an order, in milliseconds, by part."""
+    """CPU time per order, in milliseconds, by part."""
     pss_mib: float
     """The memory of all parts when the load ended, without the bench itself."""
     spans: int
@@ -61,7 +61,7 @@ class Measured:
 
     @property
     def orders_a_second(self) -> float:
-        """Orders that were answered, and not with an error, a second."""
+        """Orders per second that were answered without an error."""
         return (self.answers.orders - self.answers.failed) / self.answers.seconds
 
 
@@ -76,14 +76,14 @@ class System(Protocol):
         """Start everything; return when it is ready."""
 
     def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
-        """Have the services send all; return how many spans ended, the bytes of one, and how many were lost."""
+        """Let the services send all spans; return how many ended, the bytes of one, and how many were lost."""
 
     def stop(self) -> None:
-        """End everything, whatever the state that it is in."""
+        """End everything, in any state."""
 
 
 class OfVariant:
-    """The parts of this repository with the telemetry of a variant, on ports and in a folder of their own."""
+    """The parts of this repository with the telemetry of a variant, on their own ports and in their own folder."""
 
     def __init__(self, variant: Variant, folder: Path, template: Path, interrupt: "Interrupt") -> None:
         self.name = variant.name
@@ -104,7 +104,7 @@ class OfVariant:
         self._supervisor.start(parts, lambda *_: None)
 
     def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
-        """Stop the services, so that they send all they have; then ask Jaeger."""
+        """Stop the services, so that they send all their spans; then read Jaeger's count."""
         services = [part for part in processes(self.folder) if part.name in TRACED]
         with ThreadPoolExecutor(len(services)) as pool:
             list(pool.map(lambda part: end(part, self.warnings.append), services))
@@ -127,14 +127,14 @@ class OfVariant:
 
 
 class Interrupt:
-    """A flag that is set when somebody asks to stop; everything that waits looks at it."""
+    """A flag that is set when somebody asks to stop; all waiting code checks it."""
 
     def __init__(self) -> None:
         self.asked = False
         self.supervisor: Supervisor | None = None
 
     def ask(self, *_: Any) -> None:
-        """Be the handler of a signal."""
+        """Handle a signal."""
         self.asked = True
         if self.supervisor:
             self.supervisor.stop_asked = True
@@ -146,7 +146,7 @@ class Interrupt:
 
 
 def run_turn(system: System, number: int, seconds: float, check: Callable[[], None]) -> Measured:
-    """Start a system, measure it and stop it, also if anything fails."""
+    """Start a system, measure it and stop it, even if something fails."""
     try:
         check()
         system.start()
@@ -156,7 +156,7 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
             parts = processes(system.folder)
             before = cpu_seconds(parts)
             answers = place_orders(system.settings.gateway_url, seconds, check)
-            # Before the last orders are shipped: that takes no memory.
+            # Measure before the last orders are shipped, since that takes no memory.
             memory = sum(map(memory_of, parts)) / MEBIBYTE
             completed = orders.wait_shipped(check) - before_load
             after = cpu_seconds(parts)
@@ -188,12 +188,12 @@ def processes(folder: Path) -> list[Running]:
 
 
 def cpu_seconds(parts: Iterable[Running]) -> dict[str, float]:
-    """Return the CPU time that each part has used so far, with all that it has started."""
+    """Return the CPU time that each part has used so far, with all processes that it has started."""
     used = {}
     for part in parts:
         leader = psutil.Process(part.pid)
         times = leader.cpu_times()
-        # A parent has the sum of its ended children.
+        # A parent includes the sum of its ended children.
         used[part.name] = times.user + times.system + times.children_user + times.children_system
         for child in leader.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -203,7 +203,7 @@ def cpu_seconds(parts: Iterable[Running]) -> dict[str, float]:
 
 
 def wait_stored(settings: Settings, ended: int, check: Callable[[], None]) -> int:
-    """Return how many spans Jaeger has stored, once that is as many as ended, or nothing comes any more."""
+    """Return how many spans Jaeger has stored, once it has all that ended, or none arrive any more."""
     deadline = time.monotonic() + ARRIVED_WITHIN_SECONDS
     while True:
         now = read(settings)
@@ -215,15 +215,15 @@ def wait_stored(settings: Settings, ended: int, check: Callable[[], None]) -> in
 
 
 def own_settings(folder: Path) -> Settings:
-    """Return the settings of parts that keep everything in `folder`, on free ports."""
+    """Return the settings of parts that store everything in `folder`, on free ports."""
     ports: dict[str, Any] = free_ports()
     return Settings(state_dir=folder, sampling="off", metrics="off", **ports)
 
 
 def free_ports() -> dict[str, int]:
-    """Return a free port for each field of the settings that is one."""
+    """Return a free port for each port field of the settings."""
     names = [name for name in Settings.model_fields if name.endswith("_port")]
-    # The gateway's own order, but from anywhere: the turn before may have left connections that end slowly.
+    # In the usual sequence, but from any start: connections of the previous turn may end slowly.
     candidates = random.sample(PORTS, len(PORTS))
     free: list[int] = []
     for port in candidates:
@@ -236,7 +236,7 @@ def free_ports() -> dict[str, int]:
 
 
 class _Orders:
-    """The books of the shop, in its databases."""
+    """The records of the shop, in its databases."""
 
     def __init__(self, order: psycopg.Connection[Any], fulfilment: psycopg.Connection[Any]) -> None:
         self._order, self._fulfilment = order, fulfilment
@@ -282,12 +282,12 @@ def _orders(settings: Settings) -> Any:
 
 
 def memory_of(part: Running) -> int:
-    """Return the memory of a part (PSS), with all that it has started."""
+    """Return the memory of a part (PSS), with all processes that it has started."""
     leader = part.process()
     return sum(map(proportional_memory, [leader, *leader.children(recursive=True)])) if leader else 0
 
 
 def _bytes_a_span(counts: Iterable[Mapping[str, float]]) -> float:
-    """Return the bytes of a span, each process counting for as many as it ended."""
+    """Return the bytes of a span, weighted by the number of spans that each process ended."""
     encoded = [(count["ended"], count["bytes"] / count["encoded"]) for count in counts if count["encoded"]]
     return sum(ended * size for ended, size in encoded) / sum(ended for ended, _ in encoded) if encoded else 0.0

@@ -1,4 +1,4 @@
-"""The variants that are compared: the same services with other telemetry, as environments of their processes."""
+"""The variants to compare: the same services with different telemetry, as environments of their processes."""
 
 import os
 import shutil
@@ -12,12 +12,12 @@ from waybill.supervise import ROOT, Part
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 TRACED = ON_THE_WAY
-"""The parts that a variant is about. The acquirer, as a third party, is untraced in all of them."""
+"""The parts that a variant changes. The acquirer, a third party, is untraced in all of them."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to trace the services, or not to."""
+    """One way to trace the services, or not to trace them."""
 
     name: str
     what: str
@@ -25,9 +25,9 @@ class Variant:
     """Files of `stand_ins/`; a later one replaces names of the earlier ones."""
     environment: Mapping[str, str] = field(default_factory=dict)
     launcher: str = ""
-    """A program of the environment that starts the services' commands."""
+    """A program in the environment that starts the services' commands."""
     sends: bool = True
-    """True if its spans are to arrive in Jaeger."""
+    """True if its spans should arrive in Jaeger."""
     needs: str = ""
     """A path in the repository without which the variant does not exist."""
 
@@ -64,7 +64,7 @@ class Variant:
         return {
             **self.environment,
             "BENCH_SPANS": str(spans),
-            # In place of the working directory, so that this copy is found first.
+            # Instead of the working directory, so that this copy is found first.
             "PYTHONSAFEPATH": "1",
             "PYTHONPATH": os.pathsep.join([str(code), str(ROOT)]),
         }
@@ -73,7 +73,7 @@ class Variant:
         named = {"OTEL_SERVICE_NAME": part.name} if self.launcher else {}
         command = part.command
         if self.launcher and part.name in TRACED:
-            # Behind "--" it takes no option of the command for one of its own.
+            # After "--" it does not mistake the command's options for its own.
             command = [self._program, "--", *part.command]
         return replace(part, command=command, environment={**part.environment, **named, **environment})
 

@@ -1,7 +1,7 @@
-"""The live check: whether telemetry that was sent agrees with the conventions and with the registry.
+"""The live check: compare the telemetry that was sent with the conventions and with the registry.
 
-Findings have the ids and levels of Weaver's `registry live-check`, so that the two can be compared, and beside them
-some for what it does not look at: see `RULES_OF_OUR_OWN`.
+Findings have the ids and levels of Weaver's `registry live-check`, so that the two can be compared. There are more
+for rules that Weaver does not check: see `RULES_OF_OUR_OWN`.
 """
 
 import re
@@ -71,12 +71,12 @@ FORMAT = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 WITH_PORT = re.compile(r"[^:]*:\d+|\[.*\]:\d+")
 LOG = "waybill.log"
-"""The group of the attributes that a log record may carry."""
+"""The group of the attributes that a log record may have."""
 
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something that is wrong, or could be better, with telemetry of one sort."""
+    """Something that is wrong, or could be better, with one kind of telemetry."""
 
     level: Level
     id: str
@@ -96,7 +96,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Accepted:
-    """Findings that stay, and why. The fields are patterns as for file names."""
+    """Accepted findings, with a reason. The fields are patterns as for file names."""
 
     id: str
     reason: str
@@ -106,7 +106,7 @@ class Accepted:
     service: str = "*"
 
     def covers(self, finding: Finding) -> bool:
-        """Return whether it is about this finding."""
+        """Return whether it applies to this finding."""
         return finding.id == self.id and all(
             fnmatchcase(getattr(finding, field), getattr(self, field))
             for field in ("signal", "name", "about", "service")
@@ -114,7 +114,7 @@ class Accepted:
 
 
 class LiveCheck:
-    """Takes OTLP, and says what it finds."""
+    """Reads OTLP, and returns findings."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class LiveCheck:
         *,
         planted: Collection[str] = (),
     ) -> None:
-        """`planted` are words that strangers sent, to be found in no metric."""
+        """Set up the check. `planted` are words that strangers sent, which must not be in any metric."""
         self.registry = schema or registry()
         self.known = known or conventions()
         self.planted = set(planted)
@@ -172,9 +172,9 @@ class LiveCheck:
                     self._log(record, of_scope.scope.name, service, instance)
 
     def finish(self, *, complete: bool = False) -> Counter[Finding]:
-        """Check what needs all of it, and return what was found.
+        """Check the rules that need all telemetry, and return the findings.
 
-        `complete` says that everything in the registry was to be seen.
+        `complete` means that everything in the registry should have been sent.
         """
         self._compare_with_parents()
         self._compare_attempts()
@@ -304,7 +304,7 @@ class LiveCheck:
             for exemplar in getattr(point, "exemplars", ()):
                 for pair in exemplar.filtered_attributes:
                     self._stranger(pair.value, "metric", metric.name, pair.key, service)
-            # A series is sent again and again.
+            # A series is sent repeatedly.
             if (service, metric.name, key) in self._series:
                 continue
             self._series.add((service, metric.name, key))
@@ -394,7 +394,7 @@ class LiveCheck:
     def _compare_with_parents(self) -> None:
         for span, service, instance in self._spans.values():
             if not span.parent_span_id:
-                # What is taken up again, in a trace of its own, has the baggage that it had.
+                # A resumed order, in its own trace, has the same baggage as before.
                 linked = [self._spans.get((link.trace_id, link.span_id)) for link in span.links]
                 self._compare_baggage(span, [each[0] for each in linked if each], service)
                 continue
@@ -406,7 +406,7 @@ class LiveCheck:
             self._compare_baggage(span, [parent], service)
             outside = span.start_time_unix_nano < parent.start_time_unix_nano
             if instance == instance_above:
-                # A message is sent by whoever finds it in the outbox, which may be the same process.
+                # Any process may find a message in the outbox and send it, also the same one.
                 if span.kind != Span.SPAN_KIND_PRODUCER:
                     outside |= span.end_time_unix_nano > parent.end_time_unix_nano
                 if _left_by_exception(span) and _shows_that_of(parent, span):
@@ -477,7 +477,7 @@ class LiveCheck:
 
 
 def not_accepted(findings: Iterable[Finding], accepted: Collection[Accepted]) -> list[Finding]:
-    """Return the findings that nobody has given a reason for, the worst first."""
+    """Return the findings without a reason, the worst first."""
     levels = ("violation", "improvement", "information")
     left = [finding for finding in findings if not any(each.covers(finding) for each in accepted)]
     return sorted(left, key=lambda finding: (levels.index(finding.level), finding))
@@ -497,7 +497,7 @@ def _positive(point: Any) -> Iterable[float]:
 
 
 def _is_dishonest(said: Mapping[str, AnyValue], kind: str, *, failed: bool) -> bool:
-    """Return whether a span of HTTP failed by its status alone, and that is none, or the reverse.
+    """Return whether an HTTP span failed only by its status although that is not an error, or the reverse.
 
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/#status
     """
@@ -512,7 +512,7 @@ def _is_dishonest(said: Mapping[str, AnyValue], kind: str, *, failed: bool) -> b
 def _shows_that_of(parent: Span, child: Span) -> bool:
     """Return whether the exception of a parent may be the one that its child failed with.
 
-    It is another one if the child has one of its own, as an attempt that was made again, and the parent's stack has
+    It is another one if the child has its own exception, like an attempt that was repeated, and the parent's stack has
     no such cause.
     """
     own = {type_ for type_, _ in _exceptions(child)}
@@ -528,7 +528,7 @@ def _exceptions(span: Span) -> Iterator[tuple[str, str]]:
 
 
 def _left_by_exception(span: Span) -> bool:
-    """Return whether a span failed by something else than the status of an answer."""
+    """Return whether a span failed by anything other than the status of an answer."""
     error = next((pair.value.string_value for pair in span.attributes if pair.key == ERROR_TYPE), "")
     return span.status.code == Status.STATUS_CODE_ERROR and not HTTP_STATUS.fullmatch(error)
 
@@ -544,7 +544,7 @@ def _type(value: AnyValue) -> str:
     kind = value.WhichOneof("value")
     if kind == "array_value":
         kinds = {_type(each) for each in value.array_value.values}
-        # An empty list is one of any type.
+        # An empty list matches any type.
         return f"{kinds.pop() if len(kinds) == 1 else 'any' if kinds else 'string'}[]"
     return TYPES.get(kind or "", "nothing")
 

@@ -1,4 +1,4 @@
-"""`waybill live-check`: whether telemetry in a file agrees with the conventions and with telemetry-schema/."""
+"""`waybill live-check`: compare telemetry in a file with the conventions and with telemetry-schema/."""
 
 import tomllib
 from collections.abc import Collection
@@ -35,6 +35,6 @@ def live_check(files: tuple[Path, ...]) -> int:
 
 
 def accepted() -> Collection[Accepted]:
-    """Return the findings that stay, each with its reason."""
+    """Return the accepted findings, each with its reason."""
     entries = tomllib.loads((FOLDER / "accepted.toml").read_text())["accepted"]
     return [Accepted(**entry) for entry in entries]

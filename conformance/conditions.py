@@ -1,6 +1,6 @@
-"""The conditions under which a group asks for an attribute, as far as telemetry itself can tell them.
+"""The conditions under which a group requires an attribute, as far as the telemetry itself can decide them.
 
-They stand in telemetry-schema/ as words, for readers. Here is what each of them means for who carries the attribute.
+In telemetry-schema/ they are written in words, for readers. This module defines them for the carrier of the attribute.
 """
 
 import re
@@ -24,26 +24,26 @@ class Carrier:
     service: str
     name: str
     kind: str = ""
-    """That of a span."""
+    """The kind of a span."""
     failed: bool | None = None
-    """That which the status of a span says; None if there is no status."""
+    """True if the status of a span is an error; None if there is no status."""
     events: Collection[str] = ()
 
     def text(self, key: str) -> str:
-        """Return an attribute that is a text, "" if it is not there."""
+        """Return an attribute that is a string, "" if it is missing."""
         return self.said[key].string_value if key in self.said else ""
 
     def number(self, key: str) -> int:
-        """Return an attribute that is a number, 0 if it is not there."""
+        """Return an attribute that is a number, 0 if it is missing."""
         return self.said[key].int_value if key in self.said else 0
 
 
 Condition = Callable[[Carrier], bool | None]
-"""Says whether it holds; None if the carrier cannot tell."""
+"""Returns whether the condition is true; None if the carrier cannot decide it."""
 
 
 def failed(carrier: Carrier) -> bool | None:
-    """Return what the status says; a point of a metric has none, and its HTTP status says it."""
+    """Return whether it failed by its status; for a point of a metric, which has none, by its HTTP status."""
     if carrier.failed is not None:
         return carrier.failed
     least = 500 if carrier.name.startswith("http.server.") else 400
@@ -51,13 +51,13 @@ def failed(carrier: Carrier) -> bool | None:
 
 
 def answered(carrier: Carrier) -> bool | None:
-    """Return True for what did not fail, or failed with a status; after an exception it may have been answered."""
+    """Return True if it did not fail, or failed with a status; after an exception it may have been answered."""
     error = carrier.text(ERROR_TYPE)
     return True if not error or HTTP_STATUS.fullmatch(error) else None
 
 
 def succeeded(carrier: Carrier) -> bool | None:
-    """Return True for what did not fail; what failed may have done it before that."""
+    """Return True if it did not fail; None if it failed, since it may have done it before that."""
     return None if carrier.failed else True
 
 
@@ -67,13 +67,13 @@ def has_a_route(carrier: Carrier) -> bool | None:
 
 
 def about_one_table(carrier: Carrier) -> bool | None:
-    """Return whether a statement's summary has a table; that of a pipeline has commands."""
+    """Return whether a statement's summary has a table; a pipeline's summary has commands."""
     of_statement = carrier.text(DB_SYSTEM_NAME) == "postgresql"
     return " " in carrier.text("db.query.summary") if of_statement else None
 
 
 def two_or_more(carrier: Carrier) -> bool | None:
-    """Return what the instrumentation of Redis has counted in a pipeline."""
+    """Return the number of commands in a pipeline, as the instrumentation of Redis counted them."""
     length = carrier.number("db.redis.pipeline_length")
     return length > 1 if length else None
 
@@ -110,4 +110,4 @@ NOT_TOLD = frozenset(
         "under the tool",
     )
 )
-"""Those that what carries the attribute does not tell."""
+"""The conditions that the carrier of the attribute cannot decide."""

@@ -1,7 +1,7 @@
-"""The semantic conventions, as the package opentelemetry-semantic-conventions has them.
+"""Read the semantic conventions from the package opentelemetry-semantic-conventions.
 
-Names and values are constants there, and what is said of them stands in the strings below: so the source is read, and
-nothing imported. It tells no types of attributes, and no requirement levels.
+Names and values are constants there, with descriptions in the strings below them, so the source is read and
+nothing is imported. It has neither the types of attributes nor requirement levels.
 """
 
 import ast
@@ -16,12 +16,12 @@ from opentelemetry.semconv import schemas
 
 SCHEMA_URL = schemas.Schemas.V1_44_0.value
 MOVED = "Deprecated in favor of stable"
-"""The mark of a stable name in the package: it stands in both of its folders then."""
+"""The mark of a stable name, which is in both folders of the package."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A name of the conventions."""
+    """A name in the conventions."""
 
     name: str
     stable: bool
@@ -51,7 +51,7 @@ def conventions() -> Conventions:
 def _read(folder: Path, kind: str) -> dict[str, Known]:
     incubating = {known.name: known for known in _names(folder / "_incubating" / kind, stable=False)}
     for known in _names(folder / kind, stable=True):
-        # The stable one of two lists of values has the stable values only.
+        # The stable one of two lists of values only has the stable values.
         values = known.values | (incubating[known.name].values if known.name in incubating else frozenset())
         incubating[known.name] = replace(known, values=values)
     return incubating

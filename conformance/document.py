@@ -1,4 +1,4 @@
-"""The tables of docs/telemetry.md and the constants of our own names, as the registry has them."""
+"""Generate the tables of docs/telemetry.md and the constants of our own names from the registry."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +61,7 @@ def tables(registry: Registry) -> dict[str, tuple[Sequence[str], Rows]]:
 def constants(registry: Registry) -> str:
     """Return a Python module with a constant for each attribute of our own that a service sets.
 
-    Those of `telemetry/`, which imports nothing of this project, and of the scenarios have their names themselves.
+    `telemetry/`, which imports nothing from this project, and the scenarios define their own names.
     """
     own = sorted(
         each.name
@@ -76,7 +76,7 @@ def constants(registry: Registry) -> str:
 
 
 def files(names: Sequence[str]) -> str:
-    """Return the names of files, or of whatever is quoted, one after the other."""
+    """Return names in quotes, one after the other."""
     return ", ".join(f"`{name}`" for name in names)
 
 
@@ -103,7 +103,7 @@ def _attributes(registry: Registry, *, own: bool) -> Iterator[list[str]]:
 
 
 def _on(registry: Registry, attribute: Attribute) -> Iterator[str]:
-    """Yield what carries an attribute: spans and events, and metrics if no span does."""
+    """Yield the carriers of an attribute: spans and events, and metrics if no span has it."""
     every = registry.groups[EVERY_SPAN].carries
     if attribute.name in every:
         yield f"every span{_condition(every[attribute.name])}"

@@ -1,4 +1,4 @@
-"""OTLP in files: a line of JSON for each export, as the Collector's file exporter writes it."""
+"""Read OTLP from files: a line of JSON for each export, as the Collector's file exporter writes it."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ def read(file: Path) -> Iterator[Any]:
 
 
 def message(data: dict[str, Any]) -> Any:
-    """Return the message that this JSON is. Ids are hexadecimal in OTLP, where protobuf's JSON has base64."""
+    """Return this JSON as a message. Ids are hexadecimal in OTLP, but base64 in protobuf's JSON."""
     kind = next((kind for key, kind in MESSAGES.items() if key in data), None)
     if kind is None:
         raise ValueError(f"it has none of {', '.join(MESSAGES)}")

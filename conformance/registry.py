@@ -1,7 +1,7 @@
-"""The registry in telemetry-schema/, read: which attributes there are, and which telemetry carries them.
+"""Read the registry in telemetry-schema/: the attributes, and the telemetry that has them.
 
-Its format is Weaver's, https://github.com/open-telemetry/weaver/blob/main/schemas/semconv-syntax.md; what only this
-project reads stands in the annotation `waybill`.
+Its format is Weaver's, https://github.com/open-telemetry/weaver/blob/main/schemas/semconv-syntax.md; information for
+this project only is in the annotation `waybill`.
 """
 
 import re
@@ -15,21 +15,21 @@ import yaml
 
 FOLDER = Path(__file__).parents[1] / "telemetry-schema"
 EVERY_SPAN = "waybill.every_span"
-"""The group of the attributes that any span may carry."""
+"""The group of the attributes that any span may have."""
 OF_OUR_OWN = "registry.waybill"
 OF_THE_CONVENTIONS = "waybill.conventions"
-"""The group that says of each attribute of the conventions what we need to know of it."""
+"""The group with our notes on each attribute of the conventions."""
 OF_LIBRARIES = "registry.waybill.libraries"
 """The group of the names that neither we nor the conventions have."""
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute: of our own if `own`, else of the conventions."""
+    """An attribute: our own if `own`, otherwise one of the conventions."""
 
     name: str
     type: str
-    """As Weaver names it; `enum` if there are `values`."""
+    """The type, with Weaver's names; `enum` if there are `values`."""
     values: tuple[str, ...]
     stability: str
     why: str
@@ -39,7 +39,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Carried:
-    """An attribute in a group: how firmly the group asks for it, and when."""
+    """An attribute in a group, with its requirement level and condition."""
 
     name: str
     level: str
@@ -49,7 +49,7 @@ class Carried:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Spans, a metric, an event or an entity, and the attributes that it carries."""
+    """Spans, a metric, an event or an entity, with its attributes."""
 
     id: str
     type: str
@@ -57,19 +57,19 @@ class Group:
     stability: str
     carries: Mapping[str, Carried]
     fields: Mapping[str, Any] = field(repr=False)
-    """All that stands in the file."""
+    """The whole content of the file."""
     ours: Mapping[str, Any] = field(repr=False)
     """The annotation that only this project reads."""
 
     @property
     def title(self) -> str:
-        """Return what the documentation calls it."""
+        """Return its name in the documentation."""
         return str(self.ours.get("title", self.id))
 
 
 @dataclass(frozen=True)
 class SpanRow:
-    """A span of a group: who makes it, and why. `{method}` and `{route}` in its name stand for any."""
+    """A span of a group, with its services and reason. `{method}` and `{route}` in its name match any."""
 
     services: tuple[str, ...]
     kind: str
@@ -94,7 +94,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, with its unit and instrument if it is our own: those of the conventions stand in their package."""
+    """A metric, with unit and instrument if it is our own: those of the conventions are in their package."""
 
     name: str
     unit: str
@@ -165,7 +165,7 @@ def registry() -> Registry:
 
 
 def _attributes(group: Mapping[str, Any]) -> Iterator[Attribute]:
-    """Yield what a group defines, or says of the attributes of the conventions."""
+    """Yield the attributes that a group defines, or the notes on attributes of the conventions."""
     for each in group.get("attributes", ()):
         ours = each.get("annotations", {}).get("waybill", {})
         defined = "id" in each

@@ -1,6 +1,6 @@
-"""Counts the spans that end in a process, for every variant in the same way, and writes the count when it stops.
+"""Count the spans that end in a process, in the same way for every variant, and write the count when it stops.
 
-It costs a call and an addition a span.
+It costs a call and an addition per span.
 """
 
 import json
@@ -19,7 +19,7 @@ import telemetry
 __all__ = ["configure", "shutdown"]
 
 KEPT = 512
-"""As many as a batch has. They are encoded at the end, to tell the bytes of a span."""
+"""The size of a batch. These spans are encoded at the end, to compute the bytes of a span."""
 
 _configure, _shutdown = telemetry.configure, telemetry.shutdown
 
@@ -43,7 +43,7 @@ names: list[str] = []
 
 
 def configure(service: str, **options: Any) -> None:
-    """Set up what the variant has, and count its spans."""
+    """Set up the variant, and count its spans."""
     _configure(service, **options)
     names.append(service)
     provider: Any = trace.get_tracer_provider()
@@ -51,7 +51,7 @@ def configure(service: str, **options: Any) -> None:
 
 
 def shutdown(seconds: float = 3.0) -> None:
-    """Send what is queued, then write down how many spans there were."""
+    """Send the queued spans, then record how many spans there were."""
     _shutdown(seconds)
     for name in names:
         _write(name, counter.kept)

@@ -1,4 +1,4 @@
-"""Telemetry as the first page of OpenTelemetry's documentation has you write it: a provider, a batch processor,
+"""Telemetry as on the first page of OpenTelemetry's documentation: a provider, a batch processor,
 instrumentors.
 """
 

@@ -1,4 +1,4 @@
-"""Our telemetry without its metrics and its logs by OTLP: lines on standard output stay."""
+"""Our telemetry without metrics and logs by OTLP, but with the lines on standard output."""
 
 from typing import Any
 

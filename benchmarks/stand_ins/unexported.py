@@ -1,4 +1,4 @@
-"""As `traces_only`; spans are made and queued as always, then thrown away: they are neither encoded nor sent."""
+"""The same as `traces_only`, but spans are thrown away after the queue: they are neither encoded nor sent."""
 
 from collections.abc import Sequence
 from typing import Any
