@@ -23,8 +23,9 @@ from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 
 from conformance.conditions import CONDITIONS, HTTP_STATUS, Carrier
-from conformance.conventions import Conventions, Known, conventions
+from conformance.conventions import SCHEMA_URL, Conventions, Known, conventions
 from conformance.registry import EVERY_SPAN, Attribute, Registry, SpanRow, registry
+from conformance.registry import Metric as Described
 from exhibition.scenarios import BAGGAGE_KEYS
 from telemetry.traces import KINDS
 
@@ -40,11 +41,15 @@ RULES_OF_OUR_OWN = {
     "unexpected_event": "The registry has the event, but not on this span.",
     "scope_without_schema_url": "A scope names no version of the conventions.",
     "scope_without_version": "A scope names no version of itself.",
+    "schema_url_differs": "A resource, or a scope of ours, names another version of the conventions.",
     "condition_not_met": "The attribute is there, and the condition under which it is asked for does not hold.",
     "dishonest_status": "A span of HTTP failed by a status that is no error for it, or did not by one that is.",
     "text_in_status": "The status of a span has a text, which may be that of an exception.",
     "port_in_address": "The address has a port, which has an attribute of its own.",
     "error_type_differs": "A metric and the spans that it measures name different errors.",
+    "not_measured": "A metric of the service has no series for one of the spans that it measures.",
+    "share_not_told": "A process samples by a share, and its traces do not tell it.",
+    "share_lost": "A span does not hand on the share that its trace was sampled by.",
     "exception_not_innermost": "A span has an exception, and so had one of its children in the same process.",
     "attempts_not_counted": "Calls of one span to one URL do not tell how many there were before.",
     "baggage_lost": "A span lacks what the baggage of its parent says, or that of the span which it takes up again.",
@@ -71,7 +76,11 @@ FORMAT = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)*")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 WITH_PORT = re.compile(r"[^:]*:\d+|\[.*\]:\d+")
 LOG = "waybill.log"
-"""The group of the attributes that a log record may have."""
+"""The group of the attributes that a log record may have, with its events and what each service says."""
+SHARE = re.compile(r"(?:^|,) *ot=(?:[^,;]*;)*th:([0-9a-f]+)")
+"""The share that a trace was sampled by, in its tracestate."""
+DROPPED = {"otel.span.parent.origin": "none", "otel.span.sampling_result": "DROP"}
+"""Attributes by which the SDK counts traces that were not sampled where they began."""
 
 
 @dataclass(frozen=True, order=True)
@@ -143,6 +152,9 @@ class LiveCheck:
         self._seen_spans: set[tuple[str, SpanRow]] = set()
         self._seen_metrics: set[tuple[str, str]] = set()
         self._errors: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        self._points: dict[tuple[str, str], list[dict[str, AnyValue]]] = defaultdict(list)
+        self._told: set[tuple[str, str]] = set()
+        self._dropping: set[tuple[str, str]] = set()
 
     # Input
 
@@ -163,7 +175,7 @@ class LiveCheck:
                     keys = {(metric.name, _key(point.attributes)) for point in _points(metric)}
                     if any(scopes.setdefault(key, of_scope.scope.name) != of_scope.scope.name for key in keys):
                         self._find("violation", "sent_twice", "metric", metric.name, "", "by two scopes", service)
-                    self._metric(metric, service)
+                    self._metric(metric, service, instance)
         for of_resource in getattr(request, "resource_logs", ()):
             service, instance = self._resource(of_resource.resource, of_resource.schema_url)
             for of_scope in of_resource.scope_logs:
@@ -179,6 +191,8 @@ class LiveCheck:
         self._compare_with_parents()
         self._compare_attempts()
         self._compare_errors()
+        self._compare_spans_with_metrics()
+        self._compare_shares()
         for order, scope, service in sorted(self._outside):
             if order in self._orders:
                 self._broken("record_outside_of_trace", "log", scope, service)
@@ -203,12 +217,15 @@ class LiveCheck:
                     self._missing("required", "resource", group.title, name, service)
             for name, value in said.items():
                 self._attribute(name, value, "resource", group.title, service)
+                self._seen[group.id].add(name)
                 if name not in group.carries and name in self.known.attributes:
                     self._broken("undocumented_attribute", "resource", group.title, service, name)
                 self._stranger(value, "resource", group.title, name, service)
         if not schema_url:
             message = "the resource names no version of the conventions"
             self._find("violation", "scope_without_schema_url", "resource", service, "", message, service)
+        elif schema_url != SCHEMA_URL:
+            self._broken("schema_url_differs", "resource", service, service)
         return service, said[SERVICE_INSTANCE_ID].string_value if SERVICE_INSTANCE_ID in said else service
 
     def _scope(self, signal: str, scope: InstrumentationScope, schema_url: str, service: str) -> None:
@@ -216,6 +233,8 @@ class LiveCheck:
         for rule, value in (("scope_without_schema_url", schema_url), ("scope_without_version", scope.version)):
             if not value:
                 self._find(level, rule, signal, scope.name, "", RULES_OF_OUR_OWN[rule], service)
+        if scope.name.startswith(OURS) and schema_url not in ("", SCHEMA_URL):
+            self._broken("schema_url_differs", signal, scope.name, service)
 
     # Spans
 
@@ -270,6 +289,12 @@ class LiveCheck:
     def _log(self, record: LogRecord, scope: str, service: str, instance: str) -> None:
         self.checked["log"] += 1
         self._carried(LOG, record.attributes, "log", scope, service)
+        ours = self.registry.groups[LOG].ours
+        if record.event_name and record.event_name not in ours["events"]:
+            message = "The event does not exist in the registry."
+            self._find("violation", "missing_event", "log", scope, record.event_name, message, service)
+        said = record.body.string_value
+        self._told |= {(service, what) for what in ours["says"] if re.match(f"{re.escape(service)} [^ ]+ {what}", said)}
         key = instance, record.SerializeToString(deterministic=True)
         self._logs[key] += 1
         if self._logs[key] == 2:
@@ -279,7 +304,7 @@ class LiveCheck:
 
     # Metrics
 
-    def _metric(self, metric: Metric, service: str) -> None:
+    def _metric(self, metric: Metric, service: str, instance: str) -> None:
         self.checked["metric"] += 1
         self._seen_metrics.add((service, metric.name))
         described, of_conventions = self._metrics.get(metric.name), self.known.metrics.get(metric.name)
@@ -301,6 +326,8 @@ class LiveCheck:
         if metric.unit == "s" and any(min(_positive(point), default=0) >= 1 for _, point in series):
             self._broken("bounds_of_another_unit", "metric", metric.name, service)
         for key, point in series:
+            if metric.name == "otel.sdk.span.started" and _says(point, DROPPED):
+                self._dropping.add((instance, service))
             for exemplar in getattr(point, "exemplars", ()):
                 for pair in exemplar.filtered_attributes:
                     self._stranger(pair.value, "metric", metric.name, pair.key, service)
@@ -309,6 +336,7 @@ class LiveCheck:
                 continue
             self._series.add((service, metric.name, key))
             said = self._carried(group, point.attributes, "metric", metric.name, service)
+            self._points[metric.name, service].append(said)
             for name, value in said.items():
                 self._stranger(value, "metric", metric.name, name, service)
             if described and ERROR_TYPE in said:
@@ -446,14 +474,52 @@ class LiveCheck:
                 message = f"only {where} has {error}"
                 self._find("violation", "error_type_differs", "metric", metric.name, ERROR_TYPE, message, service)
 
+    def _compare_spans_with_metrics(self) -> None:
+        """Look for a series for each span that a metric measures, by what both are required to carry."""
+        measuring: dict[str, list[tuple[Described, list[str]]]] = defaultdict(list)
+        for metric in self._metrics.values():
+            for name in metric.group.ours.get("measures", ()):
+                of_spans = self.registry.groups[name].carries
+                both = [
+                    key for key, each in metric.group.carries.items() if each.level == "required" and key in of_spans
+                ]
+                measuring[name].append((metric, both))
+        series: dict[tuple[str, str], set[tuple[bytes, ...]]] = {}
+        for span, service, _ in self._spans.values():
+            row = self._row(service, KINDS[span.kind], span.name)
+            for metric, both in measuring[row.group.id] if row else ():
+                if (points := self._points.get((metric.name, service))) is None:
+                    continue
+                if (metric.name, service) not in series:
+                    series[metric.name, service] = {_values_of(point, both) for point in points}
+                said = {pair.key: pair.value for pair in span.attributes}
+                if _values_of(said, both) not in series[metric.name, service]:
+                    message = f"{metric.name} does not measure it"
+                    self._find("violation", "not_measured", "span", span.name, "", message, service)
+
+    def _compare_shares(self) -> None:
+        told: dict[tuple[str, str], list[bool]] = defaultdict(list)
+        for span, service, instance in self._spans.values():
+            share = SHARE.search(span.trace_state)
+            if not span.parent_span_id:
+                told[instance, service].append(bool(share))
+            elif above := self._spans.get((span.trace_id, span.parent_span_id)):
+                of_parent = SHARE.search(above[0].trace_state)
+                if of_parent and (not share or share[1] != of_parent[1]):
+                    self._broken("share_lost", "span", span.name, service)
+        for process in sorted(self._dropping & told.keys()):
+            if not all(told[process]):
+                self._broken("share_not_told", "span", "", process[1])
+
     def _look_for_what_never_came(self) -> None:
         def never(signal: str, name: str, about: str, message: str, service: str = "") -> None:
             self._find("violation", "never_sent", signal, name, about, message, service)
 
         for row in self.registry.spans():
-            if silent := [service for service in row.services if (service, row) not in self._seen_spans]:
-                never("span", row.name, "", f"it did not make this {row.kind} span", ", ".join(silent))
-        groups = [group for group in self.registry.groups.values() if group.type == "span" or group.id == LOG]
+            for service in row.services:
+                if (service, row) not in self._seen_spans:
+                    never("span", row.name, "", f"it did not make this {row.kind} span", service)
+        groups = [each for each in self.registry.groups.values() if each.type in ("span", "entity") or each.id == LOG]
         common = set(self.registry.groups[EVERY_SPAN].carries)
         for group in groups:
             for name in sorted(group.carries.keys() - common - self._seen[group.id]):
@@ -462,9 +528,15 @@ class LiveCheck:
             never("span", "every span", name, "nobody set it")
         for name in sorted(self._events.keys() - self._seen["events"]):
             never("span", "", name, "nobody added this event")
+        of_logs = self.registry.groups[LOG].ours
+        for what in of_logs["says"]:
+            for service in of_logs["services"]:
+                if (service, what) not in self._told:
+                    never("log", what, "", "it did not say this", service)
         for metric in self._metrics.values():
-            if silent := [each for each in metric.services if (each, metric.name) not in self._seen_metrics]:
-                never("metric", metric.name, "", "it did not send it", ", ".join(silent))
+            for service in metric.services:
+                if (service, metric.name) not in self._seen_metrics:
+                    never("metric", metric.name, "", "it did not send it", service)
             for name in sorted(metric.group.carries.keys() - self._seen[metric.group.id]):
                 never("metric", metric.name, name, "no point has it")
 
@@ -485,6 +557,15 @@ def not_accepted(findings: Iterable[Finding], accepted: Collection[Accepted]) ->
 
 def _key(attributes: Iterable[KeyValue]) -> bytes:
     return b"".join(sorted(pair.SerializeToString(deterministic=True) for pair in attributes))
+
+
+def _says(point: Any, what: Mapping[str, str]) -> bool:
+    said = {pair.key: pair.value.string_value for pair in point.attributes}
+    return all(said.get(key) == value for key, value in what.items())
+
+
+def _values_of(said: Mapping[str, AnyValue], keys: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(said[key].SerializeToString() if key in said else b"" for key in keys)
 
 
 def _points(metric: Metric) -> list[Any]:

@@ -78,6 +78,13 @@ def two_or_more(carrier: Carrier) -> bool | None:
     return length > 1 if length else None
 
 
+def refused_by_the_database(carrier: Carrier) -> bool | None:
+    """Return what the error of a statement says; not every error of a command has a prefix that redis-py tells."""
+    if carrier.text(DB_SYSTEM_NAME) == "redis":
+        return None if carrier.text(ERROR_TYPE).startswith("redis.exceptions.") else False
+    return bool(SQLSTATE.fullmatch(carrier.text(ERROR_TYPE)))
+
+
 CONDITIONS: dict[str, Condition] = {
     "if it failed": failed,
     "if it was answered": answered,
@@ -88,7 +95,7 @@ CONDITIONS: dict[str, Condition] = {
     "if the method is not known": lambda carrier: carrier.text(HTTP_REQUEST_METHOD) == "_OTHER",
     "if it is about one table": about_one_table,
     "if it is a statement or a pipeline": lambda carrier: carrier.text(DB_SYSTEM_NAME) == "postgresql" or None,
-    "if PostgreSQL refused it": lambda carrier: bool(SQLSTATE.fullmatch(carrier.text(ERROR_TYPE))),
+    "if the database said why": refused_by_the_database,
     "if the order came to its end": lambda carrier: not {"order_completed", "order_refused"}.isdisjoint(carrier.events),
     "behind the gateway": lambda carrier: carrier.service != "gateway",
     "if it was logged with an exception": lambda carrier: any(key.startswith("exception.") for key in carrier.said),

@@ -3,6 +3,7 @@
 https://opentelemetry.io/docs/specs/semconv/database/redis/
 """
 
+import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from time import perf_counter
@@ -13,11 +14,13 @@ from opentelemetry.semconv.attributes.db_attributes import (
     DB_NAMESPACE,
     DB_OPERATION_NAME,
     DB_QUERY_SUMMARY,
+    DB_RESPONSE_STATUS_CODE,
     DB_SYSTEM_NAME,
 )
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.util.types import AttributeValue
+from redis import ResponseError
 
 from . import __version__
 from .conventions import SCHEMA_URL
@@ -25,10 +28,14 @@ from .durations import Durations
 from .errors import type_name
 from .guard import guarded
 
+DB_REDIS_ARGS_LENGTH = "db.redis.args_length"
 DB_REDIS_PIPELINE_LENGTH = "db.redis.pipeline_length"
 
 LONGEST = 1000
 """The maximum length of a command's text; a longer one is cut."""
+
+PREFIX = re.compile(r"[A-Z][A-Z0-9]+(?= |$)")
+"""The first word of an error, by which the protocol names its kind."""
 
 MEASURED = (DB_SYSTEM_NAME, DB_NAMESPACE, DB_OPERATION_NAME, DB_QUERY_SUMMARY, SERVER_ADDRESS, SERVER_PORT)
 
@@ -48,8 +55,16 @@ def measure(started: float, attributes: Mapping[str, Any], error: BaseException 
     if DB_OPERATION_NAME not in attributes:
         return  # An empty pipeline sends nothing.
     measured = {name: attributes[name] for name in MEASURED if name in attributes}
-    failure = {ERROR_TYPE: type_name(error)} if error else {}
+    failure = {ERROR_TYPE: type_name(error), **status(error)} if error else {}
     command_duration.record(perf_counter() - started, measured | failure)
+
+
+def status(error: BaseException) -> dict[str, str]:
+    """Return how the server names its error; nothing if it said none, or redis-py does not tell."""
+    code = getattr(error, "status_code", None)
+    if code is None and isinstance(error, ResponseError) and (word := PREFIX.match(str(error))):
+        code = word[0]
+    return {DB_RESPONSE_STATUS_CODE: code} if isinstance(code, str) else {}
 
 
 def queued(pipeline: Any) -> list[Any]:

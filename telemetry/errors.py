@@ -15,9 +15,11 @@ from opentelemetry import _logs, trace
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.semconv.attributes.db_attributes import DB_SYSTEM_NAME
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_STACKTRACE, EXCEPTION_TYPE
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from . import __version__
 from .conventions import SCHEMA_URL
@@ -26,6 +28,15 @@ from .guard import guarded
 RECORDED = "_recorded_on_a_span"
 
 SIGNAL = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
+
+EVENTS = (
+    (SpanKind.SERVER, HTTP_REQUEST_METHOD, "http.server.request.exception", SeverityNumber.ERROR),
+    (SpanKind.CLIENT, HTTP_REQUEST_METHOD, "http.client.request.exception", SeverityNumber.WARN),
+    (SpanKind.CLIENT, DB_SYSTEM_NAME, "db.client.operation.exception", SeverityNumber.WARN),
+    (SpanKind.PRODUCER, "messaging.system", "messaging.send.exception", SeverityNumber.WARN),
+    (SpanKind.CONSUMER, "messaging.system", "messaging.process.exception", SeverityNumber.ERROR),
+)
+"""The name and severity of a log record of an exception, by the kind of its span and an attribute that this has."""
 
 _signals: set[str] = {"event"}
 """The ways in which exceptions are recorded: as an `event` of the span, as a `log` record in its trace, or both."""
@@ -70,14 +81,24 @@ def record_exception(span: trace.Span, exception: BaseException, *_: object, **_
         if "event" in _signals:
             span.add_event("exception", said)
         if "log" in _signals:
+            name, severity = _event(span)
             _logs.get_logger(__name__, __version__, schema_url=SCHEMA_URL).emit(
                 context=trace.set_span_in_context(span),
-                severity_number=SeverityNumber.WARN,
-                severity_text="WARN",
-                event_name="exception",
+                severity_number=severity,
+                severity_text=severity.name,
+                event_name=name,
                 attributes=said,
             )
         _remember(exception, trace_id)
+
+
+def _event(span: trace.Span) -> tuple[str, SeverityNumber]:
+    """Return the name and the severity of the log record of an exception; others than these spans have no name yet."""
+    kind, attributes = getattr(span, "kind", None), getattr(span, "attributes", None) or {}
+    for of_kind, attribute, name, severity in EVENTS:
+        if kind is of_kind and attribute in attributes:
+            return name, severity
+    return "exception", SeverityNumber.WARN
 
 
 def type_name(exception: BaseException) -> str:

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from threading import Lock
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -25,7 +27,12 @@ VIEWS = [
 ]
 """Two metrics that the SDK measures in seconds, but with boundaries for milliseconds."""
 
-_readers: dict[tuple[str, str, str], list[Callable[[], Iterable[Observation]]]] = {}
+READ_SECONDS = 1.0
+"""The time that a gauge may take to be read: all other metrics wait for it."""
+
+Read = Callable[[], Iterable[Observation]]
+
+_readers: dict[tuple[str, str, str], list["_Reader"]] = {}
 _lock = Lock()
 
 
@@ -37,35 +44,74 @@ def configure(resource: Resource, exporter: MetricExporter, interval_ms: int) ->
     return provider
 
 
-def gauge(name: str, read: Callable[[], Iterable[Observation]], *, unit: str, description: str) -> None:
+def gauge(name: str, read: Read, *, unit: str, description: str) -> None:
     """Report the result of `read` each time that metrics are sent; if it raises, write a line to the log instead.
 
-    A gauge may have several readers, such as one for each queue; distinguish them by an attribute. A reader is called
-    in the thread that sends, and its own queries are not traced, since they do not belong to a request. Called again
-    with the same reader, do nothing.
+    A gauge may have several readers, such as one for each queue; distinguish them by an attribute. Each is called in a
+    thread of its own, so that a database that hangs delays no other metric. Its own queries are not traced, since they
+    do not belong to a request. Called again with the same reader, do nothing.
     """
     with _lock:
         readers = _readers.setdefault((name, unit, description), [])
-        if read in readers:
+        if any(each.find == read for each in readers):
             return
-        readers.append(read)
+        readers.append(_Reader(name, read))
         if len(readers) > 1:
             return  # The SDK silently drops the second instrument with the same name, so the first one reads for all.
 
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
-        return [observation for each in readers.copy() for observation in _read(name, each)]
+        return [observation for each in readers.copy() for observation in each.read()]
 
     meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
     meter.create_observable_gauge(name, [callback], unit, description)
 
 
-def _read(name: str, read: Callable[[], Iterable[Observation]]) -> list[Observation]:
-    try:
-        with suppress_instrumentation():
-            return [_sendable(observation) for observation in read()]
-    except Exception as error:
-        log.warning("%s cannot be read: %s", name, type_name(error))
+class _Reader:
+    """Read in a thread of its own, and wait a while for the result."""
+
+    _thread: Thread
+    _is_late: bool
+
+    def __init__(self, name: str, find: Read) -> None:
+        self._name, self.find = name, find
+        self._start()
+
+    def read(self) -> list[Observation]:
+        """Return the observations of now; nothing if it takes too long to get them."""
+        # A fork takes the thread away.
+        if not self._thread.is_alive():
+            self._start()
+        if self._is_late:
+            with suppress(Empty):
+                self._found.get_nowait()
+                self._is_late = False
+        if not self._is_late:
+            self._asked.put(None)
+            with suppress(Empty):
+                return self._found.get(timeout=READ_SECONDS)
+            self._is_late = True
+        log.warning("%s cannot be read: it takes longer than %.0f s", self._name, READ_SECONDS)
         return []
+
+    def _start(self) -> None:
+        self._asked: SimpleQueue[None] = SimpleQueue()
+        self._found: SimpleQueue[list[Observation]] = SimpleQueue()
+        self._is_late = False
+        self._thread = Thread(target=self._serve, args=(self._asked, self._found), name=self._name, daemon=True)
+        self._thread.start()
+
+    def _serve(self, asked: SimpleQueue[None], found: SimpleQueue[list[Observation]]) -> None:
+        while True:
+            asked.get()
+            found.put(self._try())
+
+    def _try(self) -> list[Observation]:
+        try:
+            with suppress_instrumentation():
+                return [_sendable(observation) for observation in self.find()]
+        except Exception as error:
+            log.warning("%s cannot be read: %s", self._name, type_name(error))
+            return []
 
 
 def _sendable(observation: Observation) -> Observation:

@@ -32,17 +32,19 @@ tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
 
 SECONDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
-wait_time, create_time = (
+wait_time, create_time, use_time = (
     Durations(meter.create_histogram(name, "s", says, explicit_bucket_boundaries_advisory=SECONDS))
     for name, says in (
         ("db.client.connection.wait_time", "The time that it took to get a connection from the pool."),
         ("db.client.connection.create_time", "The time that it took to make a connection."),
+        ("db.client.connection.use_time", "The time between borrowing a connection and returning it to the pool."),
     )
 )
 BEGUN = "telemetry.begun"
 """The key in a connection's record for the time at which its creation began."""
 
 _timeouts: Counter[str] = Counter()
+_waiting: Counter[str] = Counter()
 _engines: WeakSet[Engine] = WeakSet()
 _lock = Lock()
 
@@ -80,26 +82,28 @@ class WaitTracingPool(QueuePool):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # The context of each holder of a connection.
-        self._holders: dict[ConnectionPoolEntry, Context] = {}
+        # The context of each holder of a connection, and since when it holds it.
+        self._holders: dict[ConnectionPoolEntry, tuple[Context, float]] = {}
 
     def _do_get(self) -> ConnectionPoolEntry:
         # -1 is no limit, so that there is nothing to wait for.
         free = self._max_overflow < 0 or self.checkedout() < self.size() + self._max_overflow
         started = time.perf_counter()
         connection = super()._do_get() if free else self._wait()
-        self._holders[connection] = context.get_current()
         _measure_wait(self, started)
+        self._holders[connection] = context.get_current(), time.perf_counter()
         return connection
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        self._holders.pop(record, None)
+        if held := self._holders.pop(record, None):
+            _measure_use(self, *held)
         super()._do_return_conn(record)
 
     def _wait(self) -> ConnectionPoolEntry:
         # Holders outside any trace cannot be linked to.
-        holders = [within for within in self._holders.copy().values() if _span(within).is_valid][:MOST_HOLDERS]
+        holders = [within for within, _ in self._holders.copy().values() if _span(within).is_valid][:MOST_HOLDERS]
         started = time.time_ns()
+        _count_waiting(self, 1)
         try:
             connection = super()._do_get()
         except Exception as error:
@@ -108,6 +112,8 @@ class WaitTracingPool(QueuePool):
                     _timeouts[_name(self)] += 1
             _show_wait(self, started, holders, error)
             raise
+        finally:
+            _count_waiting(self, -1)
         # A connection that was returned just now did not make anybody wait.
         if time.time_ns() - started >= SHORTEST_WAIT_NS:
             _show_wait(self, started, holders)
@@ -150,6 +156,17 @@ def _measure_wait(pool: QueuePool, started: float) -> None:
         wait_time.record(time.perf_counter() - started, _named(_name(pool)))
 
 
+@guarded
+def _measure_use(pool: QueuePool, within: Context, started: float) -> None:
+    if not is_suppressed(within):
+        use_time.record(time.perf_counter() - started, _named(_name(pool)), within)
+
+
+def _count_waiting(pool: QueuePool, number: int) -> None:
+    with _lock:
+        _waiting[_name(pool)] += number
+
+
 def _span(within: Context) -> SpanContext:
     return trace.get_current_span(within).get_span_context()
 
@@ -183,6 +200,22 @@ def _most(_options: CallbackOptions) -> Iterable[Observation]:
     return [Observation(n, _named(name)) for name, n in most.items()]
 
 
+def _most_idle(_options: CallbackOptions) -> Iterable[Observation]:
+    most: Counter[str] = Counter()
+    for pool in _pools():
+        # 0 is no limit.
+        if pool.size():
+            most[_name(pool)] += pool.size()
+    return [Observation(n, _named(name)) for name, n in most.items()]
+
+
+def _count_pending(_options: CallbackOptions) -> Iterable[Observation]:
+    with _lock:
+        counts = Counter(_waiting)
+    names = {_name(pool) for pool in _pools() if isinstance(pool, WaitTracingPool)}
+    return [Observation(counts[name], _named(name)) for name in sorted(names)]
+
+
 def _count_timeouts(_options: CallbackOptions) -> Iterable[Observation]:
     """Report how often a wait for a connection was given up, from 0 on, so that the first is seen as an increase."""
     with _lock:
@@ -197,6 +230,12 @@ meter.create_observable_up_down_counter(
 )
 meter.create_observable_up_down_counter(
     "db.client.connection.max", [_most], "{connection}", "How many connections a pool may have."
+)
+meter.create_observable_up_down_counter(
+    "db.client.connection.idle.max", [_most_idle], "{connection}", "How many connections a pool keeps that are idle."
+)
+meter.create_observable_up_down_counter(
+    "db.client.connection.pending_requests", [_count_pending], "{request}", "How many wait for a connection."
 )
 meter.create_observable_counter(
     "db.client.connection.timeouts",

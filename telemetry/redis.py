@@ -12,7 +12,18 @@ from opentelemetry.trace import Span
 from redis import WatchError
 from wrapt import wrap_function_wrapper
 
-from .commands import DB_REDIS_PIPELINE_LENGTH, database, measure, pipeline_attributes, query, queued, server, text
+from .commands import (
+    DB_REDIS_ARGS_LENGTH,
+    DB_REDIS_PIPELINE_LENGTH,
+    database,
+    measure,
+    pipeline_attributes,
+    query,
+    queued,
+    server,
+    status,
+    text,
+)
 from .guard import guarded, report
 from .threads import is_suppressed
 
@@ -84,9 +95,13 @@ def _measured(execute: Callable[[], Any], describe: Callable[[], Mapping[str, An
     started = perf_counter()
     try:
         answer = execute()
-    except BaseException as error:
+    except WatchError:
         # Somebody else was faster, which is an answer and not a fault.
-        _measure(started, describe, None if isinstance(error, WatchError) else error)
+        _measure(started, describe)
+        raise
+    except BaseException as error:
+        _measure(started, describe, error)
+        _tell_status(error)
         raise
     _measure(started, describe)
     return answer
@@ -102,8 +117,18 @@ def _name_pipeline(name: str, described: Mapping[str, Any]) -> None:
 
     https://opentelemetry.io/docs/specs/semconv/database/redis/
     """
-    span: Any = trace.get_current_span()
-    # The current span is another one if Redis is not traced at the moment.
-    if DB_REDIS_PIPELINE_LENGTH in (getattr(span, "attributes", None) or {}):
+    if span := _current(DB_REDIS_PIPELINE_LENGTH):
         span.update_name(name)
         span.set_attributes(described)
+
+
+@guarded
+def _tell_status(error: BaseException) -> None:
+    if span := _current(DB_REDIS_PIPELINE_LENGTH, DB_REDIS_ARGS_LENGTH):
+        span.set_attributes(status(error))
+
+
+def _current(*marks: str) -> Any:
+    """Return the span of a command; the current one is another if Redis is not traced just now."""
+    span: Any = trace.get_current_span()
+    return span if any(mark in (getattr(span, "attributes", None) or {}) for mark in marks) else None

@@ -54,6 +54,7 @@ consumed_messages = meter.create_counter(
 
 SYSTEM = "redis"
 MESSAGING_OPERATION_TYPE = "messaging.operation.type"
+NOTHING: Mapping[str, str] = {}
 FIELDS = ("traceparent", "tracestate", "baggage")
 """The fields of a message that carry its context, with the names of the W3C's headers."""
 
@@ -74,7 +75,7 @@ def sending(destination: str, origin: Context, server: tuple[str, int]) -> Itera
             kind=SpanKind.PRODUCER,
             attributes={**attributes, MESSAGING_OPERATION_TYPE: "send"},
         ) as span,
-        _Measured(send_duration, sent_messages, attributes | {MESSAGING_OPERATION_TYPE: "send"}),
+        _Measured(send_duration, sent_messages, attributes, {MESSAGING_OPERATION_TYPE: "send"}),
         suppress_instrumentation(),
     ):
         fields: dict[str, str] = {}
@@ -126,8 +127,16 @@ def _text(value: str | bytes) -> str:
 class _Measured:
     """Record the duration of a block and count one message, with the error that ends the block."""
 
-    def __init__(self, duration: Durations, messages: Counter, attributes: dict[str, str | int]) -> None:
-        self.duration, self.messages, self.attributes = duration, messages, attributes
+    def __init__(
+        self,
+        duration: Durations,
+        messages: Counter,
+        attributes: dict[str, str | int],
+        of_duration: Mapping[str, str] = NOTHING,
+    ) -> None:
+        """`of_duration` are the attributes that the conventions have for the duration only."""
+        self.duration, self.messages = duration, messages
+        self.attributes, self.of_duration = attributes, of_duration
 
     def __enter__(self) -> None:
         self.started = time.monotonic()
@@ -137,7 +146,7 @@ class _Measured:
         attributes = self.attributes
         if isinstance(error, Exception):
             attributes = {**attributes, ERROR_TYPE: type_name(error)}
-        self.duration.record(seconds, attributes)
+        self.duration.record(seconds, {**attributes, **self.of_duration})
         self.messages.add(1, attributes)
 
 

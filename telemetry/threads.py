@@ -46,7 +46,7 @@ def suppress_instrumentation() -> Within:
     return Within({context._SUPPRESS_INSTRUMENTATION_KEY: True, "suppress_instrumentation": True})
 
 
-def is_suppressed() -> bool:
-    """Return whether tracing is suppressed at the moment, for the instrumentations."""
-    current = context.get_current()
+def is_suppressed(within: Context | None = None) -> bool:
+    """Return whether tracing is suppressed in a context, by default at the moment, for the instrumentations."""
+    current = context.get_current() if within is None else within
     return bool(current.get("suppress_instrumentation") or current.get(context._SUPPRESS_INSTRUMENTATION_KEY))

@@ -8,15 +8,26 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.semconv.attributes.db_attributes import DB_OPERATION_NAME, DB_QUERY_TEXT
 from opentelemetry.semconv.attributes.server_attributes import SERVER_PORT
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 from redis import Redis, WatchError
 from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
 from .. import __version__
-from ..commands import DB_REDIS_PIPELINE_LENGTH, database, measure, pipeline_attributes, query, queued, server, text
+from ..commands import (
+    DB_REDIS_ARGS_LENGTH,
+    DB_REDIS_PIPELINE_LENGTH,
+    database,
+    measure,
+    pipeline_attributes,
+    query,
+    queued,
+    server,
+    status,
+    text,
+)
 from ..conventions import SCHEMA_URL
-from ..guard import report
+from ..guard import guarded, report
 from ..spans import Current
 from ..threads import is_suppressed
 
@@ -58,6 +69,7 @@ def _traced(execute: Callable[..., Any], describe: Callable[..., tuple[str, dict
                 changed = error
             except BaseException as error:
                 measure(started, attributes, error)
+                _tell_status(span, error)
                 raise
             measure(started, attributes)
         if changed:
@@ -68,11 +80,17 @@ def _traced(execute: Callable[..., Any], describe: Callable[..., tuple[str, dict
     return traced
 
 
+@guarded
+def _tell_status(span: Span, error: BaseException) -> None:
+    """Set how the server names its error."""
+    span.set_attributes(status(error))
+
+
 def _describe_command(client: Any, args: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     command = text(args[0]) if args else "redis"
     return command, {
         DB_QUERY_TEXT: query(command, len(args)),
-        "db.redis.args_length": len(args),
+        DB_REDIS_ARGS_LENGTH: len(args),
         DB_OPERATION_NAME: command,
         **_place(client),
     }

@@ -4,6 +4,7 @@ them, from their start to their end. `make live-check` runs it, and keeps what w
 
 import http.client
 import os
+import socket
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from chassis.capacity import ORDERS
 from conformance.check import Accepted, Finding, LiveCheck, not_accepted
 from conformance.command import accepted
 from conformance.files import line
@@ -24,7 +26,8 @@ from exhibition.scenarios import SCENARIOS
 from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
 from tests.otlp import Backend, KeepingReceiver, hand_on, send
 from tests.system.test_collector import own
-from tests.trace.traces import refused_by_the_database
+from tests.system.test_sampling import is_sampled
+from tests.trace.traces import refused_by_the_database, refused_by_valkey
 from waybill.parts import answers
 from waybill.registry import TRACED
 
@@ -47,6 +50,7 @@ TAKEN_BY = {
     ExportLogsServiceRequest: "logs.v1.LogsService",
 }
 WITHOUT_SCHEMA_URLS = Accepted("scope_without_schema_url", "The Collector's tail_sampling does not hand them on.")
+LATE = Accepted("share_lost", "Spans that come after the decision are kept as they came.")
 STRANGER = "planted" + uuid.uuid4().hex[:8]
 
 
@@ -114,12 +118,13 @@ def drive(house: House, receiver: KeepingReceiver) -> None:
         house.start(*DATABASES)
         outages_of_services(house, receiver)
         orders(house, receiver)
+        refusals(house)
         # Of metrics nothing is lost by it: the next export has the sums again.
         receiver.refuses = (ExportMetricsServiceRequest,)
         strangers(house)
         wait_until(lambda: receiver.refused >= len(TRACED), "what was measured is refused")
         receiver.refuses = ()
-        outages_of_databases(house)
+        outages_of_databases(house, receiver)
         head_sampling(house)
         # `make down`: each sends what it still holds.
         house.stop_together(*SERVICES)
@@ -176,6 +181,36 @@ def orders(house: House, receiver: KeepingReceiver) -> None:
     wait_for_span(receiver, "announce_again")
 
 
+def refusals(house: House) -> None:
+    """All that the gateway refuses beside what `orders` has, and what strangers send it."""
+    slow = {"baggage": "waybill.scenario=slow-acquirer"}
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    with ThreadPoolExecutor(ORDERS + 12) as customers:
+        alike = [customers.submit(house.order, headers=key | slow) for _ in range(2)]
+        many = [customers.submit(house.order, headers=slow) for _ in range(ORDERS + 10)]
+    # One is in flight while the other comes, and some are too many.
+    assert {409, 503} <= {each.result().status_code for each in alike + many}
+    other, unknown = {"Origin": "http://elsewhere.example"}, {"baggage": "waybill.scenario=nothing"}
+    for token, headers in (
+        ("tok_other", key),
+        ("4111111111111111", None),
+        ("tok_visa", {"Idempotency-Key": "x" * 256}),
+        ("tok_visa", other),
+        ("tok_visa", unknown),
+    ):
+        assert house.order(token=token, headers=headers).status_code in (400, 403, 422)
+    payment = {"amount": 1, "currency": "EUR", "payment_token": "tok_visa"}
+    charged = f"{house.url('payment')}/payments/{house.order().json()['id']}"
+    assert house.session.put(charged, json=payment, timeout=30).status_code == 409
+    for cut_off, status in ((True, 400), (False, 408)):
+        with socket.create_connection(("127.0.0.1", house.settings.gateway_port), PATIENCE_SECONDS) as caller:
+            caller.sendall(b"POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
+            caller.sendall(b"Content-Length: 10\r\n\r\n{")
+            if cut_off:
+                caller.shutdown(socket.SHUT_WR)
+            assert caller.recv(12) == f"HTTP/1.1 {status}".encode()
+
+
 def strangers(house: House) -> None:
     """Bad input on every path with every method, and a word in all that a stranger can send."""
     headers = {
@@ -215,10 +250,17 @@ def by_hand(
     connection.close()
 
 
-def outages_of_databases(house: House) -> None:
+def outages_of_databases(house: House, receiver: KeepingReceiver) -> None:
     """Valkey and PostgreSQL refuse, and are away for a while."""
     with refused_by_the_database(house, "tok_refused"):
         house.order(token="tok_refused")
+    with refused_by_valkey(house, "mget", "set", "xadd"):
+        house.order()
+        receiver.wait_for(
+            lambda: any(span.name == "send orders" and span.status == "ERROR" for span in receiver.spans),
+            PATIENCE_SECONDS,
+            "a message that cannot be sent",
+        )
     for part in ("valkey", "postgres"):
         house.stop(part)
         ask(house)
@@ -239,8 +281,11 @@ def head_sampling(house: House) -> None:
     """Some of the traces, as the gateway chooses."""
     house.stop("gateway")
     house.start("gateway", OTEL_TRACES_SAMPLER_ARG="0.5")
-    for _ in range(8):
-        assert house.order().status_code == 201
+    decided: set[bool] = set()
+    while decided != {True, False}:
+        answer = house.order()
+        assert answer.status_code == 201
+        decided.add(is_sampled(answer))
     assert house.order(token="tok_declined").status_code == 402
 
 
@@ -256,22 +301,18 @@ def test_there_is_no_finding_without_a_reason(driven: Driven) -> None:
 def test_what_tail_sampling_keeps_has_no_finding_either(both: dict[str, Driven]) -> None:
     sent = [request for request in both["lean"].sent if isinstance(request, ExportTraceServiceRequest)]
     check = LiveCheck(planted={STRANGER})
-    for request in tail_sampled(sent):
+    sampled = tail_sampled(sent)
+    for request in sampled:
         check.take(request)
-    left = not_accepted(check.finish(), [*accepted(), WITHOUT_SCHEMA_URLS])
+    left = not_accepted(check.finish(), [*accepted(), WITHOUT_SCHEMA_URLS, LATE])
     assert not left, "\n".join(["", *map(str, left)])
     assert 100 < check.checked["span"] < both["lean"].check.checked["span"]
+    assert all("ot=th:" in " ".join(states) for states in tracestates(sampled).values())
 
 
 def tail_sampled(sent: list[ExportTraceServiceRequest]) -> list[ExportTraceServiceRequest]:
     """All that comes out of a Collector that keeps the traces that matter, and a tenth of the rest."""
-    traces = {
-        span.trace_id
-        for request in sent
-        for of in request.resource_spans
-        for scope in of.scope_spans
-        for span in scope.spans
-    }
+    traces = tracestates(sent)
     with pytest.MonkeyPatch.context() as patch, Backend() as backend:
         patch.setenv("WAYBILL_SAMPLING", "tail")
         with House({"JAEGER_OTLP_ENDPOINT": backend.address, "TAIL_SAMPLING_WAIT": "1s"}) as house:
@@ -283,6 +324,20 @@ def tail_sampled(sent: list[ExportTraceServiceRequest]) -> list[ExportTraceServi
             # It sends what it holds.
             house.stop("collector")
         return backend.requests
+
+
+def tracestates(requests: list[ExportTraceServiceRequest]) -> dict[bytes, list[str]]:
+    """Return those of the spans of each trace."""
+    states: dict[bytes, list[str]] = {}
+    for of in (of for request in requests for of in request.resource_spans):
+        for span in (span for scope in of.scope_spans for span in scope.spans):
+            states.setdefault(span.trace_id, []).append(span.trace_state)
+    return states
+
+
+def test_every_reason_that_stays_is_one_for_a_finding(both: dict[str, Driven]) -> None:
+    found = [finding for driven in both.values() for finding in driven.findings]
+    assert [each for each in accepted() if not any(each.covers(finding) for finding in found)] == []
 
 
 def test_all_three_signals_of_every_service_were_checked(driven: Driven) -> None:

@@ -250,6 +250,39 @@ print(*["event"] * len(inner.events), *["log"] * len(records))
 
 
 @pytest.mark.parametrize(
+    ("kind", "attribute", "name", "severity"),
+    [
+        ("SERVER", "http.request.method", "http.server.request.exception", "ERROR"),
+        ("CLIENT", "http.request.method", "http.client.request.exception", "WARN"),
+        ("CLIENT", "db.system.name", "db.client.operation.exception", "WARN"),
+        ("PRODUCER", "messaging.system", "messaging.send.exception", "WARN"),
+        ("CONSUMER", "messaging.system", "messaging.process.exception", "ERROR"),
+        ("CLIENT", "rpc.system.name", "exception", "WARN"),
+        ("INTERNAL", "http.request.method", "exception", "WARN"),
+    ],
+)
+def test_the_record_of_an_exception_is_named_by_the_operation_that_failed(
+    kind: str, attribute: str, name: str, severity: str
+) -> None:
+    code = f"""
+import telemetry
+from opentelemetry import trace
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
+memory = InMemoryLogRecordExporter()
+handle = telemetry.configure("shop", spans=None, metrics=None, logs=memory)
+tracer = trace.get_tracer("t")
+try:
+    with tracer.start_as_current_span("x", kind=trace.SpanKind.{kind}, attributes={{"{attribute}": "y"}}):
+        raise ValueError
+except ValueError:
+    handle.force_flush()
+(record,) = [each.log_record for each in memory.get_finished_logs()]
+print(record.event_name, record.severity_text, record.severity_number.name)
+"""
+    assert prints(code, OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN="logs") == f"{name} {severity} {severity}"
+
+
+@pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("OTEL_TRACES_SAMPLER", "sometimes"),

@@ -1,14 +1,16 @@
 """Gauges, in this process."""
 
+import time
 from collections.abc import Callable
 from decimal import Decimal
+from threading import Event
 from typing import Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import Observation
 
-from telemetry import gauge
+from telemetry import gauge, metrics
 from tests.telemetry.conftest import Recorded
 
 
@@ -63,3 +65,26 @@ def test_a_value_that_otlp_cannot_hold_costs_no_other_metric(
     assert data
     assert name in str(encode_metrics(data))
     assert (f"{name} cannot be read" in caplog.text) == (sent is None)
+
+
+def test_a_reader_that_hangs_holds_up_no_other_metric_and_is_read_again_when_it_is_done(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = Event()
+
+    def hang() -> list[Observation]:
+        answered.wait(30)
+        return [Observation(3, {"queue": "mail"})]
+
+    monkeypatch.setattr(metrics, "READ_SECONDS", 0.05)
+    for read in (hang, reader("print", 5)):
+        gauge("shop.parcels", read, unit="{job}", description="Jobs that wait.")
+    for _ in range(2):
+        assert by_queue(recorded, "shop.parcels") == {"print": 5}
+    assert caplog.text.count("shop.parcels cannot be read: it takes longer") == 2
+    monkeypatch.setattr(metrics, "READ_SECONDS", 30)
+    answered.set()
+    deadline = time.monotonic() + 30
+    while "mail" not in (found := by_queue(recorded, "shop.parcels")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert found == {"mail": 3, "print": 5}

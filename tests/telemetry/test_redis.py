@@ -84,6 +84,40 @@ def test_what_a_search_finds_reaches_no_span(recorded: Recorded, valkey: int) ->
     assert "ann" not in str(recorded.spans[0].attributes)
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("LPUSH", "text", "sesame"), "WRONGTYPE"),
+        (("EVALSHA", "0" * 40, 0), "NOSCRIPT"),
+        (("NOTHING",), "ERR"),
+        (("EVAL", "return redis.error_reply('sesame is refused')", 0), None),
+    ],
+)
+def test_an_error_of_the_server_is_named_as_it_names_it(
+    recorded: Recorded, valkey: int, command: tuple[Any, ...], code: str | None
+) -> None:
+    with redis.Redis(port=valkey) as client:
+        with suppress_instrumentation():
+            client.set("text", "a")
+        with pytest.raises(redis.ResponseError):
+            client.execute_command(*command)
+    (span,) = recorded.spans
+    assert (span.attributes or {}).get("db.response.status_code") == code
+    measured = [dict(series) for series in recorded.points("db.client.operation.duration")]
+    assert code in [each.get("db.response.status_code") for each in measured if "error.type" in each]
+
+
+def test_an_error_of_a_pipeline_and_of_a_lost_server_is_named_if_there_is_a_name(
+    recorded: Recorded, valkey: int
+) -> None:
+    with redis.Redis(port=valkey) as client, pytest.raises(redis.ResponseError):
+        client.pipeline(transaction=False).evalsha("0" * 40, 0).execute()
+    with redis.Redis(port=free_port()) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+    codes = [(span.attributes or {}).get("db.response.status_code") for span in recorded.spans]
+    assert codes == ["NOSCRIPT", None]
+
+
 def test_a_pipeline_names_each_command_once(recorded: Recorded, valkey: int) -> None:
     with redis.Redis(port=valkey) as client, client.pipeline() as pipeline:
         for n in range(50):
@@ -178,6 +212,7 @@ def test_commands_and_pipelines_are_measured_with_the_error_that_ended_them(reco
         with suppress_instrumentation():
             client.get("a")
     place = {"db.system.name": "redis", "db.namespace": "4", "server.address": "localhost", "server.port": valkey}
+    refused = {"error.type": "redis.exceptions.ResponseError", "db.response.status_code": "WRONGTYPE"}
     measured = {
         dict(series).get("db.operation.name"): (dict(series), count)
         for series, count in recorded.points("db.client.operation.duration").items()
@@ -186,7 +221,7 @@ def test_commands_and_pipelines_are_measured_with_the_error_that_ended_them(reco
     assert measured == {
         "SET": (place | {"db.operation.name": "SET"}, 2),
         "MULTI SET": (place | {"db.operation.name": "MULTI SET", "db.query.summary": "SET"}, 1),
-        "LPUSH": (place | {"db.operation.name": "LPUSH", "error.type": "redis.exceptions.ResponseError"}, 1),
+        "LPUSH": (place | {"db.operation.name": "LPUSH"} | refused, 1),
         "WATCH": (place | {"db.operation.name": "WATCH"}, 1),
         "GET": (place | {"db.operation.name": "GET", "db.query.summary": "GET"}, 1),
     }
@@ -235,10 +270,11 @@ def test_messages_are_counted_and_their_sending_is_measured_with_the_error_that_
         "server.address": "127.0.0.1",
         "server.port": 6379,
     }
-    sent = place | {"messaging.operation.name": "send", "messaging.operation.type": "send"}
+    sent = place | {"messaging.operation.name": "send"}
+    timed = sent | {"messaging.operation.type": "send"}
     processed = place | {"messaging.operation.name": "process", "messaging.consumer.group.name": "shipping"}
     for name, expected in (
-        ("messaging.client.operation.duration", [sent, sent | {"error.type": "ConnectionError"}]),
+        ("messaging.client.operation.duration", [timed, timed | {"error.type": "ConnectionError"}]),
         ("messaging.client.sent.messages", [sent, sent | {"error.type": "ConnectionError"}]),
         ("messaging.client.consumed.messages", [processed | {"error.type": "ValueError"}]),
     ):

@@ -3,10 +3,12 @@
 import gc
 import logging
 import sys
+import time
 import types
 import uuid
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -49,6 +51,7 @@ from telemetry.pools import WaitTracingPool
 from telemetry.statements import SYSTEMS, operation_and_table
 from tests.telemetry.conftest import Recorded
 
+PATIENCE_SECONDS = 30
 METADATA = MetaData()
 ORDERS = Table("orders", METADATA, Column("id", Integer, primary_key=True), Column("customer_id", Integer))
 CUSTOMERS = Table("customers", METADATA, Column("id", Integer, primary_key=True), Column("name", String))
@@ -363,6 +366,32 @@ def test_a_pool_that_has_nothing_to_give_shows_in_its_metrics(recorded: Recorded
     assert recorded.points("db.client.connection.timeouts")[series] == 1
     assert recorded.points("db.client.connection.wait_time")[series] == 1
     assert recorded.points("db.client.connection.create_time")[series] == 1
+    assert recorded.points("db.client.connection.use_time")[series] == 1
+    assert recorded.points("db.client.connection.idle.max")[series] == 1
+    engine.dispose()
+
+
+def test_those_that_wait_for_a_connection_are_counted_while_they_wait(recorded: Recorded) -> None:
+    name = f"busy {uuid.uuid4()}"
+    options = {"pool_size": 1, "max_overflow": 0, "connect_args": {"check_same_thread": False}}
+    engine = create_engine("sqlite://", poolclass=WaitTracingPool, pool_logging_name=name, **options)
+    instrument_engine(engine)
+    series = frozenset({("db.client.connection.pool.name", name)})
+
+    def pending() -> float:
+        return recorded.points("db.client.connection.pending_requests")[series]
+
+    with ThreadPoolExecutor() as threads:
+        with engine.connect():
+            assert pending() == 0
+            waiting = [threads.submit(lambda: engine.connect().close()) for _ in range(2)]
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while pending() < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert pending() == 2
+        for each in waiting:
+            each.result()
+    assert pending() == 0
     engine.dispose()
 
 

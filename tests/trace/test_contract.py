@@ -20,7 +20,7 @@ from tests.documents import ROOT, TELEMETRY, blocks, first_names
 from tests.house import PATIENCE_SECONDS, House
 from tests.otlp import KeepingReceiver, as_json
 from tests.trace.measured import points
-from tests.trace.traces import Traces, refused_by_the_database, trace_id_of
+from tests.trace.traces import Traces, refused_by_the_database, refused_by_valkey, trace_id_of
 from waybill.registry import TRACED
 
 IN_OTHER_TESTS = {"resume_order"}
@@ -41,8 +41,11 @@ def spans(house: House, receiver: Receiver) -> list[Span]:
     completed = house.order()
     with refused_by_the_database(house, "tok_refused"):
         refused = house.order(token="tok_refused")
+    with refused_by_valkey(house, "mget", "set"):
+        uncached = house.order()
     responses = [
         refused,
+        uncached,
         poisoned,
         exhausted,
         completed,

@@ -2,12 +2,15 @@
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import requests
 
 from telemetry.testing import Receiver, attributes_of
 from tests.house import PATIENCE_SECONDS, House, wait_until
+from tests.system.api.shopping import hanging
 from tests.trace.measured import Measured, points
 
 OUTCOMES = {"completed": 2, "declined": 1, "out_of_stock": 1, "rejected": 1}
@@ -81,6 +84,30 @@ def test_stock_is_what_is_left(house: House, measured: Measured) -> None:
     assert house.order("TEA-LAPSANG").status_code == 201
     left = house.query("inventory", "SELECT available FROM products WHERE sku = 'TEA-LAPSANG'")[0][0]
     measured.wait_for_gauge("waybill.stock", lambda value: value == left, {"product.sku": "TEA-LAPSANG"})
+
+
+def test_a_database_that_hangs_shows_in_the_metrics_of_its_pools(
+    house: House, measured: Measured, restart: Callable[..., None]
+) -> None:
+    restart("inventory", REQUEST_DEADLINE="1", OTEL_METRIC_EXPORT_INTERVAL="200")
+    pool = {"db.client.connection.pool.name": "inventory"}
+    measured.wait_for_gauge("db.client.connection.timeouts", lambda timeouts: timeouts == 0, pool)
+    seen = Event()
+
+    def ask() -> None:
+        while not seen.is_set():
+            house.session.get(f"{house.url('inventory')}/products", timeout=PATIENCE_SECONDS)
+
+    # More than the pool has connections.
+    with ThreadPoolExecutor(12) as customers, hanging(house, "postgres"):
+        for _ in range(12):
+            customers.submit(ask)
+        try:
+            # All while it hangs: those that wait, and those that have given up.
+            measured.wait_for_gauge("db.client.connection.pending_requests", lambda waiting: waiting > 0, pool)
+            measured.wait_for_gauge("db.client.connection.timeouts", lambda timeouts: timeouts > 0, pool)
+        finally:
+            seen.set()
 
 
 def test_the_outbox_lags_while_the_relay_is_away(

@@ -89,6 +89,17 @@ def refused_by_the_database(house: House, token: str) -> Iterator[None]:
         house.query("order", "ALTER TABLE orders DROP CONSTRAINT refusal")
 
 
+@contextmanager
+def refused_by_valkey(house: House, *commands: str) -> Iterator[None]:
+    """Have Valkey refuse these commands to everybody."""
+    with house.valkey() as valkey:
+        valkey.execute_command("ACL", "SETUSER", "default", *(f"-{command}" for command in commands))
+        try:
+            yield
+        finally:
+            valkey.execute_command("ACL", "SETUSER", "default", *(f"+{command}" for command in commands))
+
+
 def child_of(spans: Iterable[Span], parent: Span) -> list[Span]:
     """The children of a span."""
     return [span for span in spans if span.parent_span_id == parent.span_id]

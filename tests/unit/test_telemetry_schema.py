@@ -15,6 +15,7 @@ from conformance.conventions import conventions
 from conformance.registry import OF_LIBRARIES, OF_OUR_OWN, OF_THE_CONVENTIONS, registry
 from exhibition import scenarios, viewer
 from services.order import api
+from telemetry import errors
 from tests.documents import ROOT, TELEMETRY
 
 NAMES = ROOT / "chassis/names.py"
@@ -207,6 +208,10 @@ def test_what_the_source_sets_is_in_the_registry_and_what_we_are_said_to_set_is_
 def test_events_are_those_in_the_source() -> None:
     described = {event.name for event in registry().events()}
     assert described == {name for file in SOURCES for name in events_added_in(file)}
+
+
+def test_exceptions_that_are_log_records_are_those_of_the_registry() -> None:
+    assert registry().groups["waybill.log"].ours["events"] == [*(name for _, _, name, _ in errors.EVENTS), "exception"]
 
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.stem)
