@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+from telemetry.providers import AT_EXIT_SECONDS, COUNTING_SECONDS, Telemetry
 from tests.ports import free_port
 from tests.telemetry.process import ROOT, clean
 
@@ -88,6 +90,15 @@ def test_servers_commands_and_tests_end_long_before_the_exporter_gives_up(tmp_pa
     assert said["export"][0] == "id,sku\n"
     assert "13 passed" in said["pytest"][0]
     assert not any("Traceback" in text for texts in said.values() for text in texts), said
+
+
+def test_the_readme_says_how_long_an_end_may_take() -> None:
+    readme = (ROOT / "telemetry/README.md").read_text()
+    shutdown = signature(Telemetry.shutdown).parameters["seconds"].default
+    assert f"at its exit for at most {AT_EXIT_SECONDS + COUNTING_SECONDS} seconds" in readme
+    assert f"`telemetry.shutdown()` takes at most {shutdown + COUNTING_SECONDS} seconds" in readme
+    # Nobody waits longer for a command.
+    assert AT_EXIT_SECONDS + COUNTING_SECONDS < 2
 
 
 def get(port: int) -> None:
