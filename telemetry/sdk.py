@@ -56,7 +56,7 @@ class Tally:
             return self._counts.copy()
 
     def tell(self, _options: CallbackOptions) -> Iterable[Observation]:
-        """Return the counts; the callback of an instrument."""
+        """Yield the counts; the callback of an instrument."""
         for values, count in self.counts().items():
             yield Observation(count, {name: value for name, value in zip(self.names, values, strict=True) if value})
 
@@ -90,7 +90,7 @@ class SpanCounts:
         return _nothing if decision is Decision.DROP else self.ends[result]
 
     def tell_live(self, _options: CallbackOptions) -> Iterable[Observation]:
-        """Return how many have started and not ended; the callback of an instrument."""
+        """Yield how many have started and not ended; the callback of an instrument."""
         # In this order, so that a span that starts and ends in between does not make the result negative.
         ended = self.ended.counts()
         live: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Settings that hold for every test."""
+"""Settings for every test."""
 
 import os
 import signal
@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-# Before gRPC is imported: its handlers of fork may end a child that has not yet become PostgreSQL.
+# Set it before gRPC is imported, since its fork handlers may end a child that has not become PostgreSQL yet.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
-# A shell ignores SIGINT in what it starts in the background, and so do all that start there; here it is to arrive.
+# A shell makes background jobs and their children ignore SIGINT; these tests need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARE_A_HOUSE = ("tests/trace/", "tests/system/api/", "tests/browser/")
-"""Folders of tests with one house for all of their files."""
+"""Folders of tests with one house for all their files."""
 
 
 class ByHouse(LoadScopeScheduling):  # type: ignore[misc]
-    """Has one process run all tests that share a house: else each that gets some of them would start one."""
+    """Makes one process run all tests that share a house; otherwise each process with some of them would start one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
@@ -26,5 +26,5 @@ class ByHouse(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByHouse:
-    """Return how tests are shared out among processes; pytest-xdist asks."""
+    """Return the schedule that distributes tests among processes; pytest-xdist calls it."""
     return ByHouse(config, log)

@@ -1,4 +1,4 @@
-"""The documentation as tests read it: tables, blocks of code, and what they name."""
+"""Read the documentation for tests: tables, blocks of code, and names."""
 
 import re
 import textwrap
@@ -17,7 +17,7 @@ Row = list[str]
 
 
 def rows(file: Path, heading: str) -> list[Row]:
-    """The cells of the tables under a heading, without the tables' own headings."""
+    """Return the cells of the tables under a heading, without the tables' own headings."""
     section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", file.read_text(), re.MULTILINE | re.DOTALL)
     assert section, f"{file.name} has no heading {heading!r}"
     lines = [line for line in section[1].splitlines() if line.startswith("|")]
@@ -28,21 +28,21 @@ def rows(file: Path, heading: str) -> list[Row]:
 
 
 def quoted(text: str) -> list[str]:
-    """Return what stands between backticks."""
+    """Return the texts in backticks."""
     return re.findall(r"`([^`\n]+)`", text)
 
 
 def first_names(file: Path, heading: str) -> set[str]:
-    """Return what stands between backticks in the first column of a table."""
+    """Return the texts in backticks in the first column of a table."""
     return {name for row in rows(file, heading) for name in quoted(row[0])}
 
 
 def blocks(file: Path, language: str) -> list[str]:
-    """The blocks of code in a language."""
+    """Return the blocks of code in a language."""
     found = re.finditer(rf"^ *```{language}\n(.*?)^ *```$", file.read_text(), re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(block[1]) for block in found]
 
 
 def prose(file: Path) -> str:
-    """The text without its blocks of code."""
+    """Return the text without its blocks of code."""
     return re.sub(r"^ *```.*?^ *```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)

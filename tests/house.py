@@ -1,4 +1,4 @@
-"""Waybill's parts as processes of a test: on free ports, in a folder of their own, started and ended at will."""
+"""Waybill's parts as processes of a test: on free ports, in their own folder, started and ended at will."""
 
 import os
 import signal
@@ -33,11 +33,11 @@ _shared = TemporaryDirectory(prefix="waybill-")
 
 
 class House:
-    """Parts of Waybill that run for a test. Use it as a context manager: it ends what it started."""
+    """Parts of Waybill that run for a test. Use it as a context manager, which ends all parts."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        """Nothing runs yet. `environment` is added to that of every part, and wins."""
-        # Not below pytest's own folder: a second pytest closes that to all other users, and PostgreSQL may run as one.
+        """Prepare, without starting anything. `environment` is added to every part's, and takes precedence."""
+        # Not in pytest's own folder, which a second pytest closes to other users: PostgreSQL may run as another user.
         self._temporary = TemporaryDirectory(prefix="waybill-")
         self.folder = Path(self._temporary.name)
         subprocess.run(["cp", "-pR", _new_data(), self.folder / "data"], check=True)
@@ -60,7 +60,7 @@ class House:
         self._temporary.cleanup()
 
     def start(self, *names: str, **environment: str) -> None:
-        """Start parts side by side and wait until each is ready; a part that ends instead fails the test."""
+        """Start parts in parallel and wait until each is ready; a part that ends instead fails the test."""
         for name in names:
             self._spawn(self.parts[name], environment)
         for name in names:
@@ -81,7 +81,7 @@ class House:
         return self._wait_until_ended(name)
 
     def stop_together(self, *names: str) -> None:
-        """Stop those of these parts that run, side by side: each waits two seconds for who keeps a connection to it."""
+        """Stop those of these parts that run, in parallel: each waits two seconds for clients with open connections."""
         self.session.close()
         running = [name for name in names if name in self.processes]
         for name in running:
@@ -106,15 +106,15 @@ class House:
         self._kill_group(self.processes.pop(name))
 
     def workers(self, name: str) -> list[psutil.Process]:
-        """The worker processes of a service, without their master."""
+        """Return the worker processes of a service, without their master."""
         return [child for child in psutil.Process(self.processes[name].pid).children() if lives(child)]
 
     def log(self, name: str) -> str:
-        """Return what a part printed last."""
+        """Return the last output of a part."""
         return last_lines(self._log_file(name))
 
     def url(self, name: str) -> str:
-        """The base URL of a service."""
+        """Return the base URL of a service."""
         return self.settings.service_url(name)
 
     def order(
@@ -125,32 +125,32 @@ class House:
         return self.session.post(f"{self.url('gateway')}/orders", json=body, headers=headers, timeout=30)
 
     def warm_cache(self) -> None:
-        """Have the cache know Earl Grey, for a minute from now, and nothing else."""
+        """Fill the cache with Earl Grey only, for a minute from now."""
         with self.valkey() as valkey:
             for key in valkey.scan_iter("product:*"):
                 valkey.delete(key)
         assert self.order().status_code == 201
 
     def valkey(self) -> redis.Redis:
-        """A client of Valkey."""
+        """Return a client of Valkey."""
         client: redis.Redis = redis.Redis.from_url(self.valkey_url, decode_responses=True)
         return client
 
     @property
     def valkey_url(self) -> str:
-        """Return where Valkey is, with its password if it wants one."""
+        """Return the URL of Valkey, with its password if it requires one."""
         if self._valkey_is_open:
             return f"redis://127.0.0.1:{self.settings.valkey_port}/0"
         return valkey.url(postgres.passwords(self.folder / "data"), self.settings.valkey_port)
 
     def open_valkey(self) -> None:
-        """Have Valkey start without a password, for services that know none."""
+        """Make Valkey start without a password, for services that do not have one."""
         part = self.parts["valkey"]
         self.parts["valkey"] = replace(part, command=[*part.command, "--requirepass", ""])
         self._valkey_is_open = True
 
     def query(self, service: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a statement in the database of a service."""
+        """Return the rows of a statement in the database of a service."""
         passwords = postgres.passwords(self.folder / "data")
         url = postgres.url(service, passwords, self.settings.postgres_port).replace("+psycopg", "")
         with psycopg.connect(url, autocommit=True) as connection:
@@ -175,7 +175,7 @@ class House:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, for as long as a busy machine may take; `what` names it if it never holds."""
+    """Wait for a condition for as long as a busy machine may take; `what` describes it in the error."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"timed out: {what}"
@@ -184,7 +184,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @cache
 def _new_data() -> str:
-    """The data folder of a PostgreSQL that has just been made, once for all houses of a process: it takes a second."""
+    """Return a fresh data folder of PostgreSQL, made once for all houses of a process, since that takes a second."""
     data = Path(_shared.name) / "data"
     data.mkdir()
     postgres.prepare(data, postgres.passwords(data))
@@ -192,12 +192,12 @@ def _new_data() -> str:
 
 
 def free_ports() -> dict[str, int]:
-    """A free port for each field of the settings that is one."""
+    """Return a free port for each port field of the settings."""
     return {name: free_port() for name in Settings.model_fields if name.endswith("_port")}
 
 
 def wait_for(answer: Callable[[], T], what: str) -> T:
-    """The first answer that is true."""
+    """Return the first answer that is true."""
     deadline = time.monotonic() + 2 * PATIENCE_SECONDS
     while not (found := answer()):
         assert time.monotonic() < deadline, f"timed out: {what}"

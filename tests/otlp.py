@@ -1,4 +1,4 @@
-"""OTLP by hand: spans of any content, sent to a real Collector, and a backend that keeps what comes out as it is."""
+"""Hand-made OTLP: spans with any content, sent to a real Collector, and a backend that stores its output unchanged."""
 
 import base64
 import time
@@ -21,9 +21,9 @@ from tests.house import PATIENCE_SECONDS, House
 
 
 class KeepingReceiver(Receiver):
-    """A receiver that also keeps each request whole, with resources and scopes, in order of arrival.
+    """A receiver that also stores each whole request, with resources and scopes, in order of arrival.
 
-    What it is told to refuse it does not take, and no sender tries again.
+    It refuses requests that it is told to refuse, and senders do not retry them.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class KeepingReceiver(Receiver):
 
 
 def as_json(request: Message) -> dict[str, Any]:
-    """Return an export as OTLP has it in JSON: ids in hexadecimal digits, enumerations as numbers."""
+    """Return an export in OTLP's JSON: ids in hexadecimal digits, enumerations as numbers."""
     message: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
     _write_ids_in_hex(message)
     return message
@@ -60,7 +60,7 @@ def _write_ids_in_hex(value: Any) -> None:
 
 
 class OverHttp:
-    """Takes OTLP over HTTP on a free port, and hands on the body of each request."""
+    """Accept OTLP over HTTP on a free port, and pass on the body of each request."""
 
     def __init__(self, take: Callable[[bytes], object], status: int = 200) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -74,10 +74,10 @@ class OverHttp:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Keep quiet."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        # It would wait for connections that the Collector keeps open.
+        # Otherwise it would wait for connections that the Collector keeps open.
         self._server.block_on_close = False
         self._thread = Thread(target=self._server.serve_forever)
         self.address = f"127.0.0.1:{self._server.server_port}"
@@ -93,14 +93,14 @@ class OverHttp:
 
 
 def hand_on(body: Any, endpoint: str, service: str = "trace.v1.TraceService") -> None:
-    """Send an export, as bytes or as a message, to an endpoint that takes gRPC."""
+    """Send an export, as bytes or as a message, to a gRPC endpoint."""
     with grpc.insecure_channel(endpoint.removeprefix("http://")) as channel:
         data = body if isinstance(body, bytes) else body.SerializeToString()
         channel.unary_unary(f"/opentelemetry.proto.collector.{service}/Export")(data, PATIENCE_SECONDS)
 
 
 class Backend:
-    """Stands where Jaeger would, and keeps what it is sent as it is.
+    """A server in place of Jaeger that stores requests unchanged.
 
     The Collector sends to `address`, by OTLP over HTTP, and a service to `endpoint`, by OTLP over gRPC.
     """
@@ -138,11 +138,11 @@ class Backend:
 
     @property
     def requests(self) -> list[ExportTraceServiceRequest]:
-        """Return each request whole, in order of arrival."""
+        """Return each whole request, in order of arrival."""
         return list(self._kept)
 
     def received(self) -> list[ResourceSpans]:
-        """Return what has arrived: one entry for each span, with its resource and scope."""
+        """Return an entry for each span that has arrived, with its resource and scope."""
         return [
             ResourceSpans(resource=of.resource, scope_spans=[ScopeSpans(scope=scope.scope, spans=[span])])
             for request in self._kept
@@ -152,7 +152,7 @@ class Backend:
         ]
 
     def wait_for(self, span_ids: set[bytes]) -> dict[bytes, ResourceSpans]:
-        """These spans, once all of them have arrived."""
+        """Return these spans, once all of them have arrived."""
 
         def arrived() -> dict[bytes, ResourceSpans]:
             found = {span_of(one).span_id: one for one in self.received()}
@@ -165,7 +165,7 @@ class Backend:
 
 
 def one_span(name: str = "GET /orders/<uuid:order_id>") -> ResourceSpans:
-    """A span that is the only one of its trace."""
+    """Return a span that is the only one of its trace."""
     number = time.time_ns()
     span = Span(
         trace_id=number.to_bytes(16),
@@ -188,7 +188,7 @@ def pair(key: str, value: Any) -> KeyValue:
 
 
 def value_of(value: Any) -> AnyValue:
-    """A Python value as OTLP has it."""
+    """Return a Python value as an OTLP message."""
     match value:
         case bool():
             return AnyValue(bool_value=value)
@@ -211,7 +211,7 @@ def send_spans(house: House, spans: Sequence[ResourceSpans]) -> None:
 
 
 def send(house: House, service: str, request: Any) -> None:
-    """Send one request by OTLP; it has been accepted on return."""
+    """Send one request by OTLP, and return once it has been accepted."""
     with grpc.insecure_channel(f"127.0.0.1:{house.settings.collector_port}") as channel:
         export = channel.unary_unary(
             f"/opentelemetry.proto.collector.{service}/Export", request_serializer=type(request).SerializeToString

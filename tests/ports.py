@@ -1,12 +1,12 @@
-"""Ports for what a test starts."""
+"""Ports for the servers of tests."""
 
 import itertools
 import os
 import random
 import socket
 
-# The system gives out ports from 32768 on by itself, and each may be gone by the time that it is used: a connection
-# from here to elsewhere takes one. Every process of a test run has a block of its own below them.
+# The system assigns ports from 32768 on, and one may be taken by the time that it is used, since an outgoing connection
+# uses one. Every process of a test run has its own block below them.
 FIRST, BLOCK, BLOCKS = 10_000, 1_400, 16
 
 _block = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % BLOCKS
@@ -15,7 +15,7 @@ _turns = itertools.count(_start)
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, and that is given to nobody else meanwhile."""
+    """Return a port of the loopback that nothing listens on, and that is not given out again."""
     for turn in itertools.islice(_turns, BLOCK):
         port = FIRST + _block * BLOCK + turn % BLOCK
         with socket.socket() as probe:

@@ -7,11 +7,11 @@ from typing import Any
 from tests.documents import ROOT, blocks
 
 BY_NAME = {"attributes", "problems", "variants", "cpu_ms_an_order", "added_cpu_ms_by_kind", "micro_us", "turns"}
-"""Objects whose keys are names, and lists of what is not described."""
+"""Objects whose keys are names, and lists whose items are not described."""
 
 
 def assert_documented(command: str, printed: str) -> Any:
-    """Return what a command printed, if docs/tool.md has every key of it, and it every key at the top."""
+    """Return a command's output, if docs/tool.md has all its keys, and it has all top-level keys of the page."""
     [example] = blocks(ROOT / "docs/tool.md", f"json {command}")
     documented, found = json.loads(example), json.loads(printed)
     assert found.keys() == documented.keys()
@@ -20,7 +20,7 @@ def assert_documented(command: str, printed: str) -> Any:
 
 
 def keys(value: Any, at: str = "") -> Iterator[str]:
-    """Yield every key below a value, with those that lead to it."""
+    """Yield every key below a value, with its parent keys."""
     if isinstance(value, list):
         for each in value:
             yield from keys(each, at)

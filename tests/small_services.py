@@ -1,4 +1,4 @@
-"""Small services of a test: real processes, which have sent all their spans once they have ended."""
+"""Small services for tests: real processes, which have sent all their spans once they have ended."""
 
 import os
 import re
@@ -23,9 +23,9 @@ session.trust_env = False
 
 @contextmanager
 def served(name: str, app: str, receiver: Receiver, *options: str, **environment: str) -> Iterator[str]:
-    """gunicorn serves an app, `module:app`, below this URL."""
+    """Serve an app, `module:app`, with gunicorn; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        # The socket listens already: the first request waits until the service has started.
+        # The socket already listens, so the first request waits until the service has started.
         bind = ["--bind", f"fd://{server.fileno()}"]
         command = ["gunicorn", "--no-control-socket", "--threads", "4", *bind, *options, app]
         process = start(name, command, receiver, (server.fileno(),), **environment)
@@ -57,7 +57,7 @@ def start(
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
-    """Wait until a process has ended, and so has sent its spans; its exit status."""
+    """Wait until a process has ended, and so has sent its spans; return its exit status."""
     try:
         return process.wait(PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Two tiers of Collectors in a test, each sampler with a backend of its own, and traces that come in pieces."""
+"""Two tiers of Collectors in a test, each sampler with its own backend, and traces that arrive in pieces."""
 
 import random
 from collections import Counter, defaultdict
@@ -16,10 +16,10 @@ from waybill.parts import sampler, samplers
 from waybill.registry import SAMPLERS
 
 PIECES = 6
-"""The number of spans of a trace; each comes in a request of its own, with those of other traces."""
+"""The number of spans of a trace; each arrives in another request, together with spans of other traces."""
 _ERRORS = "{name: errors, type: status_code, status_code: {status_codes: [ERROR]}}"
 ERRORS_ALONE = ("--config", f"yaml:processors::tail_sampling::policies: [{_ERRORS}]")
-"""Keep the traces with an error, and no others: so that no outcome is left to chance."""
+"""Keep only the traces with an error, so that no outcome is left to chance."""
 ACCEPTED = "otelcol_receiver_accepted_spans"
 NEW = "otelcol_processor_tail_sampling_new_trace_id_received"
 DECIDED = "otelcol_processor_tail_sampling_global_count_traces_sampled"
@@ -34,13 +34,13 @@ class Sent:
 
     @property
     def id(self) -> bytes:
-        """Its trace id."""
+        """Return its trace id."""
         return span_of(self.spans[0]).trace_id
 
 
 @dataclass
 class Tiers:
-    """A house with one agent and samplers, and what stands behind each of these."""
+    """A house with one agent and samplers, and the backend of each sampler."""
 
     house: House
     stack: ExitStack
@@ -51,17 +51,17 @@ class Tiers:
     """Words that are added to the command of a sampler."""
 
     def start_sampler(self, name: str, **environment: str) -> None:
-        """Start one, with the backend that it had before if it had one."""
+        """Start a sampler, with its previous backend if it had one."""
         if name not in self.backends:
             self.backends[name] = self.stack.enter_context(Backend())
         self.house.start(name, JAEGER_OTLP_ENDPOINT=self.backends[name].address, **environment)
 
     def start_agent(self) -> None:
-        """Start the first tier, in front of the samplers that are known."""
+        """Start the first tier, in front of the known samplers."""
         self.house.start("collector", SAMPLERS=samplers(*self.ports.values()))
 
     def add_sampler(self, name: str) -> None:
-        """One that does not run yet, and which the agent is told of when it is started the next time."""
+        """Add a sampler that does not run yet, and that the agent knows after its next start."""
         free = {kind: free_port() for kind in ("otlp", "health", "metrics")} if name not in SAMPLERS else None
         part = sampler(self.house.settings, name, free)
         self.house.parts[name] = replace(part, command=[*part.command, *self.options])
@@ -73,15 +73,15 @@ class Tiers:
             send_spans(self.house, [trace.spans[piece] for trace in traces])
 
     def total(self, name: str) -> int:
-        """The sum of a metric over the samplers that run."""
+        """Return the sum of a metric over the running samplers."""
         return sum(self.of(sampler, name) for sampler in self.ports if sampler in self.house.processes)
 
     def of(self, sampler: str, name: str) -> int:
-        """A metric of one sampler."""
+        """Return a metric of one sampler."""
         return round(sum(one.value for one in samples(self.metrics[sampler], name)))
 
     def arrived(self) -> dict[bytes, dict[str, list[int]]]:
-        """Return the pieces of each trace that came to each backend; a piece is known by the name of its span."""
+        """Return the pieces of each trace that reached each backend; a piece is identified by the name of its span."""
         found: dict[bytes, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for name, backend in self.backends.items():
             for of in backend.received():
@@ -89,7 +89,7 @@ class Tiers:
         return found
 
     def settle(self) -> dict[bytes, dict[str, list[int]]]:
-        """Return what has arrived in the end: all is with the samplers, decided on, and sent."""
+        """Return everything that has arrived, once the samplers have received, decided on and sent all of it."""
         wait_until(lambda: own(self.house, "otelcol_exporter_queue_size") == 0, "the first tier has handed on all")
         wait_until(
             lambda: not self.total("otelcol_processor_tail_sampling_sampling_traces_on_memory"), "all is decided"
@@ -104,7 +104,7 @@ class Tiers:
 
 
 def outcome(pieces: Sequence[int]) -> str:
-    """Say in words what there is of a trace."""
+    """Return the state of a trace in words."""
     if len(set(pieces)) < len(pieces):
         return "some spans twice"
     return {
@@ -117,7 +117,7 @@ def outcome(pieces: Sequence[int]) -> str:
 
 @contextmanager
 def tiers(*options: str, **environment: str) -> Iterator[Tiers]:
-    """Two samplers, and an agent in front of them, none of which runs yet. WAYBILL_SAMPLING has to say `two-tier`."""
+    """Two samplers, and an agent in front of them, none of which runs yet. WAYBILL_SAMPLING has to be `two-tier`."""
     with ExitStack() as stack:
         found = Tiers(stack.enter_context(House(environment)), stack, options=options)
         for name in SAMPLERS:
@@ -126,7 +126,7 @@ def tiers(*options: str, **environment: str) -> Iterator[Tiers]:
 
 
 def trace(error: int | None = None) -> Sent:
-    """A trace that nobody has seen, in pieces."""
+    """Return a new trace, in pieces."""
     trace_id, spans = random.randbytes(16), []
     for piece in range(PIECES):
         of = one_span(str(piece))

@@ -1,4 +1,4 @@
-"""The API of a bank. It is traced as well, by the bank; that its spans come to our receiver is for the tests' sake."""
+"""The API of a bank. The bank traces it too; its spans only come to our receiver for the tests."""
 
 from flask import Flask, request
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
@@ -12,7 +12,7 @@ FlaskInstrumentor().instrument_app(app)
 
 @app.post("/charges")
 def charge() -> tuple[dict[str, str], int]:
-    """Approve a card, but for two."""
+    """Approve a card, with two exceptions."""
     card = request.get_json()["card"]
     if card == "tok_broken":
         return {"title": "The bank is broken"}, 500

@@ -1,4 +1,4 @@
-"""The guide's service stands on the same parts as the gallery's services."""
+"""The guide's service uses the same parts as the gallery's services."""
 
 from tests.gallery.conftest import databases, receiver
 

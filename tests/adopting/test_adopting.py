@@ -1,6 +1,6 @@
 """A plain Flask service becomes a traced one, step by step: docs/adopting.md shows these files and these trees.
 
-A step's folder has the files that it changes; the others are those of the steps before.
+A step's folder has the files that it changes; the others come from earlier steps.
 """
 
 import os
@@ -34,7 +34,7 @@ Order = Callable[[str], requests.Response]
 
 @contextmanager
 def step(number: int, receiver: Receiver, databases: House, **environment: str) -> Iterator[Order]:
-    """The shop as it is after a step; on leaving, its services have ended. Yields what orders with a card."""
+    """Run the shop as it is after a step, until its services have ended. Yields a function that orders with a card."""
     environment |= {
         "PYTHONPATH": ":".join(map(str, [*(HERE / f"step{each}" for each in range(number, -1, -1)), ROOT])),
         "VALKEY_PORT": str(databases.settings.valkey_port),
@@ -101,7 +101,7 @@ def test_orders_that_end_well_and_others(
 def test_an_order_goes_on_in_the_worker(receiver: Receiver, databases: House) -> None:
     with step(6, receiver, databases) as order:
         response = order("tok_visa")
-        # This worker dies of SIGTERM, with what it has not sent.
+        # This worker dies of SIGTERM, and loses spans that it has not sent.
         receiver.wait_for(
             lambda: "process orders" in {span.name for span in receiver.spans}, PATIENCE_SECONDS, "The worker's span"
         )
@@ -138,7 +138,7 @@ def test_the_collector_of_the_page_starts_as_it_says_and_passes_spans_on(
     (line,) = (text for text in blocks(GUIDE, "sh") if "collector-config.yaml" in text)
     words = shlex.split(line)
     given = dict(word.split("=") for word in words if re.match("[A-Z_]+=", word))
-    # Its Jaeger is our receiver, and its ports are free ones.
+    # Its Jaeger is our receiver, and it uses free ports.
     ports = {name: f"127.0.0.1:{free_port()}" for name in ("OTLP_GRPC_ENDPOINT", "HEALTH_ENDPOINT", "METRICS_ENDPOINT")}
     jaeger = OverHttp(lambda body: hand_on(body, receiver.endpoint))
     where = {"JAEGER_OTLP_ENDPOINT": jaeger.address, "SELF_METRICS_PORT": str(free_port())}
@@ -164,15 +164,15 @@ def test_the_collector_of_the_page_starts_as_it_says_and_passes_spans_on(
 
 
 def trace_of(response: requests.Response, receiver: Receiver) -> list[Span]:
-    """The spans of the trace that made a response; the bank's is another one."""
+    """Return the spans of the trace that made a response; the bank's trace is another one."""
     trace_id = response.headers["traceresponse"].split("-")[1]
     return [span for span in receiver.spans if span.trace_id == trace_id]
 
 
 def gunicorn_config(folder: Path) -> str:
-    """The file that telemetry/README.md gives to gunicorn."""
+    """Return the configuration of gunicorn in telemetry/README.md."""
     (text,) = (text for text in blocks(ROOT / "telemetry/README.md", "python") if text.startswith("# gunicorn.conf.py"))
-    # The folder leaves logging to the service, whose hook is to be seen.
+    # The folder leaves logging to the service; log here, to see that the hook is called.
     (folder / "gunicorn.conf.py").write_text(f"{text}\nimport logging\nlogging.basicConfig(level=logging.INFO)\n")
     return str(folder / "gunicorn.conf.py")
 

@@ -1,4 +1,4 @@
-"""The whole system, and a real Chromium that looks at it. Without one, these tests are skipped."""
+"""The whole system, and a real Chromium. Without one, these tests are skipped."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
 from waybill.parts import all_parts
 
 REFUSED = re.compile("Failed to load resource: the server responded with a status of [45]")
-"""Chromium says so of every answer that is not a success, and of nothing else."""
+"""Chromium's message for every answer that is not a success, and for nothing else."""
 
 Open = Callable[..., Page]
 Change = Callable[..., None]
@@ -22,7 +22,7 @@ Without = Callable[[str], None]
 
 @pytest.fixture(scope="package")
 def house() -> Iterator[House]:
-    """Every part. A test that changes one puts it back."""
+    """Every part. A test that changes one restores it."""
     with House() as house:
         house.start(*DATABASES, "jaeger", "collector")
         house.start(*SERVICES)
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def change(house: House) -> Iterator[Change]:
-    """Start the gateway with other settings, None for one that is not set; after the test it runs as before."""
+    """Start the gateway with other settings, None for an unset one; after the test it runs as before."""
     usual = house.parts["gateway"]
 
     def change(**settings: str | None) -> None:
@@ -66,7 +66,7 @@ def change(house: House) -> Iterator[Change]:
 
 @pytest.fixture
 def tail_sampling(house: House) -> Iterator[None]:
-    """The Collector keeps a choice of the traces, four seconds after the first span of each."""
+    """Make the Collector sample traces, four seconds after the first span of each."""
     usual = house.parts["collector"]
     settings = house.settings.model_copy(update={"sampling": "tail"})
     house.stop("collector")
@@ -93,7 +93,7 @@ def without(house: House) -> Iterator[Without]:
 
 @pytest.fixture
 def visit(house: House, browser: Browser, change: object, without: object) -> Iterator[Open]:
-    """Open a page of the gateway. No test makes an error there, breaks the policy, or asks another host."""
+    """Open a page of the gateway. No test may cause an error there, break the policy, or use another host."""
     complaints: list[str] = []
     asked: list[str] = []
     context = browser.new_context()

@@ -1,4 +1,4 @@
-"""Spans that no service of ours makes, sent to the Collector."""
+"""Spans that none of our services makes, sent to the Collector."""
 
 from collections.abc import Mapping, Sequence
 from random import getrandbits
@@ -23,7 +23,7 @@ def send_span(
     error: str = "",
     links: Sequence[trace.Link] | None = None,
 ) -> SpanContext:
-    """End a span, with an event of its name and a link to another trace, and have the Collector accept it."""
+    """End a span, with an event of the same name and a link to another trace, and send it to the Collector."""
     provider = TracerProvider(resource=Resource({"service.name": service}))
     endpoint = f"http://127.0.0.1:{house.settings.collector_port}"
     provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
@@ -39,5 +39,5 @@ def send_span(
 
 
 def id_of(context: SpanContext) -> str:
-    """The id of a span's trace, as the pages write it."""
+    """Return the id of a span's trace in the format of the pages."""
     return format_trace_id(context.trace_id)

@@ -1,4 +1,4 @@
-"""For everyone: by name and role, at any width, with contrast enough in both colour schemes.
+"""Accessibility: by name and role, at any width, with enough contrast in both colour schemes.
 
 https://www.w3.org/TR/WCAG22/, level AA.
 """
@@ -104,7 +104,7 @@ def test_all_that_can_be_used_has_a_name(visit: Open) -> None:
     nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     seen = [(role(node), name(node)) for node in nodes if not node.get("ignored")]
     assert [what for what, called in seen if what in NAMED and not called] == []
-    # They were looked at: what cannot be seen is told as well.
+    # They were checked: information that cannot be seen must be announced too.
     assert ("button", "Place the order") in seen
     assert ("spinbutton", "How many of Earl Grey") in seen
     assert ("combobox", "What shall go wrong?") in seen
@@ -128,7 +128,7 @@ def test_on_a_narrow_screen_a_bar_lies_below_its_name_and_the_table_stays_one(vi
     page = visit(width=320)
     place_order(page)
     rows(page, "fulfilment")
-    # Both at one moment: lines above them come and go while the page follows the order.
+    # Read both at the same time, since lines above them come and go while the page follows the order.
     name_box, bar_box = page.locator("tbody tr").first.evaluate(
         "row => ['summary', '.bar'].map(each => row.querySelector(each).getBoundingClientRect().toJSON())"
     )
@@ -170,7 +170,7 @@ def test_a_page_has_a_language_a_title_one_first_heading_and_no_id_twice(visit: 
 
 def test_the_outcome_and_what_becomes_of_the_trace_are_told_as_they_change(visit: Open) -> None:
     page = visit()
-    # A region that comes with its text is not read out: both are there before.
+    # A region that is added with its text is not read out, so both exist before.
     expect(page.locator("#outcome[role=status]")).to_be_attached()
     expect(page.locator("#said[role=status]")).to_be_attached()
     regions = page.locator("[role=status]").element_handles()

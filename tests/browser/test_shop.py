@@ -23,7 +23,7 @@ WITHOUT_FOLDERS = r"""all => {
   const folders = /"\/[^"]*?\/(?=(\.venv|chassis|exhibition|telemetry|services)\/)/g;
   for (const dd of all) dd.textContent = dd.textContent.replace(folders, '"');
 }"""
-"""The folder of the code on this machine, which no reader needs to see."""
+"""The folder of the code on this machine, which readers do not need to see."""
 
 
 def test_an_order_shows_its_outcome_and_the_trace_of_every_service(visit: Open) -> None:
@@ -69,7 +69,7 @@ def test_an_order_that_fails_shows_its_errors_and_goes_through_when_it_is_placed
     rows(page, "gateway", "order", "inventory", "payment")
     expect(row(page, "payment", "POST").get_by_text("✗ error:")).to_be_visible()
     expect(row(page, "gateway", "POST /orders").get_by_text("✗ error: 503")).to_be_visible()
-    # The attempts, and not those who waited for them.
+    # The attempts, and not the spans that waited for them.
     expect(page.locator("tr.origin .service")).to_have_text(["payment"] * 3)
     expect(page.locator(".summary")).to_contain_text("10 failed, first: payment POST")
 
@@ -255,7 +255,7 @@ def test_it_works_with_only_the_keyboard(visit: Open) -> None:
     tab_to(process_order.locator("summary"))
     page.keyboard.press("Enter")
     expect(process_order.get_by_text("order.outcome")).to_be_visible()
-    # Whoever cannot see the focus is lost.
+    # A user who cannot see the focus is lost.
     assert page.locator("summary:focus").evaluate("e => parseFloat(getComputedStyle(e).outlineWidth)") >= 2
 
 
@@ -374,7 +374,7 @@ def test_a_picture_of_the_page_is_small(
     failed = name == "shop-failed"
     page = visit(scheme=scheme, width=width)
     page.clock.install()
-    # The first orders of a process take longer than all others.
+    # The first orders of a process take longer than the others.
     for _ in range(1 if failed else 3):
         place_order(page, scenario)
         expect(outcome(page)).to_contain_text("HTTP 503" if failed else "HTTP 201")
@@ -385,7 +385,7 @@ def test_a_picture_of_the_page_is_small(
     if failed:
         open_span(page.locator("tr.origin").first)
         page.locator("dd").evaluate_all(WITHOUT_FOLDERS)
-        # The end of the stack is where it failed.
+        # It failed at the end of the stack.
         page.locator("tr.origin dd[tabindex]").first.evaluate("stack => stack.scrollTop = stack.scrollHeight")
     page.mouse.move(0, 0)
     picture = (IMAGES if kept else tmp_path) / f"{name}.png"

@@ -1,4 +1,4 @@
-"""The view of a trace: whatever is in it, and whether or not Jaeger has a web UI."""
+"""The view of a trace, with any content, and with or without a web UI of Jaeger."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def test_what_a_span_says_opens_below_it(visit: Open, house: House) -> None:
     expect(opened.get_by_role("heading", name="Event order_completed")).to_be_visible()
     expect(opened.locator("dl").filter(has_text="order.outcome")).to_contain_text("completed")
     expect(opened.locator("dl").filter(has_text="service.instance.id")).to_be_visible()
-    # Across the whole table, and not only its column.
+    # Across the whole table, not only its column.
     inside, table = opened.locator(".inside").bounding_box(), page.locator("table").bounding_box()
     assert inside
     assert table
@@ -59,7 +59,7 @@ def test_the_log_lines_of_a_span_are_in_it_and_a_page_that_cannot_read_them_says
     visit: Open, house: House, change: Change
 ) -> None:
     order = house.order().json()
-    # They come after the spans, and the page looks for them too.
+    # They arrive after the spans, and the page waits for them too.
     page = visit(f"/traces/{order['trace_id']}")
     rows(page, "fulfilment")
     opened = row(page, "order", "process_order")
@@ -67,7 +67,7 @@ def test_the_log_lines_of_a_span_are_in_it_and_a_page_that_cannot_read_them_says
     expect(opened.get_by_role("heading", name="Log lines")).to_be_visible()
     expect(opened.locator(".log")).to_contain_text(f"INFO order {order['id']} is completed")
     expect(page.get_by_text("Log lines are not shown")).to_have_count(0)
-    # Otherwise it would ask a gateway that is just starting again.
+    # Otherwise it would call a gateway that is just restarting.
     page.close()
     change(LOGS_FILE=None)
     page = visit(f"/traces/{order['trace_id']}")
@@ -235,7 +235,7 @@ def test_looking_at_traces_makes_none(visit: Open, house: House) -> None:
     rows(page, "fulfilment")
     visit("/traces/0af7651916cd43dd8448eb211c80319c")
     visit("/traces/0af7651916cd43dd8448eb211c80319c?x=1")
-    # Spans are exported in the order in which they ended: what came before these two has arrived with the second.
+    # Spans are exported in the order in which they ended, so earlier ones have arrived when the second of these has.
     last = house.session.get(f"{house.url('gateway')}/nowhere", timeout=30).json()["trace_id"]
     jaeger = Jaeger(house.settings.jaeger_url)
     assert jaeger.wait_for_trace(last, timeout=60)
@@ -261,7 +261,7 @@ WEB_UI = b'<div id="jaeger-ui-root"></div>'
 
 @contextmanager
 def jaeger_behind(house: House, index: bytes) -> Iterator[int]:
-    """The port of the house's Jaeger with this page at its front: whether one has a web UI depends on who built it."""
+    """The port of the house's Jaeger with this page as its front: not every build has a web UI."""
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -276,7 +276,7 @@ def jaeger_behind(house: House, index: bytes) -> Iterator[int]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
         threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
@@ -364,7 +364,7 @@ def test_requests_for_traces_do_not_block_orders_while_jaeger_hangs(house: House
         try:
             with hanging(house, "jaeger"):
                 looking = [readers.submit(go_on_looking) for _ in range(16)]
-                # These are told at once: there is room for an order, while others still wait.
+                # These are refused at once, so there is room for an order while others still wait.
                 wait_until(lambda: "Too many are looking" in look(house, UNKNOWN).text, "a reader is turned away")
                 assert house.order().status_code == 201
         finally:
@@ -374,5 +374,5 @@ def test_requests_for_traces_do_not_block_orders_while_jaeger_hangs(house: House
 
 
 def look(house: House, trace_id: str) -> requests.Response:
-    """Return what the view of a trace answers, on a connection of its own."""
+    """Return the answer of the view of a trace, on a new connection."""
     return requests.get(f"{house.url('gateway')}/traces/{trace_id}", timeout=60)

@@ -1,4 +1,4 @@
-"""The shop and its worker stand on the same parts as the gallery's services."""
+"""The shop and its worker use the same parts as the gallery's services."""
 
 from tests.gallery.conftest import databases, receiver
 

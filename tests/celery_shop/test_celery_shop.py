@@ -1,4 +1,4 @@
-"""A Flask shop and a Celery worker under prefork, before and after they are traced, and what goes wrong most.
+"""A Flask shop and a Celery worker under prefork, before and after they are traced, and common mistakes.
 
 docs/celery.md shows these files and these trees. The worker's processes end before a tree is compared.
 """
@@ -17,7 +17,7 @@ from tests.small_services import ended, served, session, start
 HERE = Path(__file__).parent
 SHOWN = ("http.response.status_code", "error.type", "celery.retry.reason")
 NEVER_BY_ITSELF = {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
-"""No span leaves before its process ends."""
+"""No span is sent before its process ends."""
 
 Order = Callable[[str], None]
 
@@ -32,7 +32,7 @@ def worked(
     refused: int = 0,
     **of_worker: str,
 ) -> Iterator[Order]:
-    """The shop, its worker and the carrier; on leaving, they have ended. Yields what orders, with a product."""
+    """Run the shop, its worker and the carrier, until they have ended. Yields a function that orders a product."""
     broker = {"BROKER_URL": databases.valkey_url}
     with databases.valkey() as valkey:
         valkey.flushall()

@@ -1,4 +1,4 @@
-"""The stack is brought up once for all tests, and taken down whatever comes of them."""
+"""Start the stack once for all tests, and take it down regardless of their results."""
 
 import json
 import signal
@@ -29,24 +29,24 @@ LISTENS = {
     "opensearch": [9200],
     "prometheus": [9090],
 }
-"""The ports of each part that has any; under Docker, any of them may be asked by who shares a network."""
+"""The ports of each part that has any; in Docker, any container on the same network may connect to them."""
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The stack, healthy; taken down with its data when the tests end, also when they fail or are interrupted."""
+    """The healthy stack; taken down with its data when the tests end, even if they fail or are interrupted."""
     require_docker()
     # Without this, SIGTERM would end the process before the lines behind `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stack = Stack()
     take_down = partial(stack.compose, "--profile", "*", "down", "--volumes", "--remove-orphans")
-    # A killed run may have left one.
+    # A killed run may have left one behind.
     take_down()
     try:
         try:
             stack.up()
         except AssertionError as error:
-            # Every test would fail, and say all of this.
+            # Otherwise every test would fail, and repeat all of this.
             pytest.exit(str(error), returncode=1)
         yield stack
     finally:
@@ -55,7 +55,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def outside() -> tuple[str, int]:
-    """An address in the world outside that a container on the default network can connect to."""
+    """An address in the outside world to which a container on the default network can connect."""
     reads_and_connects = (
         "import re, socket; from pathlib import Path;"
         "server = re.findall(r'(?m)^nameserver (\\S+)', Path('/etc/resolv.conf').read_text())[0];"
@@ -69,9 +69,9 @@ def outside() -> tuple[str, int]:
 
 @pytest.fixture(scope="session")
 def probe(stack: Stack, outside: tuple[str, int]) -> Callable[[str], dict[str, Any]]:
-    """A call that has probe.py look around beside a part that runs, and returns what it found.
+    """A function that runs probe.py beside a running part, and returns its findings.
 
-    What it reached is a set of names and ports; the world outside is there under the name `outside`.
+    The reached targets are a set of names and ports; the outside world has the name `outside`.
     """
 
     def probe(name: str) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def probes(stack: Stack, probe: Callable[[str], dict[str, Any]]) -> dict[str, An
 
 
 def require_docker() -> None:
-    """Fail all tests if they cannot run: skipping them would say that all is well."""
+    """Fail all tests if they cannot run, since skipping them would suggest that all is well."""
     try:
         docker("version")
         docker("compose", "version")

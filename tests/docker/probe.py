@@ -1,7 +1,7 @@
-"""Runs beside a part of the stack, in its network and among its processes, as its user: what could it do?
+"""Run beside a part of the stack, in its network and among its processes, as its user, to see what it could do.
 
-Reads the addresses to try from the command line, as JSON, and writes what it found, as JSON. It needs nothing but
-Python, and the part's image needs not even that.
+Reads the addresses to try from the command line, as JSON, and writes its findings as JSON. It only needs
+Python, and the part's image does not even need that.
 """
 
 import errno
@@ -12,13 +12,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# A packet that a firewall drops is not answered at all.
+# A packet that a firewall drops gets no answer at all.
 PATIENCE_SECONDS = 3
 ROOT = Path("/proc/1/root")
 
 
 def main() -> None:
-    """Try everything, side by side."""
+    """Try everything in parallel."""
     addresses = [tuple(address) for address in json.loads(sys.argv[1])]
     with ThreadPoolExecutor(max(len(addresses), 1)) as pool:
         connected = list(pool.map(connects, addresses))
@@ -40,7 +40,7 @@ def connects(address: tuple[str, int]) -> bool:
 
 
 def write_error(file: Path) -> str | None:
-    """The name of the error, such as EROFS for a file system that is read-only."""
+    """The name of the error, such as EROFS for a read-only file system."""
     try:
         file.write_text("")
     except OSError as error:
@@ -49,12 +49,12 @@ def write_error(file: Path) -> str | None:
 
 
 def writable_mounts() -> dict[str, str]:
-    """The file systems that the part's user may write to, with the options that they were mounted with."""
+    """Return the file systems that the part's user may write to, with their mount options."""
     mounts = {}
     for line in Path("/proc/1/mountinfo").read_text().splitlines():
         mount, _, file_system = line.partition(" - ")
         point = mount.split()[4]
-        # There, Docker lays /dev/null over files that nobody shall read.
+        # Docker mounts /dev/null there over files that nobody may read.
         if not point.startswith("/proc") and os.access(ROOT / point.lstrip("/"), os.W_OK):
             mounts[point] = file_system.split()[2]
     return mounts

@@ -1,4 +1,4 @@
-"""The compose stack, under a project name and on host ports of its own."""
+"""The compose stack, with its own project name and host ports."""
 
 import json
 import os
@@ -38,25 +38,25 @@ class Stack:
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in PORTS})
 
     def compose(self, *arguments: str, **variables: str) -> str:
-        """Run `docker compose` on the stack and return what it prints. Raises AssertionError if it fails."""
+        """Run `docker compose` on the stack and return its output. Raises AssertionError if it fails."""
         return docker(*self.command(*arguments), environment=self.environment(**variables))
 
     def command(self, *arguments: str) -> list[str]:
-        """Return what follows `docker`, for a command on this stack."""
+        """Return the arguments of `docker` for a command on this stack."""
         return ["compose", "--file", "docker-compose.yml", "--project-name", PROJECT, *arguments]
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """The environment for a command on this stack: its ports, and what the test sets."""
-        # The stack reads these too; the tests are about its defaults.
+        """The environment for a command on this stack: its ports, and the test's variables."""
+        # The stack reads these too, but the tests are about its defaults.
         read = ("OTEL_", "COMPOSE_", "SAMPLING", "STORAGE", "RETENTION", "WAYBILL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(read)}
         ports = {f"WAYBILL_{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
         return inherited | ports | variables
 
     def up(self, *arguments: str, **variables: str) -> None:
-        """Start what does not run, as a newcomer does, and wait until all of it is healthy.
+        """Start the parts that do not run, as a newcomer would, and wait until all of them are healthy.
 
-        Raises AssertionError with the state and the last log lines of each part where it does not come to that.
+        Raises AssertionError with the state and the last log lines of each part if some do not get healthy.
         """
         try:
             self.compose("up", "--wait", "--wait-timeout", "300", *arguments, **variables)
@@ -65,7 +65,7 @@ class Stack:
             raise AssertionError(f"{error}\n{states}\n{logs}") from None
 
     def containers(self, *arguments: str) -> dict[str, Any]:
-        """Return what `docker inspect` says of each container that runs, by the name of its service; with --all, of
+        """Return the result of `docker inspect` for each running container, by the name of its service; with --all, for
         each.
         """
         inspected = json.loads(docker("inspect", *self.compose("ps", "--quiet", *arguments).split()))
@@ -76,23 +76,23 @@ class Stack:
         return f"http://127.0.0.1:{self.ports[port]}"
 
     def get(self, port: str, path: str, **query: str) -> requests.Response:
-        """Ask for something behind a published port."""
+        """Send a request to a published port."""
         return requests.get(f"{self.url(port)}{path}", params=query, timeout=10)
 
     def place_order(
         self, sku: str = "TEA-EARL-GREY", payment_token: str = "tok_visa", scenario: str | None = None
     ) -> requests.Response:
-        """Ask the gateway for two of something."""
+        """Order two pieces of a product at the gateway."""
         order = {"items": [{"sku": sku, "quantity": 2}], "payment_token": payment_token}
         headers = {"baggage": f"waybill.scenario={scenario}"} if scenario else {}
         return requests.post(f"{self.url('gateway')}/orders", json=order, headers=headers, timeout=10)
 
     def find_order(self, order_id: str) -> requests.Response:
-        """Ask the gateway for an order that was placed."""
+        """Return the gateway's answer about an order."""
         return self.get("gateway", f"/orders/{order_id}")
 
     def find_trace(self, trace_id: str, services: set[str], at_least: int = 1) -> Trace:
-        """Wait until a trace is whole, with spans of these services and this many in all."""
+        """Wait until a trace is whole, with spans of these services and this many in total."""
 
         def complete(trace: Trace) -> bool:
             return whole(trace) and trace.services >= services and len(trace.spans) >= at_least
@@ -104,12 +104,12 @@ class Stack:
         return trace
 
     def has_trace(self, trace_id: str) -> bool:
-        """Return whether Jaeger has a span of a trace now."""
+        """Return whether Jaeger has any span of a trace now."""
         return Jaeger(self.url("jaeger")).trace(trace_id) is not None
 
 
 def wait_until(holds: Callable[[], bool], explain: Callable[[], str]) -> None:
-    """Ask again and again, for as long as a busy machine may take."""
+    """Poll for as long as a busy machine may take."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, explain()
@@ -117,7 +117,7 @@ def wait_until(holds: Callable[[], bool], explain: Callable[[], str]) -> None:
 
 
 def docker(*arguments: str, environment: dict[str, str] | None = None, stdin: str = "") -> str:
-    """Run `docker` and return what it prints. Raises AssertionError with its message if it fails."""
+    """Run `docker` and return its output. Raises AssertionError with its message if it fails."""
     done = subprocess.run(
         ["docker", *arguments],
         cwd=ROOT,

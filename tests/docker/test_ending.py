@@ -1,4 +1,4 @@
-"""The order in which parts end, and that nothing is lost by it."""
+"""The order in which parts end, in which nothing is lost."""
 
 import re
 import time
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(1800)
 DOWN_SECONDS = 10
 """The time that Docker by default waits for a container, and a person for `down`."""
 CACHE_MISS = Counter({("inventory", "SELECT products"): 1, ("inventory", "SET"): 1})
-"""The additional spans of a trace if the cache does not know the price."""
+"""The additional spans of a trace if the cache does not have the price."""
 
 
 def test_stopping_in_the_midst_of_orders_loses_no_span(stack: Stack) -> None:
@@ -50,17 +50,17 @@ def test_down_in_the_midst_of_orders_takes_ten_seconds_at_most_and_every_service
     # Log lines of earlier tests do not count.
     stack.compose("up", "--force-recreate", "--wait")
     endings = [end(stack)]
-    # A machine that is busy with something else gets two more attempts.
+    # On a machine with other work, allow two more attempts.
     while endings[-1].seconds >= DOWN_SECONDS and len(endings) < 3:
         stack.up()
         endings.append(end(stack))
     for ending in endings:
         assert set(re.findall(r"^(\S+)-1 .*telemetry flushed", ending.logs, re.MULTILINE)) == SHIPPED
         assert re.findall(r"spans were lost|telemetry gave up|Queue full", ending.logs) == []
-        # None was killed for being late.
+        # None was killed because it was late.
         assert {name: state["ExitCode"] for name, state in ending.states.items() if state["ExitCode"]} == {}
         ended = {name: datetime.fromisoformat(state["FinishedAt"]) for name, state in ending.states.items()}
-        # So each was there for what the others had left to send.
+        # This means that each was there for the last spans of the others.
         assert max(ended[name] for name in SHIPPED) < ended["otel-collector"] < ended["jaeger"]
         assert [name for name in ending.volumes if not name.startswith(f"{PROJECT}_")] == []
     assert endings[-1].seconds < DOWN_SECONDS, [ending.seconds for ending in endings]
@@ -74,18 +74,18 @@ def test_down_in_the_midst_of_orders_takes_ten_seconds_at_most_and_every_service
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of the stack in the midst of orders."""
+    """The end of the stack in the middle of orders."""
 
     orders: list[requests.Response]
     seconds: float
     logs: str
     states: dict[str, dict[str, Any]]
     volumes: set[str]
-    """Those of its containers that are left."""
+    """The remaining containers of the stack."""
 
 
 def end(stack: Stack) -> Ending:
-    """Take the stack down in the midst of orders: what `down` stops first, and what it then removes, in two steps."""
+    """Take the stack down in the middle of orders, in two steps: stop the parts as `down` does, then remove them."""
     orders, stopping = stop_in_the_midst_of_orders(stack)
     logs = stack.compose("logs", "--no-color")
     containers = stack.containers("--all")
@@ -102,14 +102,14 @@ def end(stack: Stack) -> Ending:
 
 
 def stop_in_the_midst_of_orders(stack: Stack, *parts: str) -> tuple[list[requests.Response], float]:
-    """Stop parts, or all, while one order after another is placed; every answer, and the seconds that it took."""
+    """Stop some or all parts while orders are placed; return every answer, and how many seconds it took."""
     orders = [stack.place_order()]
     with ThreadPoolExecutor() as pool:
         stopped = pool.submit(seconds, stack.compose, "stop", *parts)
         with suppress(requests.ConnectionError):
             while not stopped.done():
                 orders.append(stack.place_order())
-    # Whoever was answered has an order.
+    # Every answered customer has an order.
     assert {order.status_code for order in orders} == {201}
     return orders, stopped.result()
 
@@ -120,7 +120,7 @@ def spans_of(trace: Trace) -> Counter[tuple[str, str]]:
 
 
 def seconds(call: Callable[..., object], *arguments: str) -> float:
-    """Return how long a call takes."""
+    """Return the duration of a call."""
     started = time.monotonic()
     call(*arguments)
     return time.monotonic() - started

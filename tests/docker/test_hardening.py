@@ -1,4 +1,4 @@
-"""The harm that a part of the stack can do to its host, and its restart after a crash."""
+"""Limits on the harm that a part can do to its host, and its restart after a crash."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ WRITABLE = {
     "opensearch": {f"/usr/share/opensearch/{folder}" for folder in ("config", "data", "logs")},
     "prometheus": {"/prometheus"},
 }
-"""The folders that a part may write to beside that."""
+"""The other folders that a part may write to."""
 
 
 def test_no_process_is_root_or_has_a_privilege_or_can_gain_one(probes: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ def test_what_prepares_the_volumes_has_ended_and_had_one_privilege_and_no_networ
     assert container["State"]["ExitCode"] == 0
     config = container["HostConfig"]
     assert config["CapDrop"] == ["ALL"]
-    # Newer engines give it its whole name.
+    # Newer engines use its full name.
     assert [capability.removeprefix("CAP_") for capability in config["CapAdd"]] == ["CHOWN"]
     assert config["NetworkMode"] == "none"
     assert config["ReadonlyRootfs"]
@@ -73,7 +73,7 @@ def test_all_parts_are_killed_at_once_and_come_back_and_take_orders(stack: Stack
     before = stack.containers()
     kill = "import os, sys; [os.kill(int(pid), 9) for pid in sys.argv[1:]]"
     pids = [str(container["State"]["Pid"]) for container in before.values()]
-    # From beside them: to `docker kill`, Docker does not answer with a restart, and from within, PID 1 is immune.
+    # From a container beside them: Docker does not restart after `docker kill`, and PID 1 is immune from within.
     docker("run", "--rm", "--pid", "host", "--user", "root", "waybill:local", "python", "-c", kill, *pids)
 
     def restarted() -> bool:
@@ -107,10 +107,10 @@ def assert_unprivileged(name: str, probe: dict[str, Any]) -> None:
 
 
 def assert_writes_little(name: str, probe: dict[str, Any]) -> None:
-    """Check that a part can write to its volume and to memory only."""
+    """Check that a part can only write to its volume and to memory."""
     assert probe["root"] == "EROFS", f"{name} can write to /"
     assert set(probe["writable"]) == IN_MEMORY | WRITABLE.get(name, set()), name
-    # The edge keeps answers there for slow readers.
+    # The edge stores answers for slow readers there.
     size = "65536k" if name == "edge" else "16384k"
     assert {f"size={size}"} <= set(probe["writable"]["/tmp"].split(",")), name  # noqa: S108
     assert {"size=65536k"} <= set(probe["writable"]["/dev/shm"].split(",")), name  # noqa: S108

@@ -1,4 +1,4 @@
-"""The profile `metrics`: Prometheus beside the rest, and Jaeger's Monitor tab on it."""
+"""The profile `metrics`: Prometheus in addition to the rest, and Jaeger's Monitor tab."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ REQUESTS = "http_server_request_duration_seconds"
 
 @pytest.fixture(scope="module")
 def measured(stack: Stack) -> Iterator[Stack]:
-    """The stack with the profile, and an order that it has measured."""
+    """The stack with the profile, and an order that was measured."""
     stack.compose("--profile", "metrics", "up", "--wait", "--wait-timeout", "300")
     stack.find_trace(stack.place_order().json()["trace_id"], SHIPPED)
     yield stack
     stack.compose("--profile", "metrics", "rm", "--stop", "--force", "prometheus")
-    # Nothing needs it.
+    # Nothing depends on it.
     stack.find_trace(stack.place_order().json()["trace_id"], SHIPPED)
 
 
@@ -89,7 +89,7 @@ def query(stack: Stack, expression: str) -> list[Any]:
 
 
 def wait_for(find: Callable[[], list[Any]], at_least: int = 1) -> list[Any]:
-    """Return what is found, once there is so much of it; Prometheus looks every five seconds."""
+    """Return the result once it has this many entries; Prometheus reads every five seconds."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(found := find()) < at_least:
         assert time.monotonic() < deadline, found

@@ -1,4 +1,4 @@
-"""The connections that are possible, tried from within: the table in docs/docker.md, and nothing beyond it."""
+"""The possible connections, tried from inside the containers: only those in the table in docs/docker.md."""
 
 import json
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ def test_every_part_was_asked(probes: dict[str, Any]) -> None:
 
 
 def may_reach(part: str, running: Iterable[str]) -> set[tuple[str, int]]:
-    """Return what a part can connect to by the table, of the parts that run."""
+    """Return the running parts that a part may connect to according to the table."""
     return {
         (other, port)
         for network, (members, _) in TABLE.items()

@@ -1,4 +1,4 @@
-"""The traces that are kept, with the two variables that say so."""
+"""The traces that are kept with each of the two variables."""
 
 import re
 import time
@@ -16,26 +16,26 @@ pytestmark = pytest.mark.timeout(1800)
 
 PATIENCE_SECONDS = 120
 ASKED = 40
-"""One in ten is kept: that none is left out has a chance of 1 in 10 to the power of this."""
+"""One in ten is kept, so the chance that none is dropped is 1 in 10 to the power of this."""
 
 
 def test_tail_sampling_keeps_an_order_with_a_scenario_and_leaves_others_out(stack: Stack) -> None:
     stack.up(SAMPLING="tail")
     try:
         order = stack.place_order(scenario="slow-query").json()
-        # The shop window rather than orders: on a busy machine each of those is slow, which is a reason to keep it.
+        # Use the shop window: on a busy machine every order is slow, which is a reason to keep its trace.
         others = [stack.get("gateway", "/products").headers["traceresponse"].split("-")[1] for _ in range(ASKED)]
         stack.find_trace(order["trace_id"], {"gateway", "order", "inventory", "payment"})
         deadline = time.monotonic() + PATIENCE_SECONDS
         while decisions(stack) < ASKED + 1:
             assert time.monotonic() < deadline, f"{decisions(stack)} traces of {ASKED + 1} are decided"
             time.sleep(0.2)
-        # By now what is kept is on its way to Jaeger, behind the order; what is left out never comes.
+        # By now kept traces are on their way to Jaeger, behind the order; dropped ones never arrive.
         assert [trace_id for trace_id in others if not stack.has_trace(trace_id)]
         assert decisions(stack, sampled="false") > 0
     finally:
         stack.up()
-    # And without it everything is kept again.
+    # Without it, everything is kept again.
     answer = stack.place_order()
     stack.find_trace(answer.json()["trace_id"], SHIPPED)
 
@@ -73,7 +73,7 @@ def test_head_sampling_is_one_variable(stack: Stack) -> None:
     assert left_out.status_code == 201
     kept = stack.place_order().json()["trace_id"]
     stack.find_trace(kept, SHIPPED)
-    # The gateway decides for all: what it leaves out, no other service sends either.
+    # The gateway decides for all: no other service sends a trace that it does not sample.
     assert not stack.has_trace(left_out.json()["trace_id"])
 
 

@@ -1,4 +1,4 @@
-"""`docker compose up`, for real: orders and their traces, and what the stack promises of itself."""
+"""`docker compose up`, for real: orders and their traces, and the promises about the stack."""
 
 import re
 import socket
@@ -26,7 +26,7 @@ PUBLISHED = {
     ("otel-collector", "8889/tcp"),
 }
 FEWEST_SPANS, MOST_SPANS = 23, 25
-"""The spans of a completed order; there are two more if the cache does not know the price."""
+"""The spans of a completed order; there are two more if the cache does not have the price."""
 
 
 def test_a_completed_order_is_one_whole_trace_of_six_services_without_a_warning(stack: Stack) -> None:
@@ -36,7 +36,7 @@ def test_a_completed_order_is_one_whole_trace_of_six_services_without_a_warning(
     trace = stack.find_trace(trace_id, SHIPPED, FEWEST_SPANS)
     assert trace.services == SHIPPED
     assert len(trace.spans) <= MOST_SPANS
-    # Asked as the web UI asks: it adds what it finds odd, a clock that seems wrong above all.
+    # The same request as the web UI's, with which Jaeger adds warnings, above all about clocks.
     as_shown = stack.get("jaeger", f"/api/v3/traces/{trace_id}")
     assert as_shown.status_code == 200
     assert "@jaeger@warnings" not in as_shown.text
@@ -115,7 +115,7 @@ def test_no_password_is_in_an_image_an_environment_a_command_or_a_log(stack: Sta
 
 
 def test_no_password_is_on_a_command_line_while_the_databases_are_made(stack: Stack) -> None:
-    # In the place of psql: it says what it was called with.
+    # Replaces psql, and prints its arguments.
     records = 'psql() { echo "$@"; }; export -f psql; bash /docker-entrypoint-initdb.d/create_databases.sh'
     called = stack.compose("exec", "--env", "POSTGRES_USER=postgres", "postgres", "bash", "-c", records)
     assert "waybill_order" in called
@@ -174,7 +174,7 @@ def test_a_service_has_as_many_workers_as_it_is_told(stack: Stack) -> None:
 
 
 def passwords_of(stack: Stack) -> list[str]:
-    """Those of all roles of the databases, and Valkey's."""
+    """The passwords of all database roles, and Valkey's."""
     each = 'for secret in /run/secrets/*; do cat "$secret"; echo; done'
     valkey = stack.compose("exec", "valkey", "cat", "/run/secrets/password")
     return [*stack.compose("exec", "postgres", "sh", "-c", each).split(), valkey.strip()]

@@ -1,4 +1,4 @@
-"""Traces that outlive Jaeger, with the two variables that say where, and for how long."""
+"""Traces that survive Jaeger, with the variables for their storage and retention."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def test_traces_in_opensearch_survive_a_kill_of_jaeger_and_of_it(
             found = probe(part)
             assert_unprivileged(part, found)
             assert found["root"] == "EROFS"
-            # Its configuration belongs to it if its image has one.
+            # If its image has a configuration, that belongs to its user.
             assert set(found["writable"]) <= IN_MEMORY | WRITABLE.get(part, set())
             assert found["reached"] == may_reach(part, [*PARTS, *parts])
         assert "deleted: nothing" in stack.compose("logs", "opensearch-retention", **chosen)
@@ -51,7 +51,7 @@ def test_traces_in_opensearch_survive_a_kill_of_jaeger_and_of_it(
 
 
 def restart(stack: Stack, *parts: str, **chosen: str) -> None:
-    """Kill parts, which Docker does not start again by itself then, and start them."""
+    """Kill parts, which Docker then does not restart, and start them."""
     stack.compose("kill", *parts, **chosen)
     stack.up("--no-deps", *parts, **chosen)
 
@@ -62,7 +62,7 @@ def told(stack: Stack, part: str) -> set[str]:
 
 
 def require_image(stack: Stack, part: str, **chosen: str) -> None:
-    """Skip the test if there is no image of a part, and no registry that has it."""
+    """Skip the test if the image of a part is neither here nor in a registry."""
     (image,) = {line for line in stack.compose("config", "--images", part, **chosen).split() if part in line}
     for get in (("image", "inspect", image), ("pull", image)):
         try:

@@ -1,4 +1,4 @@
-"""The other targets of `make` work on the stack as they do without Docker."""
+"""The other targets of `make` work with the stack as they do without Docker."""
 
 import re
 import subprocess
@@ -46,7 +46,7 @@ def test_the_doctor_names_a_collector_that_is_stopped(stack: Stack, tmp_path: Pa
 
 
 def waybill(stack: Stack, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command of the tool on the stack, as where nothing else runs."""
+    """Run a command of the tool on the stack, as if nothing else ran."""
     elsewhere = {"WAYBILL_STATE_DIR": str(folder), "WAYBILL_COLLECTOR_PORT": str(free_port())}
     return subprocess.run(
         [sys.executable, "-m", "waybill", *arguments],

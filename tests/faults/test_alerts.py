@@ -1,6 +1,6 @@
 """Each fault in the real system fires its alert, which leads to a trace; ordinary orders fire none.
 
-The windows are those of `make up METRICS=on ALERTS=demo`.
+The windows are the ones of `make up METRICS=on ALERTS=demo`.
 """
 
 import threading
@@ -29,7 +29,7 @@ def house() -> Iterator[House]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAYBILL_METRICS", "on")
         patch.setenv("WAYBILL_ALERTS", "demo")
-        # An order that failed is not tried again here.
+        # A failed order is not retried here.
         house = House({"REDELIVER_AFTER": "1", "RECOVER_AFTER": "600"})
     with house:
         house.start(*DATABASES, "jaeger", "prometheus")
@@ -46,9 +46,9 @@ def test_ordinary_orders_fire_nothing(house: House) -> None:
         for outcome in ("completed", "declined", "out_of_stock"):
             seen = f'rate(waybill_orders_total{{order_outcome="{outcome}"}}[30s]) > 0'
             wait_for(lambda seen=seen: query(house, seen), f"orders that end {outcome}")  # type: ignore[misc]
-        # Longer than the shortest of the windows, and what an alert waits for.
+        # Longer than the shortest of the windows and the wait of an alert.
         wait_for(lambda: query(house, "count_over_time(waybill:orders:rate30s[1m]) >= 7"), "35 s")
-    # A machine that is as busy as that makes orders slow indeed.
+    # On such a busy machine, orders really are slow.
     slow = sum(each > 0.4 for each in seconds) / len(seconds) > 0.03
     assert fired(house) <= ({"OrdersSlow"} if slow else set())
 
@@ -67,7 +67,7 @@ def test_orders_that_are_slow_retried_poisoned_or_wait_fire_their_alerts_and_no_
 
 def test_orders_that_fail_and_messages_that_are_not_sent_fire_their_alerts(house: House) -> None:
     house.stop("order-relay")
-    # Before the acquirer is busy with those that it does not answer.
+    # Do this before the acquirer is busy with calls that it does not answer.
     assert house.order().status_code == 201
     with orders(house, *["acquirer-times-out"] * 8):
         wait_for_alerts(house, {"OrdersFail", "OutboxLag"})
@@ -90,7 +90,7 @@ def test_a_jaeger_and_a_consumer_that_are_away_fire_their_alerts_and_so_does_the
     assert not fired(house) & expected
     house.stop_together("jaeger", "fulfilment")
     with orders(house, "completed"):
-        # No fuller than that: then it would refuse.
+        # Do not fill it further, since it would refuse data.
         half = f'otelcol_exporter_queue_size{{job="collector"}} > {0.6 * FEW_SPANS}'
         wait_for(lambda: query(house, half), "more than half of the queue is full")
     found = wait_to_fire(house, expected)
@@ -107,7 +107,7 @@ def test_a_collector_that_refuses_fires_its_alert_and_so_does_one_that_is_away(h
 
 
 def start_collector(house: House, settings: str) -> None:
-    """Start the Collector with one setting that is not that of collector-config.yaml."""
+    """Start the Collector with one setting changed from collector-config.yaml."""
     part = house.parts["collector"]
     house.parts["collector"] = replace(part, command=[*part.command, "--config", settings])
     house.start("collector")
@@ -120,7 +120,7 @@ def scenario(name: str) -> dict[str, str]:
 
 @contextmanager
 def orders(house: House, *scenarios: str) -> Iterator[list[float]]:
-    """Have a customer for each of the scenarios order in it, on and on; the list grows by how long each order took."""
+    """Let a customer per scenario order repeatedly; the list grows by the duration of each order."""
     seconds: list[float] = []
     enough = threading.Event()
     body = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 1}], "payment_token": "tok_visa"}
@@ -143,8 +143,8 @@ def orders(house: House, *scenarios: str) -> Iterator[list[float]]:
 
 
 def wait_for_alerts(house: House, names: set[str]) -> None:
-    """Wait until all of these fire, and what each carries has led to a trace that Jaeger has."""
-    # A busy machine may have made ordinary orders slow.
+    """Wait until all of these fire, and the annotations of each have led to a trace in Jaeger."""
+    # Ordinary orders may have been slow on a busy machine.
     assert not fired(house) & names - {"OrdersSlow"}
     follow(house, wait_to_fire(house, names))
 
@@ -166,14 +166,14 @@ def wait_to_fire(house: House, names: set[str]) -> list[dict[str, Any]]:
 
 
 def follow(house: House, found: list[dict[str, Any]]) -> None:
-    """Wait until what each alert carries leads to traces."""
+    """Wait until the annotations of each alert lead to traces."""
     for alert in found:
         name, annotations = alert["labels"]["alertname"], alert["annotations"]
         wait_for(lambda annotations=annotations: leads_to_traces(house, annotations), f"traces of {name}")  # type: ignore[misc]
 
 
 def fired(house: House) -> set[str]:
-    """The alerts that have fired so far."""
+    """Return the alerts that have fired so far."""
     found = query(house, 'count by (alertname) (count_over_time(ALERTS{alertstate="firing"}[1h]))')
     return {each["metric"]["alertname"] for each in found}
 
@@ -186,7 +186,7 @@ def leads_to_traces(house: House, annotations: dict[str, str]) -> bool:
         exemplars = [one for each in ask(house, "query_exemplars", options) for one in each["exemplars"]]
         if not any(has_trace(house, one["labels"]["trace_id"]) for one in exemplars):
             return False
-    # The page asks the API with what is in its own address.
+    # The page calls the API with the parameters in its own URL.
     search = annotations["jaeger"].replace("/search?", f"{house.settings.jaeger_url}/api/traces?")
     return bool(house.session.get(search, timeout=30).json()["data"])
 
@@ -196,7 +196,7 @@ def has_trace(house: House, trace_id: str) -> bool:
 
 
 def alerts(house: House) -> list[dict[str, Any]]:
-    """The alerts that fire."""
+    """Return the firing alerts."""
     found: list[dict[str, Any]] = ask(house, "alerts", {})["alerts"]
     return [alert for alert in found if alert["state"] == "firing"]
 
@@ -207,7 +207,7 @@ def query(house: House, expression: str) -> list[dict[str, Any]]:
 
 
 def ask(house: House, what: str, options: dict[str, Any]) -> Any:
-    """Return what Prometheus' API answers."""
+    """Return the answer of Prometheus' API."""
     answer = house.session.get(f"{house.settings.prometheus_url}/api/v1/{what}", params=options, timeout=30).json()
     assert answer["status"] == "success", answer
     return answer["data"]

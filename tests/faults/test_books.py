@@ -1,4 +1,4 @@
-"""Parts are killed at random moments under load and started again; then the books have to be right.
+"""Kill parts at random moments under load and restart them; afterwards the books must balance.
 
 `make test-faults SEED=7` repeats a run: the victims and the moments, counted in answered orders, are the same.
 `RHYTHM=2` kills twice as many parts, in the same number of orders.
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 class Customers:
-    """People who order until they are told to stop, each under a key of its own."""
+    """Customers who order until they are told to stop, each order with its own key."""
 
     def __init__(self, house: House) -> None:
         self.url = f"{house.url('gateway')}/orders"
@@ -58,7 +58,7 @@ class Customers:
             assert self._answered.wait_for(lambda: len(self.answers) >= wanted, 60), "nobody is answered any more"
 
     def send_home(self) -> None:
-        """End the orders; those that are on their way are answered first. Raises what a customer ran into."""
+        """End the orders; those in progress are answered first. Raises the error of a customer."""
         self._stop.set()
         for shift in self._shifts:
             shift.result()
@@ -94,7 +94,7 @@ def house() -> Iterator[House]:
 
 @pytest.fixture(scope="module")
 def answers(house: House) -> list[tuple[int, Any]]:
-    """The answers to customers while parts died; afterwards everything has come to rest."""
+    """The answers to customers while parts died; afterwards all work is finished."""
     print(f"SEED={SEED}")
     chance = random.Random(SEED)
     customers = Customers(house)
@@ -113,7 +113,7 @@ def answers(house: House) -> list[tuple[int, Any]]:
 
 
 def wait_until_settled(house: House) -> None:
-    """Wait until nothing is left to do: no pending order, no unsent message, nothing in the stream."""
+    """Wait until all work is finished: no pending order, no unsent message, nothing in the stream."""
     deadline = time.monotonic() + SETTLED_WITHIN_SECONDS
     while left := unfinished(house):
         assert time.monotonic() < deadline, f"after {SETTLED_WITHIN_SECONDS} s there are still {left}"
@@ -121,7 +121,7 @@ def wait_until_settled(house: House) -> None:
 
 
 def unfinished(house: House) -> dict[str, int]:
-    """Return what is still to be done, without what is not."""
+    """Return the kinds of unfinished work that are not zero."""
     with house.valkey() as valkey:
         stream = valkey.xlen("orders")
     counts = {
@@ -133,7 +133,7 @@ def unfinished(house: House) -> dict[str, int]:
 
 
 def completed(house: House) -> dict[str, dict[str, int]]:
-    """Return what was ordered in each completed order."""
+    """Return the ordered items of each completed order."""
     rows = house.query("order", "SELECT id, quantities FROM orders WHERE status = 'completed'")
     return {str(order_id): quantities for order_id, quantities in rows}
 

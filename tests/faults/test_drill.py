@@ -1,4 +1,4 @@
-"""The drill on all real parts: its load, what its spans give away, its questions and its grades."""
+"""The drill on all real parts: its load, its spans, which must not name the fault, its questions and its grades."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from waybill.supervise import ROOT
 
 NANOSECONDS = 1_000_000_000
 NAMES = [name for name, scenario in SCENARIOS.items() if not scenario.refusal]
-"""A refusal is also a word of what happens to an order."""
+"""Refusals, whose names are also ordinary words for outcomes of an order."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_before_the_answer_there_is_what_a_search_lists_and_nothing_that_tells(h
     assert "Stopped." in output
     lines = [line.split() for line in output.splitlines() if re.match(r"[0-9a-f]{32} ", line)]
     assert len(lines) == ORDERS
-    # Payment is in a trace of its own.
+    # Payment is in a separate trace.
     assert sum(line[1] == "201" and line[-1] == "5" for line in lines) == plan.faulty
     assert not [name for name in NAMES if name in output]
 
@@ -117,17 +117,17 @@ def test_a_fault_that_does_not_exist_is_refused(house: House) -> None:
 
 
 def drill_with(scenario: str) -> Plan:
-    """The first drill in which there is this fault to be found."""
+    """Return the first drill with this fault."""
     return next(plan for plan in map(plan_of, itertools.count()) if plan.scenario == scenario)
 
 
 def right(plan: Plan) -> tuple[str, str, str]:
-    """Return what to type at the three questions."""
+    """Return the lines to type at the three questions."""
     return *plan.right.spans[0], str(plan.causes.index(plan.right.cause) + 1)
 
 
 def start(house: House, plan: Plan) -> subprocess.Popen[str]:
-    """Start `python -m waybill drill`; what it prints comes out of one pipe."""
+    """Start `python -m waybill drill`, with all output in one pipe."""
     ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
     return subprocess.Popen(
         [sys.executable, "-m", "waybill", "drill", "--seed", str(plan.seed)],
@@ -142,14 +142,14 @@ def start(house: House, plan: Plan) -> subprocess.Popen[str]:
 
 
 def answer(house: House, plan: Plan, *lines: str) -> tuple[int, str]:
-    """The exit status and the output of a drill, where somebody types these lines."""
+    """Return the exit status and the output of a drill in which somebody types these lines."""
     with start(house, plan) as process:
         output, _ = process.communicate("".join(f"{line}\n" for line in lines), timeout=4 * PATIENCE_SECONDS)
     return process.returncode, output
 
 
 def spans_since(house: House, began: datetime) -> list[Span]:
-    """Every span of the traces that began since then."""
+    """Return every span of the traces that began since then."""
     until = datetime.now(UTC) + timedelta(seconds=1)
     traces = Jaeger(house.settings.jaeger_url).find_traces("gateway", began, until, limit=1000)
     placed = [trace for trace in traces if any(span.name == "POST /orders" for span in trace.spans)]
@@ -192,7 +192,7 @@ def test_the_same_seed_places_the_same_orders_in_the_same_order(house: House, tm
 
 
 def check_incident(folder: Path) -> None:
-    """Assert that the key of an incident is right, and that nothing but the traces tells it."""
+    """Assert that the key of an incident is right, and that only the traces reveal it."""
     key = unsealed(folder)
     traces = [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
     spans = {
@@ -229,7 +229,7 @@ def story(folder: Path) -> list[object]:
 
 
 def tool(house: House, *arguments: str, timeout: float = 4 * PATIENCE_SECONDS) -> tuple[int, str]:
-    """The exit status of `python -m waybill` with these arguments, and what it prints."""
+    """Return the exit status of `python -m waybill` with these arguments, and its output."""
     ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
     done = subprocess.run(
         [sys.executable, "-m", "waybill", *arguments],

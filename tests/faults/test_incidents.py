@@ -1,4 +1,4 @@
-"""A release of incidents: twelve folders, each with a key that is right and that only its traces tell."""
+"""A release of incidents: twelve folders, each with a right key that only its traces reveal."""
 
 import tarfile
 from collections.abc import Iterator

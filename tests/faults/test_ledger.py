@@ -1,4 +1,4 @@
-"""The ledger, held against what can be read back from Jaeger, while each hop is cut in turn."""
+"""The ledger, compared with the spans in Jaeger, while each hop is cut in turn."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ from waybill.supervise import ROOT, log_file
 FEW = 3
 OF_PAYMENT = 4
 """The spans of payment in the trace of a completed order: tests/trace/completed_order.tree."""
-# The numbers come sooner than every 5 s.
+# The numbers arrive more often than every 5 s.
 OFTEN = "yaml:connectors::span_metrics::metrics_flush_interval: 1s"
 
 
@@ -159,11 +159,11 @@ def test_a_collector_without_memory_refuses_all_and_the_ledger_says_so(house: Ho
     with changed(house, "collector", little):
         place_orders(house)
         refused = [f"otelcol_receiver_refused_{items}" for items in ("spans", "metric_points", "log_records")]
-        # In the tenth of a second before it first looks at its memory, it accepts.
+        # In the tenth of a second before it first checks its memory, it accepts data.
         wait_until(lambda: all(own(house, name) for name in refused), "spans, metrics and logs are refused")
         before = watch(house.settings, patience=0)
         place_orders(house)
-        # For longer than until the services send what they count again.
+        # For longer than the services' interval for metrics.
         ledger = watch(house.settings, before, patience=4)
     assert "The Collector refuses what the services count as well" in verdict(ledger)
     assert ledger.accepted == 0
@@ -214,7 +214,7 @@ def test_what_a_full_disk_does_not_take_is_lost_and_does_not_wait(house: House) 
             place_orders(house)
             fill_the_disk(house)
             wait_until(lambda: place_orders(house) and own(house, "otelcol_exporter_enqueue_failed_spans"), "a refusal")
-            # Refused spans may find room when they are sent again, so more orders are placed until some do not.
+            # Refused spans may be accepted when they are sent again, so place orders until some are not.
             wait_until(
                 lambda: place_orders(house) and losses(watch(house.settings, before, patience=0)),
                 "the services give up",
@@ -283,7 +283,7 @@ def test_what_tail_sampling_leaves_out_is_not_lost(house: House, jaeger: Jaeger)
 
 
 def begin_ledger(house: House) -> Ledger:
-    """The settled numbers, once every service reports: what was restarted takes some seconds to report again."""
+    """Return the settled numbers, once every service reports: a restarted part takes some seconds to report again."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         ledger = watch(house.settings)
@@ -293,7 +293,7 @@ def begin_ledger(house: House) -> Ledger:
 
 
 def the_loss(ledger: Ledger) -> tuple[int, str]:
-    """Return how many spans were lost, and where, there being one place and no doubt about the rest."""
+    """Return how many spans were lost, and where; there must be one place, and no doubt about the rest."""
     print(verdict(ledger))
     (loss,) = losses(ledger)
     assert not doubts(ledger)
@@ -303,7 +303,7 @@ def the_loss(ledger: Ledger) -> tuple[int, str]:
 
 @contextmanager
 def changed(house: House, name: str, *configurations: str, **environment: str) -> Iterator[None]:
-    """A part that runs with other settings for a while."""
+    """Run a part with other settings for a while."""
     usual = house.parts[name]
     more = [word for configuration in configurations for word in ("--config", configuration)]
     house.stop(name)
@@ -318,22 +318,22 @@ def changed(house: House, name: str, *configurations: str, **environment: str) -
 
 
 def fill_the_disk(house: House) -> None:
-    """Have the Collector's queue for spans grow no further."""
+    """Stop the Collector's queue for spans from growing."""
     [queue] = (house.folder / "data/collector").iterdir()
     size = queue.stat().st_size
     psutil.Process(house.processes["collector"].pid).rlimit(psutil.RLIMIT_FSIZE, (size, size))
 
 
 def place_orders(house: House) -> list[str]:
-    """Place some orders, which all come out well, and return the ids of their traces."""
-    # One after the other: those that wait for each other have more spans.
+    """Place some orders, which all succeed, and return the ids of their traces."""
+    # One after the other, since orders that wait for each other have more spans.
     answers = [house.order() for _ in range(FEW)]
     assert [answer.status_code for answer in answers] == [201] * FEW
     return [answer.json()["trace_id"] for answer in answers]
 
 
 def whole(jaeger: Jaeger, trace_id: str) -> Trace:
-    """The trace of a completed order, once nothing of it is missing."""
+    """Return the trace of a completed order, once it is complete."""
 
     def complete(trace: Trace) -> bool:
         last = {span.name for span in trace.spans if span.service == "fulfilment"}
@@ -356,19 +356,19 @@ def times_given_up(house: House, name: str) -> int:
 
 
 def nobody() -> str:
-    """An endpoint that takes nothing."""
+    """An endpoint that accepts nothing."""
     return f"http://127.0.0.1:{free_port()}"
 
 
 @contextmanager
 def nobody_who_knows_spans() -> Iterator[str]:
-    """The address of a server that has nothing at the path for spans: sending again is of no use."""
+    """Run a server without the path for spans, so that retries are useless; yields its address."""
     with OverHttp(lambda _: None, status=404) as server:
         yield server.address
 
 
 def waybill(house: House, *arguments: str) -> tuple[int, str]:
-    """The exit status and the output of a command of the tool."""
+    """Return the exit status and the output of a command of the tool."""
     ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
     ended = subprocess.run(
         [sys.executable, "-m", "waybill", *arguments],

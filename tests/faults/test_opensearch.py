@@ -1,4 +1,4 @@
-"""Traces in OpenSearch are shared by the Jaegers in front of it, and outlive all of them.
+"""Several Jaegers share the traces in OpenSearch, which survive all of them.
 
 OPENSEARCH_NODE names a folder whose `lib` has a node as jars, with a class OpenSearchNode that starts it, for Java 17.
 """
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 class OpenSearch:
-    """A node on a folder of its own, which keeps what it stored from one process to the next."""
+    """A node with its own folder, which keeps its data from one process to the next."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()

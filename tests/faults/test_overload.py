@@ -1,4 +1,4 @@
-"""At twice the load that the storage takes, the pipeline keeps what it can, and the ledger counts the rest."""
+"""At twice the load that the storage accepts, the pipeline stores as much as it can, and the ledger counts the rest."""
 
 import itertools
 import threading
@@ -31,14 +31,14 @@ SMALL = [
     f"yaml:exporters::otlp_http::sending_queue::queue_size: {COLLECTOR_QUEUE}",
     "yaml:exporters::otlp_http::sending_queue::num_consumers: 1",
     "yaml:exporters::otlp_http::sending_queue::batch: {min_size: 20000, max_size: 60000}",
-    # Nothing is sent twice because this machine is busy.
+    # Nothing may be sent twice because this machine is busy.
     "yaml:exporters::otlp_http::timeout: 60s",
     "yaml:connectors::span_metrics::metrics_flush_interval: 1s",
 ]
 
 
 class HalfOfIt:
-    """Stands before Jaeger, and hands on one span when two more have been offered; after `open`, as they come."""
+    """A server before Jaeger that passes on one span for every two that arrive; after `open`, all of them."""
 
     def __init__(self, jaeger_port: int) -> None:
         self.jaeger = f"http://127.0.0.1:{jaeger_port}/v1/traces"
@@ -69,7 +69,7 @@ class HalfOfIt:
 
 @pytest.fixture
 def half() -> Iterator[tuple[House, HalfOfIt]]:
-    """All parts, with half of what it takes between Collector and Jaeger."""
+    """All parts, with half of the necessary rate between Collector and Jaeger."""
     environment = {
         "OTEL_METRIC_EXPORT_INTERVAL": str(1000 * REPORT_SECONDS),
         "OTEL_BSP_MAX_QUEUE_SIZE": str(SERVICE_QUEUE),
@@ -104,24 +104,24 @@ def test_at_twice_the_load_it_waits_refuses_and_drops_the_oldest_no_customer_not
         at_refusal = len(answers)
         wait_until(lambda: dropped(house, before), "a service drops spans")
         print(f"refused from order {at_refusal} on, dropped by order {len(answers)}")
-        # As much again, at twice the load.
+        # The same number again, at twice the load.
         enough = 2 * len(answers)
         wait_until(lambda: len(answers) >= enough, "orders go on")
     between.open()
     wait_until(lambda: not watch(house.settings, before, patience=0).on_the_way, "nothing is on its way")
-    # Each service reports once more. It is never settled: what was refused is in the metrics of spans twice.
+    # Each service reports once more. It is never settled, since refused spans are counted twice in the span metrics.
     ledger = watch(house.settings, before, patience=2 * REPORT_SECONDS)
     lost, given_up = ledger.ended - ledger.stored, sum(service.failed for service in ledger.services)
     print(f"{len(answers)} orders, {refused(house)} spans refused, {given_up} given up. {verdict(ledger)}")
 
     assert {answer.status_code for answer in answers} == {201}
-    # All that the Collector accepted is stored; the rest was lost in the services, and counted there.
+    # Everything that the Collector accepted is stored; the rest was lost in the services, and counted there.
     assert ledger.on_the_way == own(house, "otelcol_exporter_send_failed_spans") == 0
     assert 0 < ledger.dropped <= lost <= ledger.dropped + given_up
-    # More than that is the half that is too much.
+    # The excess half is more than that.
     assert lost < ledger.ended / 2
     assert losses(ledger)[0].spans == ledger.dropped
-    # The oldest went: the last orders are whole. And so is the next.
+    # The oldest were dropped, so the last orders are whole, and so is the next.
     jaeger = Jaeger(house.settings.jaeger_url)
     for answer in (*answers[-2:], house.order()):
         trace_id = answer.json()["trace_id"]
@@ -130,7 +130,7 @@ def test_at_twice_the_load_it_waits_refuses_and_drops_the_oldest_no_customer_not
 
 @contextmanager
 def customers(house: House, between: HalfOfIt) -> Iterator[list[requests.Response]]:
-    """Have some customers order on and on; the list grows by the answers."""
+    """Let some customers order repeatedly; the list grows by the answers."""
     answers: list[requests.Response] = []
     enough = threading.Event()
     body = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 1}], "payment_token": "tok_visa"}

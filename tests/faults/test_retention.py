@@ -1,4 +1,4 @@
-"""Old rows go, in small batches, beside orders that are placed meanwhile: a million of them, and no other."""
+"""Delete a million old rows, and no others, in small batches while orders are placed."""
 
 import os
 import signal
@@ -56,16 +56,16 @@ def test_orders_are_placed_as_quickly_while_a_million_old_ones_are_deleted(house
     print(
         f"latency beside the job: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of without"
     )
-    # On a quiet machine it is at most 1.1; a busy one blurs it.
+    # On a quiet machine it is at most 1.1; on a busy one it varies.
     assert statistics.median(ratios) < 1.5
-    # Killed in the middle of a batch it loses nothing: the next run goes on.
+    # If it is killed in the middle of a batch, nothing is lost, and the next run continues.
     job.kill()
     job.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.timeout(900)
 def test_what_is_old_goes_and_what_is_needed_stays(house: House) -> None:
-    # They would settle what is pending, and ask for what is not confirmed.
+    # They would settle pending orders, and ask about unconfirmed ones.
     house.stop_together("order-relay", "fulfilment")
     insert_orders(house, "old", 1000)
     insert_orders(house, "pending", 3, status="pending")
@@ -123,13 +123,13 @@ def test_the_command_says_what_it_has_deleted_and_without_a_database_what_to_do(
 def insert_orders(
     house: House, key: str, rows: int, *, status: str = "completed", asked: str = "NULL", created: str = OLD
 ) -> None:
-    """Write orders by hand, with keys that begin with this one."""
+    """Insert orders directly, with keys that begin with this one."""
     values = AN_ORDER.format(status=status, key=f"{key}-{time.time_ns()}", asked=asked, created=created)
     house.query("order", f"INSERT INTO orders ({COLUMNS}) SELECT {values} FROM generate_series(1, {rows}) AS n")
 
 
 def place(house: House, orders: int) -> float:
-    """Return the median seconds of an order, one after another."""
+    """Return the median seconds of orders that are placed one after another."""
     seconds = []
     for _ in range(orders):
         began = time.perf_counter()
@@ -139,7 +139,7 @@ def place(house: House, orders: int) -> float:
 
 
 def count(house: House, table: str, condition: str) -> int:
-    """Return the number of rows of order's database for which the condition holds."""
+    """Return the number of rows in order's database that meet the condition."""
     ((rows,),) = house.query("order", f"SELECT count(*) FROM {table} WHERE {condition}")
     return rows
 

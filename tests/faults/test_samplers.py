@@ -1,6 +1,6 @@
-"""Samplers of the second tier end, come back, and become more: what is lost or split is what docs/pipeline.md says.
+"""Samplers of the second tier end, come back, and are added: lost and split traces are as in docs/pipeline.md.
 
-`AWAY=60` has a sampler be away for so long before it is started again.
+`AWAY=60` is how many seconds a sampler is down before it is restarted.
 """
 
 import os
@@ -128,18 +128,18 @@ def test_a_first_tier_that_is_killed_while_a_sampler_is_away_loses_what_waited_f
 
 
 def begin(running: Tiers, traces: Sequence[Sent]) -> None:
-    """Send the beginning of each, and wait until the samplers have it."""
+    """Send the beginning of each trace, and wait until the samplers have it."""
     running.send(traces, BEGINNING)
     wait_until(lambda: running.total(ACCEPTED) == len(traces) * len(BEGINNING), "each has its beginning")
 
 
 def whole_at_the_other(running: Tiers) -> bool:
-    """Return whether the sampler that is not away has all of the traces that are its own."""
+    """Return whether the running sampler has all of its own traces."""
     return running.of(OTHER, ACCEPTED) == running.of(OTHER, NEW) * PIECES > 0
 
 
 def finish(running: Tiers, traces: Sequence[Sent], kinds: int = 2) -> list[Counter[str]]:
-    """End the samplers, which decide then, and say what became of the traces of each kind."""
+    """End the samplers, which then decide, and return what happened to the traces of each kind."""
     wait_until(lambda: own(running.house, "otelcol_exporter_queue_size") == 0, "the first tier has handed on all")
     for name in running.ports:
         running.house.stop(name)

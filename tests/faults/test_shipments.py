@@ -1,4 +1,4 @@
-"""An order that was paid for is shipped in the end, no matter what refuses its shipment."""
+"""A paid order is eventually shipped, no matter what refuses its shipment."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def stopped(house: House) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def locked(house: House) -> Iterator[None]:
-    """Somebody holds a lock on the table for longer than a statement may take."""
+    """Hold a lock on the table for longer than a statement may take."""
     url = postgres.url("fulfilment", postgres.passwords(house.folder / "data"), house.settings.postgres_port)
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         connection.execute("LOCK TABLE shipments")
@@ -72,7 +72,7 @@ def locked(house: House) -> Iterator[None]:
 
 
 def between(begin: str, end: str) -> Refusal:
-    """The statement `begin` has the database refuse, `end` has it accept again."""
+    """Make the database refuse with the statement `begin`, and accept again with `end`."""
 
     @contextmanager
     def refusing(house: House) -> Iterator[None]:
@@ -90,7 +90,7 @@ FULL = """
     AS 'BEGIN RAISE EXCEPTION USING ERRCODE = ''disk_full''; END';
     CREATE TRIGGER full_disk BEFORE INSERT ON shipments FOR EACH ROW EXECUTE FUNCTION full_disk()
 """
-# Those that are connected keep the settings that they began with.
+# Existing connections keep their initial settings.
 RECONNECT = (
     "; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid != pg_backend_pid()"
 )
@@ -122,11 +122,11 @@ def test_a_message_outlasts_whatever_the_database_refuses(fulfilment: House, ref
         with refusing(house):
             message = valkey.xadd(STREAM, {"payload": json.dumps({"order_id": order, "quantities": {"TEA-ASSAM": 1}})})
             wait_until(lambda: logged(house, f"delivery 1 of message {message} failed"), "the first delivery failed")
-            # As after a night of it.
+            # As if this had gone on for a night.
             valkey.xclaim(STREAM, GROUP, "the night", 0, [message], idle=60_000, retrycount=10 * MAX_DELIVERIES)
             failed = f"delivery {10 * MAX_DELIVERIES + 1} of message {message} failed"
             wait_until(lambda: logged(house, failed), "another delivery failed")
-            # It is put aside, or it is not, before the next message is taken.
+            # Whether it is put aside is decided before the next message is read.
             handle_another(house)
             assert valkey.xlen(DEAD_LETTERS) == 0
         wait_until(lambda: shipped(house, order), "the order is shipped")
@@ -178,7 +178,7 @@ def test_orders_whose_messages_the_stream_lost_are_shipped_once(house: House, st
 def test_an_order_whose_message_waits_is_not_announced_again(house: House) -> None:
     with REFUSALS["a right that is missing"](house):
         order = paid(house)
-        # Set to a later time by what fulfilment has answered.
+        # fulfilment's answer has set it to a later time.
         wait_until(lambda: asked_for(house, order, "ask_at > now()"), "fulfilment has told that it is under way")
         assert announcements(house, order) == 1
     wait_until(lambda: shipped(house, order), "the order is shipped")
@@ -238,7 +238,7 @@ def test_an_order_that_is_leased_since_tomorrow_is_resumed(house: House, stopped
     stopped("acquirer")
     stopped("order-relay")
     order = str(house.order().json()["order_id"])
-    # Its process died in the midst of it.
+    # Its process died in the middle of it.
     house.query("order", LEASED, order)
     set_clock_back(house, order, "leased_at", "leased_until")
     house.start("acquirer")
@@ -272,7 +272,7 @@ def test_a_lost_order_that_is_to_be_asked_for_tomorrow_is_shipped(house: House, 
 
 
 def paid(house: House) -> str:
-    """Place an order that goes through; returns its id."""
+    """Place an order that succeeds, and return its id."""
     answer = house.order()
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
@@ -284,13 +284,13 @@ def announcements(house: House, order: str) -> int:
 
 
 def asked_for(house: House, order: str, when: str = "ask_at IS NOT NULL") -> bool:
-    """Return whether fulfilment is still to be asked for an order."""
+    """Return whether fulfilment will be asked about an order again."""
     return bool(house.query("order", f"SELECT 1 FROM orders WHERE id = %s AND {when}", order))
 
 
 @contextmanager
 def forbidden(house: House) -> Iterator[None]:
-    """A constraint that no shipment keeps."""
+    """A constraint that every shipment violates."""
     house.query("fulfilment", "ALTER TABLE shipments ADD CONSTRAINT nothing CHECK (false) NOT VALID")
     try:
         yield
@@ -299,7 +299,7 @@ def forbidden(house: House) -> Iterator[None]:
 
 
 def dead_letters(house: House, *arguments: str, status: int = 0) -> str:
-    """Return what the command prints."""
+    """Return the output of the command."""
     where = {"WAYBILL_STATE_DIR": str(house.folder), "WAYBILL_VALKEY_PORT": str(house.settings.valkey_port)}
     run = subprocess.run(
         [sys.executable, "-m", "waybill", "dead-letters", *arguments],
@@ -316,7 +316,7 @@ def dead_letters(house: House, *arguments: str, status: int = 0) -> str:
 
 
 def handle_another(house: House) -> None:
-    """Send a message that nobody can read, wait until it was delivered, and take it away."""
+    """Send an unreadable message, wait until it was delivered, and delete it."""
     with house.valkey() as valkey:
         message = valkey.xadd(STREAM, {"payload": "broken"})
         wait_until(lambda: logged(house, f"delivery 1 of message {message} failed"), "the message was delivered")

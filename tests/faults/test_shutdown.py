@@ -1,6 +1,6 @@
 """Services that end under load: every order is answered or cleanly refused, and no span of an answer is lost.
 
-What is lost all the same is told in docs/shutdown.md.
+docs/shutdown.md lists the losses that remain.
 """
 
 import itertools
@@ -47,7 +47,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def house(receiver: Receiver) -> Iterator[House]:
-    """Every service on real databases, at the default settings but for what a test changes."""
+    """Every service on real databases, at the default settings except for a test's changes."""
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "RECOVER_AFTER": "1"}
     with House(environment) as house:
         house.start(*DATABASES)
@@ -57,7 +57,7 @@ def house(receiver: Receiver) -> Iterator[House]:
 
 @pytest.fixture(scope="module", autouse=True)
 def whole(house: House, receiver: Receiver) -> Names:
-    """The spans of a completed order: those that are there in any case, where its prices are cached."""
+    """The spans of a completed order that exist in any case, if its prices are cached."""
     house.warm_cache()
     trace_id = house.order().json()["trace_id"]
     spans = receiver.wait_for_trace(trace_id, "process orders", complete=answered, timeout=PATIENCE_SECONDS)
@@ -73,7 +73,7 @@ def workers(request: pytest.FixtureRequest, house: House) -> int:
 
 @pytest.fixture
 def silence() -> Iterator[str]:
-    """A server that takes connections and never answers."""
+    """A server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield address_of(server)
 
@@ -88,7 +88,7 @@ def nobody() -> Iterator[str]:
 
 @pytest.fixture
 def as_before(house: House) -> Iterator[tuple[str, ...]]:
-    """Services that a test may start in any way: they are put right after it. No order of before is resumed in it."""
+    """Services that a test may start in any way, restored after it. No earlier order is resumed during the test."""
     names = ("gateway", "order", "payment")
     pending = "SELECT id FROM orders WHERE status = 'pending'"
     wait_until(lambda: not house.query("order", pending), "no order is pending")
@@ -145,12 +145,12 @@ def test_the_recycling_of_workers_loses_nothing(
 
 def test_sigterm_to_every_service_under_load_loses_nothing(house: House, receiver: Receiver, whole: Names) -> None:
     known = orders_seen(receiver)
-    # Only what is flushed at the end can arrive.
+    # Only spans that are flushed at the end can arrive.
     restart(house, *TRACED, OTEL_BSP_SCHEDULE_DELAY="600000")
     processes = {name: house.processes.pop(name) for name in TRACED}
     answers = place_orders(house, lambda: [process.send_signal(signal.SIGTERM) for process in processes.values()])
     assert {name: process.wait(PATIENCE_SECONDS) for name, process in processes.items()} == dict.fromkeys(TRACED, 0)
-    # An order that had not gone on through the queue does so now, in the same trace.
+    # An order that was still in the outbox or queue continues now, in the same trace.
     house.start(*TRACED)
     answers = [answer for answer in answers if answer.status != NO_ANSWER]
     check_nothing_lost(receiver, answers, whole)
@@ -168,7 +168,7 @@ def test_a_caller_that_never_finishes_a_request_does_not_cost_the_flush_its_time
         caller.sendall(b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         caller.sendall(b"Content-Length: 100\r\n\r\n{")
         assert end(house, "order") == [0]
-    # And that of the caller's request, which is a 408 by then.
+    # And the span of the caller's request, which is a 408 by then.
     assert lost_by_log(house, "order") == spans_of("order", whole) + 1
 
 
@@ -198,7 +198,7 @@ def test_preload_is_refused(house: House) -> None:
 
 
 def restart(house: House, *names: str, **environment: str) -> None:
-    """Start parts with these variables, whether and with whatever they run now, and with an empty log."""
+    """Start or restart parts with these variables, and with an empty log."""
     house.stop_together(*names)
     for name in names:
         log_file(house.folder, name).write_text("")
@@ -206,7 +206,7 @@ def restart(house: House, *names: str, **environment: str) -> None:
 
 
 def place_orders(house: House, disturb: Callable[[], object] = lambda: None) -> list[Answer]:
-    """Return what some customers get for their orders, while `disturb` happens once a few of them are answered."""
+    """Return the answers to some customers, while `disturb` happens once a few of them are answered."""
     with ThreadPoolExecutor(CUSTOMERS) as customers:
         orders = [customers.submit(place_order, house) for _ in range(ORDERS)]
         next(itertools.islice(as_completed(orders), ANSWERED_BEFORE - 1, None))
@@ -231,12 +231,12 @@ def answers_by_status(answers: Sequence[Answer]) -> Counter[int]:
 
 
 def check_answers(answers: Sequence[Answer]) -> None:
-    """Completed, or refused with a sentence: nothing else, and no broken connection."""
+    """Check that an answer is completed or a refusal with a message, and no broken connection."""
     assert set(answers_by_status(answers)) <= {201, 503}
 
 
 def check_nothing_lost(receiver: Receiver, answers: Sequence[Answer], whole: Names) -> None:
-    """Each order is completed or refused, and its trace has every span."""
+    """Check that each order is completed or refused, and its trace has every span."""
     check_answers(answers)
     for answer in answers:
         names = whole if answer.status == 201 else Counter()
@@ -246,7 +246,7 @@ def check_nothing_lost(receiver: Receiver, answers: Sequence[Answer], whole: Nam
 def wait_for(
     receiver: Receiver, answer: Answer, names: Names, complete: Callable[[Sequence[Span]], bool]
 ) -> list[Span]:
-    """The spans of an order's trace, once these are among them and it is complete."""
+    """Return the spans of an order's trace, once it has these names and is complete."""
     return receiver.wait_for_trace(
         answer.trace_id,
         complete=lambda spans: not names - names_of(spans) and complete(spans),
@@ -259,7 +259,7 @@ def names_of(spans: Sequence[Span]) -> Names:
 
 
 def answered(spans: Sequence[Span]) -> bool:
-    """Return whether a trace has no hole, and each call that one of ours answered has a span on the other side."""
+    """Return whether a trace has no gap, and each call that our services answered has a span on the other side."""
     parents = {span.parent_span_id for span in spans}
     return settled(spans) and not any(
         span.service in ("gateway", "order")
@@ -271,7 +271,7 @@ def answered(spans: Sequence[Span]) -> bool:
 
 
 def orders_seen(receiver: Receiver) -> set[str]:
-    """The traces of the orders that reached the gateway."""
+    """Return the traces of the orders that reached the gateway."""
     return {span.trace_id for span in receiver.spans if (span.service, span.kind) == ("gateway", "SERVER")}
 
 
@@ -285,7 +285,7 @@ def whole_log(house: House, name: str) -> str:
 
 
 def end(house: House, *names: str) -> list[int]:
-    """The exit statuses of parts after SIGTERM, each within the time that it has."""
+    """Return the exit statuses of parts after SIGTERM, each within its time limit."""
     processes = {name: house.processes.pop(name) for name in names}
     for process in processes.values():
         process.send_signal(signal.SIGTERM)

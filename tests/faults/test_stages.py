@@ -13,9 +13,9 @@ def test_every_figure_that_needs_no_other_program_is_measured() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     found, known = json.loads(done.stdout), figures()
-    # Those of `waybill bench` and of an OpenSearch.
+    # The figures of `waybill bench` and of an OpenSearch.
     others = {name for name in known if "services" in name or "opensearch" in name} | {"spans_a_trace"}
     assert found.keys() == known.keys() - others
-    # So few traces may take no memory that shows.
+    # With this few traces, the memory may not grow measurably.
     assert all(value > 0 for name, value in found.items() if name not in ("machine", "sampler_bytes_a_trace"))
     assert capacity(1000, 0.1, {**known, **found, "sampler_bytes_a_trace": 1000.0}).stages

@@ -1,4 +1,4 @@
-"""The databases that broken services stand on, and who gets their spans."""
+"""The databases of the broken services, and the receiver of their spans."""
 
 from collections.abc import Iterator
 

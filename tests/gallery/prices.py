@@ -17,7 +17,7 @@ overloaded_for = int(os.environ.get("OVERLOADED_FOR", "0"))
 
 @app.get("/prices/<sku>")
 def price(sku: str) -> tuple[dict[str, object], int]:
-    """The price of a product; the first OVERLOADED_FOR requests get none."""
+    """Return the price of a product; the first OVERLOADED_FOR requests fail."""
     if next(requests_so_far) < overloaded_for:
         return {"title": "Overloaded"}, 503
     return {"sku": sku, "amount": 495}, 200

@@ -1,4 +1,4 @@
-"""OpenTelemetry as its own pages set it up: what the services of this gallery begin with, broken or not."""
+"""OpenTelemetry set up as in its own documentation: the start of all services in this gallery, broken or not."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 def configure(**of_requests: Any) -> None:
-    """Set up tracing, and have calls out and commands to Valkey traced; OTEL_SERVICE_NAME has the service's name.
+    """Set up tracing of outgoing calls and commands to Valkey; OTEL_SERVICE_NAME has the service's name.
 
-    The options are those of the instrumentation of requests.
+    The options are passed to the instrumentation of requests.
     """
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

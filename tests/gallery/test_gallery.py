@@ -1,6 +1,6 @@
-"""Broken propagation: each breakage as real services, once wrong and once right, and the trees of both.
+"""Broken propagation: each breakage as real services, in a wrong and a right version, and the trees of both.
 
-Their spans are sent by the time that their processes have ended: what a tree does not show did not come.
+All spans have been sent when their processes have ended, so a span that a tree does not show does not exist.
 docs/broken-propagation.md shows both.
 """
 
@@ -125,12 +125,12 @@ def test_a_span_that_stays_current_between_the_values_of_a_generator(
 
 
 def get(url: str) -> None:
-    """Ask a service, which may still be starting; anything but success fails the test."""
+    """Send a request to a service, which may still be starting; anything but success fails the test."""
     session.get(url, timeout=60).raise_for_status()
 
 
 def traces(spans: list[Span]) -> int:
-    """Return how many traces these spans are."""
+    """Return the number of traces of these spans."""
     return len({span.trace_id for span in spans})
 
 

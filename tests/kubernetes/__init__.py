@@ -1,1 +1,1 @@
-"""On a cluster: the one that kubectl knows."""
+"""Tests on the cluster that kubectl is configured for."""

@@ -29,7 +29,7 @@ EDGE = "waybill-test-edge"
 DATABASES, OBSERVABILITY = "databases", "observability"
 """The namespaces that overlays/external expects."""
 OF_A_TEST = "waybill-test"
-"""Label of a namespace that a test has made, and so may delete."""
+"""The label of a namespace that a test has created, and so may delete."""
 PATIENCE_SECONDS = 300
 OURS = "app.kubernetes.io/component in (web,worker)"
 SERVICES = "app.kubernetes.io/component"
@@ -58,7 +58,7 @@ CUSTOMERS_POD = {
 
 
 def kubectl(*arguments: str, stdin: str = "", namespace: str = NAMESPACE) -> str:
-    """Run kubectl and return what it prints. Raises AssertionError if it fails."""
+    """Run kubectl and return its output. Raises AssertionError if it fails."""
     command = ["kubectl", "--namespace", namespace, *arguments]
     done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)[:300]} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
@@ -66,13 +66,13 @@ def kubectl(*arguments: str, stdin: str = "", namespace: str = NAMESPACE) -> str
 
 
 def objects(kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
-    """Return what the cluster has of a kind."""
+    """Return the cluster's objects of a kind."""
     found = kubectl("get", kind, "--selector", selector, "--output", "json", namespace=namespace)
     return list(json.loads(found)["items"])
 
 
 def pods(part: str = "") -> list[dict[str, Any]]:
-    """Return the pods of a part, or all but that of the Job, without those that are ending."""
+    """Return the pods of a part, or all except the Job's, without terminating ones."""
     selector = f"app.kubernetes.io/name={part}" if part else "app.kubernetes.io/name,app.kubernetes.io/name!=passwords"
     return [pod for pod in objects("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
 
@@ -83,7 +83,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 
 def wait_ready(*kinds: str) -> None:
-    """Wait until every Deployment and StatefulSet is as it should be. Raises AssertionError with what is not."""
+    """Wait until every Deployment and StatefulSet is ready. Raises AssertionError with those that are not."""
     try:
         for kind in kinds or ("deployment", "statefulset"):
             for each in objects(kind):
@@ -96,7 +96,7 @@ def wait_ready(*kinds: str) -> None:
 
 
 def last_words(pod: str) -> str:
-    """Return the end of a pod's log, of its last process if that has ended and another one is to come."""
+    """Return the end of a pod's log, of its previous process if that has ended and the next has not started."""
     for options in (["--previous"], []):
         try:
             return f"{pod} said:\n{kubectl('logs', pod, '--tail=10', *options)}"
@@ -106,7 +106,7 @@ def last_words(pod: str) -> str:
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Ask again and again, for as long as a busy machine may take."""
+    """Poll for as long as a busy machine may take."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{kubectl('get', 'pods')}"
@@ -115,7 +115,7 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE
 
 @contextmanager
 def forwarded(part: str, port: int, kind: str = "service", namespace: str = NAMESPACE) -> Iterator[int]:
-    """Give a port of a Service, or of a pod, on loopback, as `kubectl port-forward` does."""
+    """Forward a port of a Service, or of a pod, to loopback, with `kubectl port-forward`."""
     local = free_port()
     command = ["kubectl", "--namespace", namespace, "port-forward", f"{kind}/{part}", f"{local}:{port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -136,14 +136,14 @@ def page(port: int) -> str:
 
 @contextmanager
 def jaeger(namespace: str = NAMESPACE) -> Iterator[Jaeger]:
-    """Jaeger's API."""
+    """Yield a client of Jaeger's API."""
     with forwarded("jaeger", 16686, namespace=namespace) as port:
         yield Jaeger(f"http://127.0.0.1:{port}")
 
 
 @contextmanager
 def counting() -> Iterator[Settings]:
-    """The addresses at which the ledger finds its numbers."""
+    """Forward the ports with the ledger's numbers."""
     with (
         forwarded("otel-collector", 8889) as services,
         forwarded("otel-collector", 8888) as collector,
@@ -165,7 +165,7 @@ class Answer:
 
 @dataclass
 class Customers:
-    """People who order while the test does something; use it as a context manager."""
+    """Customers who order while the test does something; use it as a context manager."""
 
     answers: list[Answer] = field(default_factory=list)
     _process: "subprocess.Popen[str] | None" = None
@@ -177,7 +177,7 @@ class Customers:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        # Orders are under way before the test goes on.
+        # Orders are in progress before the test continues.
         self.wait_for(CUSTOMERS)
         return self
 
@@ -210,17 +210,17 @@ class Customers:
 
     @property
     def broken(self) -> list[Answer]:
-        """Those whose connection broke, or was refused."""
+        """The customers whose connection broke, or was refused."""
         return [answer for answer in self.answers if answer.broken]
 
     @property
     def placed(self) -> list[str]:
-        """The traces of the orders that were completed at the first try."""
+        """The traces of the orders that were completed at the first attempt."""
         return [answer.body["trace_id"] for answer in self.answers if answer.status == 201]
 
 
 def find_traces(trace_ids: list[str], namespace: str = NAMESPACE) -> list[Trace]:
-    """Wait until each trace is whole, with spans of every service. Raises AssertionError with those that are not."""
+    """Wait until each trace is whole, with spans of every service. Raises AssertionError with the others."""
     found, missing = [], {}
     with jaeger(namespace) as client:
         deadline = time.monotonic() + 60
@@ -237,13 +237,13 @@ def find_traces(trace_ids: list[str], namespace: str = NAMESPACE) -> list[Trace]
 
 @contextmanager
 def no_span_lost() -> Iterator[None]:
-    """Keep a ledger of what happens meanwhile, in which nothing is lost."""
+    """Keep a ledger during the block, and check that nothing is lost."""
     with counting() as settings:
         before = begin(settings)
     assert before, "the Collector or Jaeger does not say what it counts"
     yield
     with counting() as settings:
-        # Ports are others now.
+        # The ports have changed.
         after = watch(settings, before, patience=60)
     lost(after)
 
@@ -255,19 +255,19 @@ def lost(ledger: Ledger) -> None:
 
 
 def query(service: str, statement: str) -> list[str]:
-    """Ask a service's database; a row is a text with | between its columns."""
+    """Query a service's database; a row is a string with | between its columns."""
     psql = ["psql", "--username", "postgres", "--dbname", f"waybill_{service}", "--no-align", "--tuples-only"]
     return kubectl("exec", "postgres-0", "--", *psql, "--command", statement).split()
 
 
 def messages() -> int:
-    """Return how many messages of the stream are not done."""
+    """Return the number of unfinished messages in the stream."""
     command = 'REDISCLI_AUTH="$(cat /run/secrets/password)" valkey-cli xlen orders'
     return int(kubectl("exec", "valkey-0", "--", "sh", "-c", command).split()[-1])
 
 
 def books_balance() -> None:
-    """Wait until nothing is left to do, then compare what was sold, paid and shipped."""
+    """Wait until all work is finished, then compare sales, payments and shipments."""
     pending = "SELECT (SELECT count(*) FROM orders WHERE status = 'pending')"
     pending += " + (SELECT count(*) FROM outbox WHERE sent_at IS NULL)"
     wait_until(lambda: query("order", pending) == ["0"] and messages() == 0, "everything is settled", 120)
@@ -282,9 +282,9 @@ def books_balance() -> None:
 
 @contextmanager
 def applied(overlay: str, before: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Apply an overlay, wait until it is ready, with customers beside it; delete it in the end with its data.
+    """Apply an overlay, with customers beside it, and wait until it is ready; delete it with its data at the end.
 
-    `before` makes what the overlay expects to be there.
+    `before` creates everything that the overlay expects.
     """
     remove_leftovers()
     with ExitStack() as stack:
@@ -301,7 +301,7 @@ def applied(overlay: str, before: Callable[[], None] = lambda: None) -> Iterator
 
 
 def make_namespace(name: str, **labels: str) -> None:
-    """Make a namespace that a test may delete."""
+    """Create a namespace that a test may delete."""
     metadata = {"name": name, "labels": {OF_A_TEST: "true"} | labels}
     kubectl(
         "apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
@@ -311,7 +311,7 @@ def make_namespace(name: str, **labels: str) -> None:
 def check_collector() -> None:
     """Raise AssertionError if the Collector on the nodes lacks a part of our configuration.
 
-    An image that was made here, and is not a registry's, may be of an older executable.
+    An image that was built here, and not pulled from a registry, may have an older executable.
     """
     image = f"otel/opentelemetry-collector-contrib:{COLLECTOR.release.version}"
     pod = ["components", f"--image={image}", "--image-pull-policy=IfNotPresent", "--restart=Never"]
@@ -324,7 +324,7 @@ def check_collector() -> None:
 
 
 def remove_leftovers() -> None:
-    """Delete what a test has made, at its end or before it. Raises AssertionError for what somebody else has made."""
+    """Delete a test's namespaces, before or after it. Raises AssertionError if somebody else has created one."""
     found = {each["metadata"]["name"]: each["metadata"]["labels"] for each in objects("namespaces")}
     names = [name for name in (NAMESPACE, EDGE, DATABASES, OBSERVABILITY) if name in found]
     for name in names:
@@ -332,13 +332,13 @@ def remove_leftovers() -> None:
     if names:
         kubectl("delete", "namespace", *names, "--wait=false")
         for name in names:
-            # Nobody waits for an orderly end of what is thrown away.
+            # Pods that are thrown away do not need to end in order.
             kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false", namespace=name)
         kubectl("wait", "--for=delete", *(f"namespace/{name}" for name in names), "--timeout=300s")
 
 
 def order_through_port_forward() -> requests.Response:
-    """Place an order as the second command of docs/kubernetes.md lets one."""
+    """Place an order with the second command of docs/kubernetes.md."""
     body = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
     with forwarded("gateway", 8000) as port:
         return requests.post(f"http://127.0.0.1:{port}/orders", json=body, timeout=30)

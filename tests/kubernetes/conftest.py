@@ -1,4 +1,4 @@
-"""The demo is brought up once for all of its tests, and taken down whatever comes of them."""
+"""Start the demo once for all of its tests, and take it down regardless of their results."""
 
 import shutil
 import signal
@@ -13,7 +13,7 @@ from tests.kubernetes import cluster
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[float]:
-    """The demo, ready; how many seconds that took."""
+    """The ready demo; yields how many seconds that took."""
     require_cluster()
     # Without this, SIGTERM would end the process before the lines behind `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -23,13 +23,13 @@ def demo() -> Iterator[float]:
 
 
 def require_kubectl() -> None:
-    """Fail all tests if they cannot run: skipping them would say that all is well."""
+    """Fail all tests if they cannot run, since skipping them would suggest that all is well."""
     if not shutil.which("kubectl"):
         pytest.exit("These tests need kubectl.", returncode=1)
 
 
 def require_cluster() -> None:
-    """End the tests, as failed, if no cluster answers."""
+    """End the tests as failed if no cluster answers."""
     require_kubectl()
     answers = subprocess.run(["kubectl", "get", "--raw", "/readyz"], capture_output=True, text=True, check=False)
     if answers.returncode:

@@ -1,6 +1,6 @@
-"""Runs in a pod: customers who order until the standard input ends, and write what each was told as a line of JSON.
+"""Run in a pod: customers order until standard input ends, and write each answer as a line of JSON.
 
-A customer whose connection breaks asks again under the same key, as one should, and says that it broke.
+A customer whose connection breaks orders again with the same key, as one should, and reports that it broke.
 """
 
 import json
@@ -27,7 +27,7 @@ def order_on() -> None:
                 try:
                     answer = order(session, key)
                     if answer.status_code == 409 and "Retry-After" in answer.headers:
-                        # The first try, whose connection broke, is being processed.
+                        # The first attempt, whose connection broke, is being processed.
                         answer = None
                         time.sleep(1)
                 except requests.RequestException as error:

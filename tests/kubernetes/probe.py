@@ -1,11 +1,11 @@
-"""Runs in a pod, beside a part: what can be connected to, of the addresses on the command line, as a line of JSON."""
+"""Run in a pod, beside a part: print the reachable addresses among those on the command line as a line of JSON."""
 
 import json
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-# A packet that a policy drops is not answered at all; another policy engine refuses it, as if nobody listened.
+# A packet that a policy drops gets no answer; other policy engines refuse it, as if nothing listened.
 PATIENCE_SECONDS = 5
 
 

@@ -1,4 +1,4 @@
-"""overlays/demo on a real cluster: what a customer, an operator and an intruder see. The tests run in this order."""
+"""overlays/demo on a real cluster, for a customer, an operator and an intruder. The tests run in this order."""
 
 import json
 import time
@@ -41,7 +41,7 @@ LISTENS = {
 }
 PARTS = sorted({service.name for service in SERVICES} | set(LISTENS))
 NAMELESS = {"acquirer", "postgres", "valkey"}
-"""Those who connect to nobody and so need no name server."""
+"""The parts that connect to nothing and so need no name server."""
 
 
 def test_one_command_starts_it_and_a_second_one_lets_a_customer_in(demo: float) -> None:
@@ -107,7 +107,7 @@ def test_a_database_that_is_away_takes_no_pod_out_of_service(demo: float) -> Non
         wait_until(lambda: not objects("pods", "app.kubernetes.io/name=postgres"), "postgres is away")
         gone = time.time()
         with Customers() as customers:
-            # As long as a probe that asked for it would take to notice, twice.
+            # Twice as long as a probe that checked it would take to notice.
             wait_until(lambda: time.time() > gone + 15, "the probes have asked")
             web = [pod for service in ("gateway", "order", "inventory", "payment") for pod in pods(service)]
             assert [pod["metadata"]["name"] for pod in web if not is_ready(pod)] == []
@@ -136,7 +136,7 @@ def test_a_pod_is_killed_and_the_books_balance(demo: float, victims: tuple[str, 
         uids = {metadata["uid"] for metadata in killed}
         wait_until(lambda: not uids & {pod["metadata"]["uid"] for pod in pods()}, "they are gone")
         wait_ready()
-    # Answered or cleanly refused. A customer of the gateway that died asked again.
+    # Answered or cleanly refused. A customer whose gateway died ordered again.
     assert set(customers.statuses) <= {200, 201, 408, 503}, customers.statuses
     assert customers.statuses[201]
     assert all(
@@ -160,7 +160,7 @@ def test_a_part_can_connect_only_to_the_parts_that_it_needs(reached: dict[str, s
         may |= {("jaeger", 16686)} if part == "gateway" else set()
     if part == "otel-collector":
         may = {("jaeger", 4318)}
-    # To itself, the node lets everybody.
+    # The node itself may connect to everything.
     own = {(part, port) for port in LISTENS.get(part, [])}
     assert reached[part] - own == may | (set() if part in NAMELESS else {("names", 53)}) - own
 
@@ -224,7 +224,7 @@ def test_jaeger_is_killed_and_new_traces_come(demo: float) -> None:
 def assert_undisturbed(customers: Customers) -> None:
     """No connection broke, orders went through, their traces are whole, and the books balance.
 
-    A machine that is busy with something else may make a request too late, so that it is refused.
+    On a machine with other work, a request may be too late, so that it is refused.
     """
     assert not customers.broken, customers.broken
     refused = [answer for answer in customers.answers if answer.status != 201]
@@ -237,7 +237,7 @@ def assert_undisturbed(customers: Customers) -> None:
 
 
 def drain(node: str) -> bool:
-    """Drain a node of our services; whether that came to its end, and no budget stopped it."""
+    """Drain a node of our services; return whether it was completed, without a budget stopping it."""
     command = ["drain", node, "--pod-selector", OURS, "--ignore-daemonsets", "--delete-emptydir-data"]
     try:
         kubectl(*command, "--timeout=20s")
@@ -249,9 +249,9 @@ def drain(node: str) -> bool:
 
 
 def given_up() -> bool:
-    """Return whether services say that they could not keep their spans until the Collector was back.
+    """Return whether services logged that they could not keep their spans until the Collector was back.
 
-    They try for 10 s, and a machine that is busy with something else may take longer than that to start it.
+    They try for 10 s, and a machine with other work may take longer than that to start it.
     """
     return "spans were lost" in kubectl("logs", "--selector", OURS, "--tail=-1", "--max-log-requests=50")
 
@@ -266,7 +266,7 @@ def restarted(pod: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module")
 def targets(demo: float) -> list[Any]:
-    """The targets to try: each port of each part, in one of its pods and by its Service, and those beside."""
+    """Return the targets to try: each port of each part, in one of its pods and through its Service, and others."""
     found = []
     for part, ports in LISTENS.items():
         addresses = [pods(part)[0]["status"]["podIP"]]
@@ -285,7 +285,7 @@ def targets(demo: float) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def reached(targets: list[Any]) -> dict[str, set[Any]]:
-    """The targets that each part can connect to, tried from within one of its pods."""
+    """Return the targets that each part can connect to, tried from within one of its pods."""
     addresses = json.dumps([address for _, address in targets])
     script = (SCRIPTS / "probe.py").read_text()
 
@@ -300,7 +300,7 @@ def reached(targets: list[Any]) -> dict[str, set[Any]]:
         try:
             return kubectl("logs", name, "--container=probe")
         except AssertionError:
-            # It has not begun.
+            # It has not started.
             return ""
 
     with ThreadPoolExecutor(4) as pool:

@@ -29,13 +29,13 @@ DEMO: dict[str, tuple[str, ...]] = {
     DATABASES: ("postgres", "valkey", "passwords", "create-databases"),
     OBSERVABILITY: ("otel-collector", "collector-config", "jaeger"),
 }
-"""Parts of overlays/demo, which stand for those of a team, by the namespace to run them in."""
+"""Parts of overlays/demo, in place of a team's own, by the namespace to run them in."""
 ORDERS = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
 def external() -> Iterator[None]:
-    """Bring the overlay up as it is, behind what it expects, and delete all in the end."""
+    """Apply the overlay as it is, after everything that it expects, and delete all of it at the end."""
     require_cluster()
     with cluster.applied("external", before=make_what_is_outside):
         yield
@@ -54,7 +54,7 @@ def test_nothing_that_keeps_anything_is_in_it() -> None:
 
 
 def make_what_is_outside() -> None:
-    """Make the databases, the Collector with Jaeger behind it, and the Secrets with what leads to them."""
+    """Create the databases, the Collector with Jaeger behind it, and the Secrets with their URLs."""
     demo = list(yaml.safe_load_all(kubectl("kustomize", "deploy/kubernetes/overlays/demo")))
     for namespace, parts in DEMO.items():
         make_namespace(namespace)
@@ -62,7 +62,7 @@ def make_what_is_outside() -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
         own = f'"namespace": "{namespace}"'
         kubectl("apply", "--filename", "-", stdin=text.replace(f'"namespace": "{NAMESPACE}"', own), namespace=namespace)
-    # The names by which the overlay knows them: as the operators would have it.
+    # The names that the overlay expects, as the operators would create them.
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -85,17 +85,17 @@ def make_what_is_outside() -> None:
 
 
 def is_of(document: dict[str, Any], parts: tuple[str, ...]) -> bool:
-    """Return whether a document of the demo is to be applied for these parts; policies between namespaces differ."""
+    """Return whether to apply a document of the demo for these parts; policies between namespaces differ."""
     if document["kind"] in ("NetworkPolicy", "PodDisruptionBudget", "Namespace"):
         return False
     if document["kind"] == "StatefulSet":
-        # A cluster may have few volumes, and nothing has to stay.
+        # A cluster may have few volumes, and no data has to be kept.
         template = document["spec"]["template"]
         claims = document["spec"].pop("volumeClaimTemplates", [])
         template["spec"]["volumes"] += [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in claims]
         if document["metadata"]["name"] == "postgres":
             template["metadata"]["labels"]["cnpg.io/cluster"] = "waybill"
-    # All run as this account.
+    # All pods run as this account.
     everybody = document["kind"] == "ServiceAccount" and document["metadata"]["name"] == "waybill"
     return everybody or document["metadata"]["name"].startswith(parts)
 

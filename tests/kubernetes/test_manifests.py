@@ -1,4 +1,4 @@
-"""The output of kubectl for deploy/kubernetes, held against the schemas of Kubernetes and a linter."""
+"""Check the output of kubectl for deploy/kubernetes against the schemas of Kubernetes and with a linter."""
 
 import json
 import subprocess
@@ -13,11 +13,11 @@ from tests.kubernetes.conftest import require_kubectl
 
 FOLDER = ROOT / "deploy/kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
-"""The base is in each of them."""
+"""The overlays, which all include the base."""
 UV = str(ROOT / ".venv/bin/uv")
 VALIDATE = [UV, "tool", "run", "--quiet", "--from", "kubernetes-validate==1.37.0", "kubernetes-validate", "--strict"]
 VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
-"""The newest three that it knows."""
+"""The newest three versions that the package has."""
 CHECKOV = [
     UV,
     "tool",
@@ -41,7 +41,7 @@ NOT_FOR = {
     ("CKV_K8S_38", "DaemonSet.waybill.otel-collector"): "it asks which tail samplers there are",
     ("CKV_K8S_40", "StatefulSet.waybill.opensearch"): "1000 is the user of its image",
 }
-"""Findings of the linter that stay, with the reason."""
+"""Accepted findings of the linter, with the reason."""
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -80,7 +80,7 @@ def test_no_secret_is_in_them(manifests: Path) -> None:
 
 
 def test_every_pod_may_do_little(manifests: Path) -> None:
-    # These ask the cluster's API.
+    # These call the cluster's API.
     asks = {"passwords"} | ({"otel-collector"} if "tail-sampler" in manifests.read_text() else set())
     for document in documents(manifests):
         job = document.get("spec", {}).get("jobTemplate", document)

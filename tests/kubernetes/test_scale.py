@@ -34,22 +34,22 @@ ORDERS = 100
 EACH = 40
 """Orders with each number of tail samplers."""
 DECIDED_SECONDS = 60
-"""Longer than the agents' queue, decision_wait and the tail samplers' queue take together."""
+"""Longer than the agents' queue, decision_wait and the tail samplers' queue together."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def scale() -> Iterator[None]:
-    """Bring the overlay up, with customers beside it, and delete it with its data in the end."""
+    """Apply the overlay, with customers beside it, and delete it with its data at the end."""
     require_cluster()
     with cluster.applied("scale"):
-        # The autoscaler says how many there are.
+        # The autoscaler sets the number.
         wait_until(lambda: len(list(filter(is_ready, pods("tail-sampler")))) == 2, "there are two tail samplers")
         yield
 
 
 @pytest.fixture(scope="module")
 def placed(scale: None) -> list[str]:
-    """Place orders, and return their traces, all of which are decided on."""
+    """Place orders, and return their traces once all decisions are made."""
     with Customers() as customers:
         customers.wait_for(ORDERS)
     assert set(customers.statuses) == {201}, customers.statuses
@@ -68,7 +68,7 @@ def test_a_trace_is_kept_whole_or_not_at_all(placed: list[str]) -> None:
         def kept() -> list[Trace]:
             return [trace for trace_id in placed if (trace := client.trace(trace_id))]
 
-        # A tenth, and what was slow. That none of a hundred is: once in forty thousand runs.
+        # A tenth, and slow ones. None of a hundred is kept in one of forty thousand runs.
         wait_until(kept, "a trace is kept", DECIDED_SECONDS)
         wait_until(lambda: all(map(whole, kept())), "what is kept is whole", DECIDED_SECONDS)
         print(f"{len(kept())} of {len(placed)} traces are kept")
@@ -121,24 +121,24 @@ def test_another_number_of_tail_samplers_loses_no_span_and_splits_traces_under_w
         scale_samplers(2)
         customers.wait_for(len(customers.answers) + EACH)
     assert set(customers.statuses) == {201}, customers.statuses
-    # What it had not sent is on its volume, until it is started once more.
+    # Spans that it had not sent are on its volume, until it is started again.
     scale_samplers(3)
     traces = find_traces(customers.placed)
     after = settled()
     assert after.ended - before.ended == after.accepted - before.accepted > 0
-    # What was sent without an answer is sent again.
+    # Spans that were sent without an answer are sent again.
     assert after.stored - before.stored >= after.accepted - before.accepted
     split = [trace for trace in traces if len({span.resource[SAMPLER] for span in trace.spans}) > 1]
     print(f"{len(split)} of {len(traces)} traces are split; {after.accepted - before.accepted} spans, none lost")
     assert {span.resource[SAMPLER] for trace in traces for span in trace.spans} == {
         f"tail-sampler-{n}" for n in range(3)
     }
-    # Those that were under way at the two moments, of three customers.
+    # The traces in progress at the two moments, of three customers.
     assert len(split) < len(traces) / 4
 
 
 def test_an_update_of_the_agents_loses_no_trace(placed: list[str]) -> None:
-    # The tail samplers keep all, since the test above.
+    # The tail samplers keep all traces, since the test above.
     before = {pod["metadata"]["name"] for pod in pods("otel-collector")}
     with Customers() as customers:
         kubectl("rollout", "restart", "daemonset/otel-collector")
@@ -155,11 +155,11 @@ KEEP_ALL = {
     f"processors::resource/{SAMPLER}::attributes": f"[{{key: {SAMPLER}, value: '${{env:HOSTNAME}}', action: upsert}}]",
     "service::pipelines::traces/jaeger::processors": f"[tail_sampling, resource/{SAMPLER}]",
 }
-"""Settings by which each tail sampler keeps every trace, and writes its name on it."""
+"""Settings with which each tail sampler keeps every trace, and writes its name on it."""
 
 
 def keep_all() -> None:
-    """Have the tail samplers do so."""
+    """Apply the settings to the tail samplers."""
     path = "/spec/template/spec/containers/0/args/-"
     patch = [{"op": "add", "path": path, "value": f"--config=yaml:{key}: {value}"} for key, value in KEEP_ALL.items()]
     kubectl("patch", "statefulset", "tail-sampler", "--type=json", "--patch", json.dumps(patch))
@@ -185,11 +185,11 @@ class Counts:
     accepted: int
     stored: int
     rests: bool
-    """True if nothing is on its way in the Collectors or Jaeger."""
+    """True if no span is in transit in the Collectors or Jaeger."""
 
 
 def settled() -> Counts:
-    """Return the counts once nothing is on its way, and the services have told of all that they sent."""
+    """Return the counts once no span is in transit, and the services have reported everything that they sent."""
     found: list[Counts] = []
 
     def rests() -> bool:

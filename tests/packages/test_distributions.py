@@ -1,4 +1,4 @@
-"""The wheels of this repository, in environments of their own."""
+"""The wheels of this repository, in new environments."""
 
 import os
 import subprocess
@@ -76,7 +76,7 @@ def test_the_whole_can_be_installed_and_has_the_command(wheels: dict[str, Path],
     assert "doctor" in run(python.with_name("waybill"), "--help", cwd=tmp_path)
     for package in ("chassis", "exhibition.viewer", "services.gateway", "telemetry"):
         run(python, "-I", "-c", f"import {package}", cwd=tmp_path)
-    # What is no Python is there as well.
+    # Files that are not Python are there as well.
     files = zipfile.ZipFile(wheels["waybill"]).namelist()
     assert {"exhibition/viewer/static/shop.css", "exhibition/viewer/templates/page.html"} <= set(files)
 

@@ -1,4 +1,4 @@
-"""The doctor can be had without the rest: its wheel, in an environment of its own, against somebody else's service."""
+"""The doctor without the rest: its wheel, in a new environment, against somebody else's service."""
 
 import json
 import os

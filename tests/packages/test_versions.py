@@ -25,5 +25,5 @@ def test_telemetry_passes_its_tests_with_the_versions_that_it_allows(
     python = environment(tmp_path / "env", "--requirements", compiled, *TEST_TOOLS)
     told = run(python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-m", "not processes", "tests/telemetry")
     assert " passed" in told
-    # Its tests are left out if its exporter is not there.
+    # Its tests are skipped if its exporter is not installed.
     assert "proto.http" not in told

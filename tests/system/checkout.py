@@ -1,6 +1,6 @@
-"""Somebody else's service: set up as OpenTelemetry's documentation says, with a mistake or two.
+"""Somebody else's service, set up as in OpenTelemetry's documentation, with a mistake or two.
 
-`checkout.py PORT [MISTAKE …]`. It takes its exporter from the environment, like any; "is set up by variables" leaves
+`checkout.py PORT [MISTAKE …]`. Its exporter comes from the environment, as usual; "is set up by variables" leaves
 all of the set-up to `opentelemetry-instrument`.
 """
 
@@ -69,7 +69,7 @@ def main(port: int, mistakes: list[str]) -> None:
 
     @app.post("/orders")
     def order() -> tuple[str, int]:
-        # Whatever else is asked is refused.
+        # Everything else is refused.
         ordered = request.is_json and request.json == {"sku": "TEA"} and request.headers["X-Key"] == "sesame"
         return ("", 201) if ordered else ("", 400)
 
@@ -92,7 +92,7 @@ def main(port: int, mistakes: list[str]) -> None:
 
 
 def work(tracer: trace.Tracer) -> None:
-    """Do the work of a service that belongs to no request, often."""
+    """Do frequent background work that does not belong to a request."""
     while True:
         with tracer.start_as_current_span("sweep"):
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The bench, end to end on the real parts; no figure of it is asserted but those that do not depend on the machine."""
+"""The bench, end to end on the real parts; only figures that do not depend on the machine are asserted."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def left_running(folder: Path) -> list[psutil.Process]:
-    """Return the processes that know the folder."""
+    """Return the processes with the folder in their environment."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""The Collector stores in the end all that it has accepted, whatever dies meanwhile, and refuses the rest."""
+"""The Collector eventually stores everything that it has accepted, no matter what dies, and refuses the rest."""
 
 import re
 import signal
@@ -38,7 +38,7 @@ QUEUE = 600
 LARGE_TEXT = "x" * 40 * 1024
 LARGE_REQUESTS, LARGE_SPANS = 26, 50
 CONSUMERS = 4
-"""The number of batches that the Collector sends side by side: num_consumers in collector-config.yaml."""
+"""The number of batches that the Collector sends in parallel: num_consumers in collector-config.yaml."""
 MANY_SERVICES = 20_000
 SERIES = 2000
 """The limit of all services in collector-config.yaml."""
@@ -46,7 +46,7 @@ SERIES = 2000
 
 @pytest.fixture
 def house() -> Iterator[House]:
-    """Nothing runs yet, and there is time for orders on a busy machine."""
+    """A house without running parts, with deadlines for a busy machine."""
     with House({"REQUEST_DEADLINE": "60"}) as house:
         yield house
 
@@ -57,7 +57,7 @@ def test_what_was_accepted_outlives_a_jaeger_that_is_away_and_a_collector_that_i
     answers = [house.order() for _ in range(ORDERS)]
     assert [answer.status_code for answer in answers] == [201] * ORDERS
     wait_until(lambda: house.query("fulfilment", "SELECT count(*) FROM shipments") == [(ORDERS,)], "all is shipped")
-    # Each sends what it holds.
+    # Each sends its remaining spans.
     house.stop_together(*TRACED)
     accepted = own(house, "otelcol_receiver_accepted_spans")
     assert own(house, "otelcol_exporter_queue_size") == accepted
@@ -72,7 +72,7 @@ def test_what_was_accepted_outlives_a_jaeger_that_is_away_and_a_collector_that_i
         assert trace is not None
         assert trace.problems() == []
         assert trace.services == set(TRACED)
-    # Each once: what had not left before the kill is sent once after it.
+    # Each once: spans that had not been sent before the kill are sent once after it.
     assert stored(house) == accepted >= sum(len(trace.spans) for trace in traces if trace)
 
 
@@ -97,7 +97,7 @@ def test_large_spans_outlive_a_jaeger_that_hangs(house: House) -> None:
         for sending in range(1, CONSUMERS + 1):
             send_spans(house, [one_span()])
             wait_until(partial(in_flight, house, sending), "it is being sent")
-        # All that comes now waits, and is made into batches that are as large as they may be.
+        # All spans that arrive now wait, and are put into batches of the maximum size.
         for _ in range(LARGE_REQUESTS):
             send_spans(house, [large_span() for _ in range(LARGE_SPANS)])
     finally:
@@ -106,7 +106,7 @@ def test_large_spans_outlive_a_jaeger_that_hangs(house: House) -> None:
     assert own(house, "otelcol_exporter_send_failed_spans") == 0
     spans = CONSUMERS + LARGE_REQUESTS * LARGE_SPANS
     assert own(house, "otelcol_exporter_sent_spans") == spans
-    # More, if one was sent whose answer came too late.
+    # More, if the answer to one came too late.
     assert stored(house) >= spans
 
 
@@ -125,7 +125,7 @@ def test_the_largest_request_fits_into_a_batch_and_a_batch_into_a_request_to_jae
 
 def test_it_never_gives_up_and_soon_tries_again() -> None:
     usual, tail = (yaml.safe_load((ROOT / f"collector-{name}.yaml").read_text()) for name in ("config", "sampling"))
-    # 0 is for ever, and the default is five minutes. By gRPC it would connect again after up to two minutes.
+    # 0 means for ever, and the default is five minutes. With gRPC it would reconnect after up to two minutes.
     retry = usual["exporters"]["otlp_http"]["retry_on_failure"]
     assert retry == {"max_elapsed_time": 0, "initial_interval": "1s", "max_interval": "5s"}
     assert usual["service"]["pipelines"]["traces/jaeger"]["exporters"] == ["otlp_http"]
@@ -140,7 +140,7 @@ def test_a_full_queue_refuses_what_it_cannot_keep_and_says_so(house: House) -> N
     send_spans(house, [one_span() for _ in range(QUEUE)])
     with pytest.raises(grpc.RpcError) as refused:
         send_spans(house, [one_span() for _ in range(10)])
-    # A status after which OTLP has the sender try again.
+    # A status after which senders of OTLP retry.
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert own(house, "otelcol_exporter_enqueue_failed_spans") == 10
     assert own(house, "otelcol_exporter_queue_size") == QUEUE
@@ -168,13 +168,13 @@ def test_calls_are_counted_by_service_and_not_by_worker_and_lead_to_a_trace(hous
     with Backend() as backend:
         house.start("collector", JAEGER_OTLP_ENDPOINT=backend.address)
         spans = [of_service("order", instance=f"worker-{number}") for number in range(3)]
-        # One by one, as from three workers.
+        # One by one, like from three workers.
         for of in spans:
             send_spans(house, [of])
         exemplars: set[str] = set()
 
         def all_counted() -> bool:
-            # They are there until metrics are sent the next time.
+            # They stay until metrics are sent the next time.
             exemplars.update(sample.exemplar.labels["trace_id"] for sample in durations(house) if sample.exemplar)
             return bool(exemplars) and sum(sample.value for sample in calls(house)) == len(spans)
 
@@ -240,7 +240,7 @@ def send_metrics(house: House, metrics: Sequence[ResourceMetrics]) -> None:
 
 
 def metrics_of(service: str) -> ResourceMetrics:
-    """Ten counters, as a service that has just begun has them."""
+    """Return ten counters, as from a service that has just started."""
     of = of_service(service, instance=f"{service}-1")
     now = time.time_ns()
     point = NumberDataPoint(start_time_unix_nano=now - 1, time_unix_nano=now, as_int=1)
@@ -254,7 +254,7 @@ def metrics_of(service: str) -> ResourceMetrics:
 
 
 def send_until_it_fails(house: House) -> set[bytes]:
-    """Send requests of some spans, one after the other, and return the ids of those that were answered."""
+    """Send requests with some spans, one after the other, and return the ids of the answered ones."""
     accepted: set[bytes] = set()
     while True:
         spans = [one_span() for _ in range(20)]
@@ -271,7 +271,7 @@ def in_flight(house: House, requests: int) -> bool:
 
 
 def large_span() -> ResourceSpans:
-    """A span of 40 KiB. They are in a link, where no limit of values reaches them."""
+    """Return a span of 40 KiB, in a link, to which limits of values do not apply."""
     of = one_span()
     span_of(of).links.append(Span.Link(trace_id=bytes(16), span_id=bytes(8), attributes=[pair("prompt", LARGE_TEXT)]))
     return of
@@ -285,17 +285,17 @@ def of_service(service: str, *, name: str = "GET /orders/<uuid:order_id>", insta
 
 
 def calls(house: House, service: str = "order") -> list[Sample]:
-    """The series that count the spans of a service."""
+    """Return the series that count the spans of a service."""
     return [one for one in all_calls(house) if one.labels.get("service_name") == service]
 
 
 def all_calls(house: House) -> list[Sample]:
-    """The series that count spans."""
+    """Return the series that count spans."""
     return samples(house.settings.metrics_port, "traces_span_metrics_calls")
 
 
 def durations(house: House) -> list[Sample]:
-    """The histograms of all spans, with exemplars, which only one format has."""
+    """Return the histograms of all spans, with exemplars, which only one format has."""
     page = page_at(house.settings.metrics_port, {"Accept": "application/openmetrics-text; version=1.0.0"})
     families = openmetrics.text_string_to_metric_families(page)
     return [
@@ -304,17 +304,17 @@ def durations(house: House) -> list[Sample]:
 
 
 def own(house: House, name: str) -> float:
-    """Return a count of the Collector about itself, or 0 if there is none yet."""
+    """Return one of the Collector's own counts, or 0 if it does not exist yet."""
     return sum(one.value for one in samples(house.settings.collector_metrics_port, name))
 
 
 def stored(house: House) -> float:
-    """Return how many spans Jaeger has taken."""
+    """Return how many spans Jaeger has accepted."""
     return sum(one.value for one in samples(house.settings.jaeger_metrics_port, "otelcol_receiver_accepted_spans"))
 
 
 def samples(port: int, name: str) -> list[Sample]:
-    """The series of a metric, whether its name is shown with `_total` or without."""
+    """Return the series of a metric, with or without `_total` in its name."""
     families = text_string_to_metric_families(page_at(port))
     return [one for of in families for one in of.samples if one.name.removesuffix("_total") == name]
 

@@ -104,14 +104,14 @@ class OverHttp(SpanExporter):
 
 
 def tracer(service: str, otlp_port: int) -> Tracer:
-    """Each span is exported, and has arrived, when it ends."""
+    """A tracer whose spans are exported, and have arrived, when they end."""
     provider = TracerProvider(resource=Resource({"service.name": service}), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(OverHttp(otlp_port)))
     return provider.get_tracer("test")
 
 
 def start(tracer: Tracer, name: str, parent: Span = INVALID_SPAN, begin: int = 0, **options: object) -> Span:
-    """A span that begins this many milliseconds after BEGINNING."""
+    """Make a span that begins this many milliseconds after BEGINNING."""
     moment = BEGINNING + begin * MILLISECOND
     return tracer.start_span(name, set_span_in_context(parent), start_time=moment, **options)  # type: ignore[arg-type]
 
@@ -132,7 +132,7 @@ def get(jaeger: Jaeger, span: Span) -> Trace:
 
 @pytest.fixture(scope="module")
 def order(jaeger: Jaeger, otlp_port: int) -> Trace:
-    """A trace over two services with everything in it that a span can have."""
+    """A trace over two services with everything that a span can have."""
     gateway, order = tracer("gateway", otlp_port), tracer("order", otlp_port)
     root = start(gateway, "POST /orders", kind=SpanKind.SERVER)
     call = start(gateway, "POST", root, 10, kind=SpanKind.CLIENT)
@@ -219,7 +219,7 @@ def test_a_trace_that_others_asked_for_too_early_is_whole_all_the_same(jaeger: J
     service = tracer("order", otlp_port)
     root = start(service, "POST /orders")
     end(start(service, "charge", root, 10), 20)
-    # As a browser does: Jaeger's memory storage keeps the warning that it adds to this answer.
+    # The same as a browser's request: Jaeger's memory storage keeps the warning that it adds to this answer.
     requests.get(f"{jaeger.url}/api/v3/traces/{trace_id(root)}", timeout=10).raise_for_status()
     end(root, 30)
     assert get(jaeger, root).problems() == []
@@ -276,7 +276,7 @@ def test_an_absent_jaeger_is_named_with_the_way_to_start_it() -> None:
 
 @pytest.fixture
 def web_server() -> Iterator[HTTPServer]:
-    """Serves one page, that of the released Jaeger's web UI in short, for every path."""
+    """Serves a short version of the released Jaeger's web UI for every path."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,5 +1,5 @@
-"""The live check of all that the services send, driven to everything that they can do and to all that can be done to
-them, from their start to their end. `make live-check` runs it, and keeps what was sent in .waybill/live-check/.
+"""The live check of everything that the services send, while they do everything that they can and meet every fault,
+from their start to their end. `make live-check` runs it, and stores the telemetry in .waybill/live-check/.
 """
 
 import http.client
@@ -33,7 +33,7 @@ from waybill.registry import TRACED
 
 WAYS = ("official", "lean")
 ONE_BY_ONE = ("gateway", "order", "order-relay", "inventory", "payment", "acquirer", "fulfilment")
-"""The services in an order in which each misses the next one, until that is there as well."""
+"""The services in an order in which each needs the next one, which is not running yet."""
 SOMEBODY = "00000000-0000-4000-8000-000000000000"
 PATHS = {
     "gateway": ("/", "/orders", f"/orders/{SOMEBODY}", "/products", "/scenarios", "/openapi.json"),
@@ -56,7 +56,7 @@ STRANGER = "planted" + uuid.uuid4().hex[:8]
 
 @dataclass(frozen=True)
 class Driven:
-    """All that one way to trace has sent, and the findings of the live check on it."""
+    """Everything that one way of tracing has sent, and the findings of the live check."""
 
     sent: list[Any]
     check: LiveCheck
@@ -65,7 +65,7 @@ class Driven:
 
 @pytest.fixture(scope="module")
 def both() -> dict[str, Driven]:
-    """Both ways to trace, side by side, each from start to end."""
+    """Both ways of tracing, in parallel, each from start to end."""
     with ExitStack() as stack:
         receivers = {way: stack.enter_context(KeepingReceiver()) for way in WAYS}
         houses = {way: House(environment(way, receivers[way])) for way in WAYS}
@@ -102,7 +102,7 @@ def checked(way: str, receiver: KeepingReceiver) -> Driven:
 
 
 def keep(way: str, receiver: KeepingReceiver) -> None:
-    """Write what was sent into a file, and hand it on to Weaver, if that is asked for."""
+    """Write the telemetry into a file, and pass it on to Weaver, if requested."""
     if folder := os.environ.get("LIVE_CHECK_FOLDER"):
         file = Path(folder) / f"{way}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,27 +113,27 @@ def keep(way: str, receiver: KeepingReceiver) -> None:
 
 
 def drive(house: House, receiver: KeepingReceiver) -> None:
-    """Have the services do all that they can, and have all done to them that can be, from their start to their end."""
+    """Make the services do everything that they can, and meet every fault, from their start to their end."""
     with house:
         house.start(*DATABASES)
         outages_of_services(house, receiver)
         orders(house, receiver)
         refusals(house)
-        # Of metrics nothing is lost by it: the next export has the sums again.
+        # No metrics are lost by it, since the next export has the sums again.
         receiver.refuses = (ExportMetricsServiceRequest,)
         strangers(house)
         wait_until(lambda: receiver.refused >= len(TRACED), "what was measured is refused")
         receiver.refuses = ()
         outages_of_databases(house, receiver)
         head_sampling(house)
-        # `make down`: each sends what it still holds.
+        # Like `make down`: each sends its remaining telemetry.
         house.stop_together(*SERVICES)
 
 
 def outages_of_services(house: House, receiver: KeepingReceiver) -> None:
-    """Orders are placed, and resumed, before the services are there that they need."""
+    """Place orders, and resume them, before the services that they need are running."""
     gateway = house.parts["gateway"]
-    # It says that it is ready once `order` is there.
+    # It reports that it is ready once `order` is running.
     house.parts["gateway"] = replace(gateway, ready=lambda: answers(house.url("gateway") + "/healthz"))
     for part in ONE_BY_ONE:
         house.start(part)
@@ -151,16 +151,16 @@ def outages_of_services(house: House, receiver: KeepingReceiver) -> None:
 
 
 def ask(house: House) -> None:
-    """Ask for all that may be missing something."""
+    """Make every request that needs a missing part."""
     house.order()
-    # When it is resumed, the stock goes back.
+    # When it is resumed, the stock is put back.
     house.order(token="tok_declined")
     for path in ("/products", "/readyz", f"/orders/{SOMEBODY}"):
         house.session.get(house.url("gateway") + path, timeout=30)
 
 
 def orders(house: House, receiver: KeepingReceiver) -> None:
-    """Every scenario, every refusal, what is repeated, what is resumed and what is announced again."""
+    """Run every scenario and refusal, and repeated, resumed and reannounced orders."""
     key = {"Idempotency-Key": str(uuid.uuid4())}
     for headers in (key, key, None):
         assert house.order(headers=headers).status_code in (200, 201)
@@ -177,7 +177,7 @@ def orders(house: House, receiver: KeepingReceiver) -> None:
         answer = house.session.post(f"{house.url('gateway')}/orders", json=order, headers=baggage, timeout=30)
         assert answer.status_code == scenario.status, (name, answer.text)
     wait_for_span(receiver, "resume_order")
-    # The message that could not be read was put aside: its order is announced again.
+    # The unreadable message was put aside, so its order is announced again.
     wait_for_span(receiver, "announce_again")
 
 
@@ -212,7 +212,7 @@ def refusals(house: House) -> None:
 
 
 def strangers(house: House) -> None:
-    """Bad input on every path with every method, and a word in all that a stranger can send."""
+    """Send bad input on every path with every method, with a known word in everything that a stranger can send."""
     headers = {
         "User-Agent": STRANGER,
         "Host": f"{STRANGER}.example:99",
@@ -234,7 +234,7 @@ def strangers(house: House) -> None:
                     )
         by_hand(house, service, "GET", "/", {"Host": "127.0.0.1", "User-Agent": "AlwaysOn"})
         by_hand(house, service, "GET", "/", {"Host": "127.0.0.1", "User-Agent": "Googlebot/2.1"})
-    # Only the gateway expects strangers; behind it, a caller's trace is one of ours.
+    # Only the gateway expects strangers; behind it, a caller's trace is our own.
     for method, path in (("GET", "/"), ("BREW", f"/{STRANGER}"), ("POST", "/orders")):
         by_hand(house, "gateway", method, path, headers)
 
@@ -242,7 +242,7 @@ def strangers(house: House) -> None:
 def by_hand(
     house: House, service: str, method: str, path: str, headers: dict[str, str], body: bytes | None = None
 ) -> None:
-    """Send what no well-behaved client does."""
+    """Send requests that no well-behaved client sends."""
     connection = http.client.HTTPConnection("127.0.0.1", getattr(house.settings, f"{service}_port"), timeout=30)
     with suppress(OSError, http.client.HTTPException):
         connection.request(method, path, body, headers)
@@ -251,7 +251,7 @@ def by_hand(
 
 
 def outages_of_databases(house: House, receiver: KeepingReceiver) -> None:
-    """Valkey and PostgreSQL refuse, and are away for a while."""
+    """Make Valkey and PostgreSQL refuse, and be down for a while."""
     with refused_by_the_database(house, "tok_refused"):
         house.order(token="tok_refused")
     with refused_by_valkey(house, "mget", "set", "xadd"):
@@ -278,7 +278,7 @@ def unsent(house: House) -> bool:
 
 
 def head_sampling(house: House) -> None:
-    """Some of the traces, as the gateway chooses."""
+    """Sample some of the traces at the gateway."""
     house.stop("gateway")
     house.start("gateway", OTEL_TRACES_SAMPLER_ARG="0.5")
     decided: set[bool] = set()
@@ -311,7 +311,7 @@ def test_what_tail_sampling_keeps_has_no_finding_either(both: dict[str, Driven])
 
 
 def tail_sampled(sent: list[ExportTraceServiceRequest]) -> list[ExportTraceServiceRequest]:
-    """All that comes out of a Collector that keeps the traces that matter, and a tenth of the rest."""
+    """Everything that a tail-sampling Collector sends."""
     traces = tracestates(sent)
     with pytest.MonkeyPatch.context() as patch, Backend() as backend:
         patch.setenv("WAYBILL_SAMPLING", "tail")
@@ -321,7 +321,7 @@ def tail_sampled(sent: list[ExportTraceServiceRequest]) -> list[ExportTraceServi
                 send(house, "trace.v1.TraceService", request)
             decided = "otelcol_processor_tail_sampling_global_count_traces_sampled"
             wait_until(lambda: own(house, decided) == len(traces), "every trace is decided on")
-            # It sends what it holds.
+            # It sends its remaining spans.
             house.stop("collector")
         return backend.requests
 

@@ -25,7 +25,7 @@ PATIENCE = 120
 
 
 class Machine:
-    """A copy of what set-up needs, and an environment by which to know the processes."""
+    """A copy of the files that set-up needs, and an environment that marks the processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def fresh_clone(tmp_path: Path) -> Path:
-    """Return a clone with a requirement of its own, which pip finds where PIP_FIND_LINKS says."""
+    """Return a clone with an additional requirement, which pip finds through PIP_FIND_LINKS."""
     clone = tmp_path / "clone"
     (clone / "waybill").mkdir(parents=True)
     (clone / "requirements").mkdir()
@@ -74,7 +74,7 @@ def fresh_clone(tmp_path: Path) -> Path:
     wheel, own = write_wheel(tmp_path / "wheels", "tea"), write_wheel(tmp_path / "own", "shop")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     (clone / "requirements/tool.txt").write_text(f"tea==1.0 \\\n    --hash=sha256:{digest}\n    # via us\n")
-    # Its own project is built by the file beside it, which needs no package.
+    # The file beside it builds the project without any package.
     (clone / "pyproject.toml").write_text(
         "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
     )
@@ -115,7 +115,7 @@ def silent_server() -> Iterator[str]:
 
 
 def interrupt(process: subprocess.Popen[str], after: str) -> str:
-    """Press Ctrl-C once a line has this text; return what is printed from there to the end."""
+    """Press Ctrl-C once a line has this text; return the output from there to the end."""
     assert process.stdout
     seen = ""
     for line in process.stdout:

@@ -1,4 +1,4 @@
-"""Prometheus beside the rest: what it is asked, exemplars, Jaeger's Monitor tab; and that nothing depends on it."""
+"""Prometheus in addition to the rest: queries, exemplars, Jaeger's Monitor tab; nothing depends on it."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from tests.system.test_up_and_down import environment, waybill  # noqa: F401
 from waybill.parts import all_parts
 
 DOCUMENTS = [ROOT / "docs/metrics.md", *sorted((ROOT / "docs/walkthroughs").glob("*.md"))]
-# With `bool`, a comparison has an answer even if it does not hold.
+# With `bool`, a comparison has a result even if it is false.
 QUERIES = [re.sub(r" ([<>]=?) (?=[\d.])", r" \1 bool ", each) for file in DOCUMENTS for each in blocks(file, "promql")]
 REQUESTS = "http_server_request_duration_seconds_bucket"
 SPANS = "traces_span_metrics_duration_milliseconds_bucket"
@@ -26,7 +26,7 @@ OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """Every part and Prometheus, after orders of every sort, and with spans that payment could not send."""
+    """Every part and Prometheus, after orders of every kind, and with spans that payment could not send."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAYBILL_METRICS", "on")
         house = House()
@@ -53,7 +53,7 @@ def jaeger(house: House) -> Jaeger:
 @pytest.mark.parametrize("expression", QUERIES)
 def test_every_query_of_the_documentation_has_an_answer(house: House, expression: str) -> None:
     def values() -> list[float]:
-        # A rate of what no longer happens is not a number.
+        # A rate over events that no longer happen is not a number.
         house.order()
         return [number for number in (float(each["value"][1]) for each in query(house, expression)) if number >= 0]
 
@@ -63,7 +63,7 @@ def test_every_query_of_the_documentation_has_an_answer(house: House, expression
 @pytest.mark.parametrize("metric", [REQUESTS, SPANS])
 def test_exemplars_lead_to_traces_that_exist(house: House, jaeger: Jaeger, metric: str) -> None:
     def those_of_orders() -> set[str]:
-        # An exemplar is offered for seconds only, and Prometheus may look before and after.
+        # An exemplar is only served for seconds, and Prometheus may read before and after.
         placed.add(house.order().json()["trace_id"])
         return placed & exemplars(house, metric)
 
@@ -104,7 +104,7 @@ def test_a_prometheus_that_is_killed_costs_no_order_and_no_trace(house: House) -
 
 
 def test_with_tail_sampling_no_exemplar_leads_to_a_trace_that_was_left_out(house: House) -> None:
-    # One is offered for as long as what it is of is new.
+    # An exemplar is served for as long as its measurement is new.
     wait_for(lambda: house.order() and " # {" in offered(house), "exemplars at the Collector")
     plain = house.parts["collector"]
     parts = all_parts(house.settings.model_copy(update={"sampling": "tail"}))
@@ -128,7 +128,7 @@ def test_metrics_are_one_choice_away_and_go_with_the_rest(environment: dict[str,
     up = waybill("up", chosen, "--background")
     assert up.returncode == 0, up.stdout
     assert f"prometheus   http://127.0.0.1:{environment['WAYBILL_PROMETHEUS_PORT']}" in up.stdout
-    # Neither needs to know of the choice.
+    # Neither depends on the sampling.
     assert "prometheus" in waybill("status", environment).stdout
     assert waybill("down", environment).returncode == 0
 
@@ -139,12 +139,12 @@ def test_another_choice_is_refused_with_those_that_there_are(environment: dict[s
 
 
 def query(house: House, expression: str, **options: Any) -> list[dict[str, Any]]:
-    """The series that Prometheus answers with; none while it does not answer."""
+    """Return the series in Prometheus' answer; none while it does not answer."""
     return ask(house, "query", query=expression, **options)["result"]
 
 
 def exemplars(house: House, metric: str) -> set[str]:
-    """The traces that a metric's exemplars name."""
+    """Return the traces that a metric's exemplars name."""
     now = time.time()
     series: Any = ask(house, "query_exemplars", query=metric, start=now - 3600, end=now)
     return {each["labels"]["trace_id"] for one in series for each in one["exemplars"]}
@@ -157,6 +157,6 @@ def ask(house: House, what: str, **options: Any) -> Any:
 
 
 def offered(house: House) -> str:
-    """Return what the Collector offers Prometheus."""
+    """Return the Collector's page for Prometheus."""
     url = f"http://127.0.0.1:{house.settings.metrics_port}/metrics"
     return house.session.get(url, headers=OPEN_METRICS, timeout=30).text

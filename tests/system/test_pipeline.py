@@ -151,7 +151,7 @@ def test_the_score_of_every_service_is_100_by_what_jaeger_and_the_collector_have
     found = {each["service"]: each for each in json.loads(printed)["services"]}
     assert {name: (found[name]["score"], found[name]["failed"]) for name in found} == dict.fromkeys(TRACED, (100, []))
     assert status == 0
-    # From the log records that the Collector wrote down.
+    # From the log records that the Collector wrote to its file.
     assert all("LOG-002" in each["passed"] for each in found.values())
 
 
@@ -176,7 +176,7 @@ def test_sigterm_to_every_service_right_after_the_last_answer_loses_no_span(hous
         process.send_signal(signal.SIGTERM)
     assert {name: process.wait(PATIENCE_SECONDS) for name, process in processes.items()} == dict.fromkeys(TRACED, 0)
 
-    # An order that had not gone on through the queue does so now.
+    # An order that was still in the outbox or queue continues now.
     house.start(*TRACED)
     assert [answer.status_code for answer in answers] == [201] * FEW
     for answer in answers:
@@ -198,7 +198,7 @@ def test_load_fails_if_traces_are_missing_and_the_logs_say_which_service_lost_sp
     house.stop("collector")
     status, summary = load(house, f"--orders={FEW}", "--mix=completed=1")
     assert f"0 of {FEW} orders have a complete one" in summary
-    # The orders themselves went well.
+    # The orders themselves succeeded.
     assert "✗" not in summary
     assert status == 1
     logs = [log_file(house.folder, name) for name in TRACED]
@@ -218,12 +218,12 @@ def test_load_fails_if_an_order_does_though_its_trace_is_there(house: House) -> 
 
 
 def load(house: House, *options: str) -> tuple[int, str]:
-    """The exit status and the output of `python -m waybill load`."""
+    """Return the exit status and the output of `python -m waybill load`."""
     return waybill(house, "load", *options)
 
 
 def waybill(house: House, *arguments: str) -> tuple[int, str]:
-    """The exit status and the output of a command of the tool."""
+    """Return the exit status and the output of a command of the tool."""
     ports = {f"WAYBILL_{name.upper()}": str(port) for name, port in house.settings if name.endswith("_port")}
     ended = subprocess.run(
         [sys.executable, "-m", "waybill", *arguments],
@@ -247,7 +247,7 @@ def place_order(house: House) -> requests.Response:
 
 
 def whole_trace(jaeger: Jaeger, trace_id: str) -> Trace:
-    """The trace of a completed order, once it has one root, no hole and every service, the last one done."""
+    """Return the trace of a completed order, once it has one root, no gap and every service, the last one finished."""
 
     def complete(trace: Trace) -> bool:
         return not trace.problems() and trace.services == BY_STATUS[201]
@@ -264,7 +264,7 @@ def names_of(trace: Trace) -> Counter[tuple[str, str]]:
 
 
 def raw(jaeger: Jaeger, trace_id: str) -> str:
-    """Return what Jaeger says of a trace, as it says it."""
+    """Return Jaeger's unchanged answer about a trace."""
     with requests.Session() as session:
         session.trust_env = False
         url = f"{jaeger.url}/api/v3/traces/{trace_id}?raw_traces=true&rawTraces=true"

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, on a server of its own."""
+"""The embedded PostgreSQL, with a new server."""
 
 import json
 import signal
@@ -81,9 +81,9 @@ def test_a_database_whose_passwords_are_lost_is_named(data: Path) -> None:
 
 @pytest.fixture
 def data() -> Iterator[Path]:
-    """A folder in a folder that no other user may enter, as in a home.
+    """A folder inside a folder that no other user may enter, such as a home.
 
-    Not pytest's own: the next run of pytest takes away what is granted there.
+    It is not pytest's own folder, where the next run of pytest removes permissions.
     """
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "data"
@@ -93,7 +93,7 @@ def data() -> Iterator[Path]:
 
 @contextmanager
 def server(data: Path) -> Iterator[int]:
-    """A running server with the databases of all services; gives its port."""
+    """A running server with the databases of all services; yields its port."""
     port = free_port()
     passwords = postgres.passwords(data)
     postgres.prepare(data, passwords)

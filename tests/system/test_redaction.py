@@ -1,4 +1,4 @@
-"""The Collector's redaction: every secret in every place is sent to the real one, and looked for behind it."""
+"""The Collector's redaction: send every secret in every place to a real Collector, and look for it behind it."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from tests.house import PATIENCE_SECONDS, House, wait_until
 from tests.otlp import Backend, one_span, pair, send, send_spans, span_of, value_of
 
 MADE_UP = "AbCdEf0123456789GhIjKlMnOpQrStUvWxYz"
-# A text, and what of it must be stored nowhere.
+# A text, and the part of it that must not be stored anywhere.
 SECRETS = {
     "Visa": ("paid with 4111111111111111", "4111111"),
     "Visa in groups": ("4111 1111 1111 1112", "1112"),
@@ -250,7 +250,7 @@ SECRET_KEYS = (
     "x-amz-security-token",
     "x-amz-signature",
     "credentials",
-    # Names that go on, and names in which capitals begin words.
+    # Names with more words, and names in camel case.
     "password2",
     "password_hash",
     "new_password",
@@ -275,7 +275,7 @@ HIDDEN = "hidden0023"
 LONGEST, LONGEST_NAME = 16_384, 512
 """In bytes, as collector-config.yaml has it."""
 
-# Names that contain the letters of a secret's.
+# Names that contain the letters of a secret's name.
 ORDINARY_KEYS = (
     "customer.language.spoken",
     "secretary.name",
@@ -293,7 +293,7 @@ ORDINARY_KEYS = (
     "cluster.sidecar",
     "spinning",
     "opinion",
-    # Of the conventions, and of common code.
+    # Names from the conventions, and from common code.
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens",
     "gen_ai.token.type",
@@ -397,7 +397,7 @@ ORDINARY_KEYS = (
     "security_rule.name",
     "geo.country.iso_code",
 )
-# Ordinary words, which a rule that is too wide would spoil.
+# Ordinary words, which a rule that is too broad would remove.
 ORDINARY: Sequence[Any] = (
     "GET /orders/<uuid:order_id>",
     "http://127.0.0.1:8002/reservations/41234567-1234-4123-8123-123456789012",
@@ -539,7 +539,7 @@ REACHED: Sequence[Place] = (
     in_event,
 )
 NOT_REACHED: Sequence[Place] = (in_link, in_bytes, in_key, in_scope_name)
-"""docs/pipeline.md says so."""
+"""The places in docs/pipeline.md that are not searched."""
 
 
 @pytest.mark.parametrize("place", REACHED)
@@ -554,7 +554,7 @@ def test_what_no_rule_reaches_is_as_the_documentation_says(house: House, backend
 
 
 def secrets_behind(house: House, backend: Backend, place: Place) -> dict[str, bool]:
-    """Return which secrets the backend sees, each sent in a span of its own in this place."""
+    """Return the secrets that the backend sees, each sent in its own span in this place."""
     spans = {name: one_span() for name in SECRETS}
     for name, (text, _) in SECRETS.items():
         place(spans[name], text)
@@ -699,14 +699,14 @@ def test_no_secret_gets_through_in_what_is_counted_of_spans(house: House) -> Non
 
 
 def records_of(line: dict[str, Any]) -> Iterator[Any]:
-    """The bodies of the log records in a line of the file."""
+    """Yield the bodies of the log records in a line of the file."""
     for resource in line["resourceLogs"]:
         for scope in resource["scopeLogs"]:
             yield from (record.get("body", {}) for record in scope["logRecords"])
 
 
 def shown(house: House) -> str:
-    """The metrics as the Collector hands them on."""
+    """Return the metrics that the Collector serves."""
     with requests.Session() as session:
         session.trust_env = False
         return session.get(f"http://127.0.0.1:{house.settings.metrics_port}/metrics", timeout=PATIENCE_SECONDS).text

@@ -1,4 +1,4 @@
-"""The traces that stay when not all are kept, at the Collector or in the services: and that none stays in part."""
+"""The traces that are kept with sampling at the Collector or in the services; none is kept in part."""
 
 import os
 import random
@@ -29,11 +29,11 @@ REST = ("completed", "declined", "out of stock")
 WITH_EVENTS = {"cold-cache": 201, "acquirer-errors-then-recovers": 201, "pool-exhaustion": 201}
 """Scenarios whose spans have events and links, and the status of their orders."""
 SHARES = {True: "ot=th:0", False: "ot=th:e6666666666666"}
-"""In the tracestate of what is kept in any case, and of a tenth."""
+"""The tracestate of traces that are kept in any case, and of the kept tenth."""
 SLOW_SECONDS = 0.7
 """Longer than the 500 ms of collector-sampling.yaml."""
 MANY = 1000
-"""The number of traces that the Collector has room for."""
+"""The number of traces for which the Collector has room."""
 QUICK_NS = 100_000_000
 ORDERS = 30
 REQUESTS = 300
@@ -73,14 +73,14 @@ def placed() -> tuple[dict[str, requests.Response], list[ResourceSpans]]:
             "error": 503,
             **WITH_EVENTS,
         }
-        # Each sends what it holds.
+        # Each sends its remaining spans.
         house.stop_together(*TRACED)
         return answers, backend.received()
 
 
 @pytest.fixture(scope="module")
 def recorded(placed: tuple[dict[str, requests.Response], list[ResourceSpans]]) -> dict[str, Trace]:
-    """A trace of each kind, as the services send it."""
+    """Return a trace of each kind, as sent by the services."""
     answers, sent = placed
     traces = by_trace(sent)
     return {kind: traces[bytes.fromhex(answer.json()["trace_id"])] for kind, answer in answers.items()}
@@ -133,7 +133,7 @@ def test_tail_sampling_keeps_what_matters_and_a_tenth_of_the_rest_and_nothing_in
     send_spans(house, [one_span() for _ in range(MANY)])
     send_by_service(house, late)
 
-    # Every call is counted, also those of traces that are left out.
+    # Every call is counted, also in dropped traces.
     wait_until(lambda: counted(house) == len(sent), "every call is counted")
     arrived = by_trace(after_restart(house, backend))
     kept = dict.fromkeys((*KEPT, *REST), 0)
@@ -166,13 +166,13 @@ def test_a_restarted_collector_has_forgotten_its_decisions(
     traces = [copy_of(recorded["error"], quick=True) for _ in range(OF_EACH_KIND)]
     send_by_service(house, [of for trace in traces for of in trace])
     assert len(by_trace(after_restart(house, backend))) == OF_EACH_KIND
-    # The end of each, which has no error of its own.
+    # The end of each, without an error.
     late = [one_span() for _ in traces]
     for of, trace in zip(late, traces, strict=True):
         span_of(of).trace_id = span_of(trace[0]).trace_id
     send_spans(house, late)
     arrived = {span_of(of).span_id for of in after_restart(house, backend)}
-    # A tenth, as of any others. That more than half are: once in 10^22 runs.
+    # A tenth, as of all others. More than half are kept once in 10^22 runs.
     assert len(arrived & {span_of(of).span_id for of in late}) <= OF_EACH_KIND // 2
 
 
@@ -186,19 +186,19 @@ def test_head_sampling_takes_whole_traces_across_every_service_and_the_queue() -
         house.stop_together(*TRACED)
         by_order = [[s for s in receiver.spans if s.trace_id == answer.json()["trace_id"]] for answer in answers]
     sampled = [spans for spans in by_order if spans]
-    # That all or none of 30 are: one in half a billion.
+    # All or none of 30 are kept once in half a billion runs.
     assert 0 < len(sampled) < ORDERS
     for spans in sampled:
         assert settled(spans)
         assert {span.service for span in spans} == set(TRACED)
         assert {"POST /orders", "send orders", "process orders", "XACK XDEL"} <= {span.name for span in spans}
-    # No span of any other trace, as of a service that has decided for itself.
+    # No span of any other trace, such as from a service that has decided itself.
     assert len(receiver.spans) == sum(map(len, sampled))
 
 
 def test_head_sampling_takes_the_share_that_it_was_given() -> None:
     with Receiver() as receiver, House(exporting_to(receiver, OTEL_TRACES_SAMPLER_ARG="0.1")) as house:
-        # By itself: what is asked for needs nobody else.
+        # The request only needs this service.
         alone = replace(house.parts["gateway"], ready=lambda: answers(f"{house.url('gateway')}/healthz"))
         house.parts["gateway"] = alone
         house.start("gateway")
@@ -207,7 +207,7 @@ def test_head_sampling_takes_the_share_that_it_was_given() -> None:
         house.stop("gateway")
         sampled = {response.headers["traceresponse"].split("-")[1] for response in responses if is_sampled(response)}
         assert sampled == {span.trace_id for span in receiver.spans}
-    # A tenth is 30 of 300. Fewer than 5 or more than 60: once in ten million runs.
+    # A tenth is 30 of 300. Fewer than 5 or more than 60 occur once in ten million runs.
     assert 5 <= len(sampled) <= 60
 
 
@@ -221,7 +221,7 @@ def test_with_a_share_of_nothing_no_span_leaves_and_answers_name_a_trace_all_the
         house.stop_together(*TRACED)
         assert receiver.spans == []
     trace_id = answer.json()["trace_id"]
-    # But the header says that nobody records it.
+    # But the header says that it is not recorded.
     assert answer.headers["traceresponse"].split("-")[1] == trace_id
     assert not is_sampled(answer)
 
@@ -235,7 +235,7 @@ def test_a_share_in_percent_stops_the_start() -> None:
 
 @pytest.mark.parametrize("target", ["up", "demo"])
 def test_a_sampling_that_does_not_exist_stops_make(target: str, tmp_path: Path) -> None:
-    # `--old-file`: the environment is there.
+    # `--old-file`: the environment already exists.
     command = ["make", "--old-file", ".venv/tool", target, "SAMPLING=head"]
     environment = {**os.environ, "WAYBILL_STATE_DIR": str(tmp_path)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -244,7 +244,7 @@ def test_a_sampling_that_does_not_exist_stops_make(target: str, tmp_path: Path) 
 
 
 def is_sampled(response: requests.Response) -> bool:
-    """Return whether the trace is recorded, as the answer says."""
+    """Return whether the trace is recorded, according to the answer."""
     return bool(int(response.headers["traceresponse"].split("-")[3], 16) & 1)
 
 
@@ -282,7 +282,7 @@ def service_of(of: ResourceSpans) -> str:
 
 
 def counted(house: House) -> float:
-    """Return how many spans of our services the metrics count."""
+    """Return the number of spans of our services in the metrics."""
     return sum(series.value for service in TRACED for series in calls(house, service))
 
 
@@ -293,7 +293,7 @@ def send_by_service(house: House, spans: Sequence[ResourceSpans]) -> None:
 
 
 def after_restart(house: House, backend: Backend) -> list[ResourceSpans]:
-    """All that the backend is sent until nothing is left: a Collector that ends decides, and the next one sends."""
+    """Return everything that the backend receives: a Collector that ends decides, and the next one sends the rest."""
     assert house.stop("collector") == 0
     house.start("collector")
     wait_until(lambda: own(house, "otelcol_exporter_queue_size") == 0, "the queue is empty")

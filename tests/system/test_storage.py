@@ -1,4 +1,4 @@
-"""Traces on Jaeger's disk outlive it, however it ends, for as many days as they are to."""
+"""Traces on Jaeger's disk survive any end of Jaeger, for their number of days."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_the_retention_is_in_days(house: House) -> None:
 
 
 def a_trace(house: House) -> str:
-    """The id of a trace that Jaeger has been sent."""
+    """Send a trace to Jaeger, and return its id."""
     span = start(tracer("seeker", house.settings.jaeger_otlp_port), "search")
     end(span, 10)
     return trace_id(span)

@@ -1,4 +1,4 @@
-"""Two tiers of Collectors: every trace comes whole to one sampler, which decides on it once."""
+"""Two tiers of Collectors: every whole trace reaches one sampler, which decides on it once."""
 
 from collections.abc import Iterator
 
@@ -32,13 +32,13 @@ def test_every_trace_is_whole_and_decided_on_once_and_an_error_on_any_span_keeps
     wait_until(lambda: running.outcomes(failed)["whole"] == OF_EACH_KIND, "those with an error have come")
     arrived = running.settle()
     assert running.total(DECIDED) == 2 * OF_EACH_KIND
-    # That all are of one sampler: once in 10^71 runs.
+    # All belong to one sampler once in 10^71 runs.
     assert all(0 < running.of(name, DECIDED) < 2 * OF_EACH_KIND for name in running.ports)
     assert all(len(arrived[each.id]) == 1 for each in failed)
     assert all(len(arrived[each.id]) <= 1 for each in rest)
     kept = running.outcomes(rest)
     assert set(kept) <= {"whole", "nothing"}
-    # A tenth is 12 of 120. More than 50: once in 10^17 runs.
+    # A tenth is 12 of 120. More than 50 occur once in 10^17 runs.
     assert kept["whole"] <= 50
 
 

@@ -1,4 +1,4 @@
-"""The whole system without Docker, on ports and in a folder of its own."""
+"""The whole system without Docker, on its own ports and in its own folder."""
 
 import os
 import re
@@ -31,10 +31,10 @@ ORDER = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "t
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """Free ports, a state folder, and a mark by which to know the processes, which are ended after the test.
+    """Free ports, a state folder, and a mark for the processes, which are ended after the test.
 
-    The folder is not pytest's own: where we are root, PostgreSQL is someone else, who may enter it, and the
-    next run of pytest would take that away.
+    The folder is not pytest's own: if we are root, PostgreSQL runs as another user, who must be able to enter it, and
+    the next run of pytest would remove that permission.
     """
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
@@ -50,7 +50,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 def test_an_order_outlives_a_restart_and_so_does_its_trace_on_disk(environment: dict[str, str]) -> None:
-    # As `make up` has it.
+    # The same as with `make up`.
     environment["WAYBILL_STORAGE"] = "badger"
     up = waybill("up", environment, "--background")
     assert up.returncode == 0, up.stdout
@@ -138,7 +138,7 @@ def test_the_demonstration_shows_orders_and_traces_until_it_is_told_to_stop(envi
     assert demo.returncode == 0, shown
     assert "Order 1: completed. Its trace: " in shown
     assert len(re.findall(r"^Order \d: .*[0-9a-f]{32}$", shown, re.MULTILINE)) == 3
-    # The waterfall of the first.
+    # The waterfall of the first order.
     assert re.search(r"^order +.*process_order", shown, re.MULTILINE)
     assert shown.endswith("Everything has stopped.\n")
 

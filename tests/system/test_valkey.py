@@ -1,4 +1,4 @@
-"""The embedded Valkey lets nobody in without its password, and nothing that is kept is for others to read."""
+"""The embedded Valkey requires its password, and other users cannot read its data."""
 
 import stat
 from collections.abc import Iterator
@@ -61,5 +61,5 @@ def test_logs_and_data_from_before_are_closed_to_others(house: House) -> None:
 
 
 def for_others(path: Path) -> int:
-    """Return what others may do with it."""
+    """Return the permissions of other users."""
     return path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)

@@ -1,4 +1,4 @@
-"""The answers and searches on the pages of docs/walkthroughs/, held against real runs.
+"""Compare the answers and searches on the pages of docs/walkthroughs/ with real runs.
 
 UPDATE_TREES=1 writes the answers: `make trees`.
 """
@@ -24,11 +24,11 @@ from waybill.walkthroughs import page, search
 IDS = re.compile(r'"(id|order_id|trace_id)":"[^"]+"')
 LAST_LINE = re.compile(r"^HTTP (\d+) after ([\d.]+) s$", re.MULTILINE)
 NOT_MUCH = 0.5
-"""Seconds by which one run may be faster than another. Each fault that delays the answer does so by more."""
+"""Seconds by which one run may be faster than another. Each fault that delays the answer adds more."""
 SLOW_NS = 500_000_000
 """The shortest duration that a page has Jaeger search for."""
 NOT_FOUND_BY_ITSELF = {"lost-context"}
-"""Its search finds every order; the reader picks out the traces that begin in payment."""
+"""The scenario whose search finds every order; the reader selects the traces that begin in payment."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def jaeger(house: House) -> Jaeger:
 
 @pytest.fixture(scope="module")
 def undisturbed(house: House, jaeger: Jaeger) -> Trace:
-    """The trace of an order without a fault, of which a busy machine has made no span slow."""
+    """The trace of an order without a fault, and without a span that was slow on a busy machine."""
     house.warm_cache()
 
     def quick() -> Trace | None:
@@ -75,7 +75,7 @@ def test_the_answer_is_as_shown_and_the_search_finds_its_trace(
 
 
 def run(house: House, command: str) -> tuple[requests.Response, str, float]:
-    """Return what the curl of a page gets from the gateway of the house, what it prints, and after how many seconds."""
+    """Run the curl of a page against the house's gateway; return the answer, its output, and the seconds."""
     _, _, url, *options = shlex.split(command)
     given = list(zip(options[::2], options[1::2], strict=True))
     headers = dict(value.split(": ", maxsplit=1) for option, value in given if option == "-H")
@@ -96,7 +96,7 @@ def run(house: House, command: str) -> tuple[requests.Response, str, float]:
 
 
 def assert_answer(scenario: str, answer: str, seconds: float) -> None:
-    """Compare an answer with that on the page: all but the ids, and the time as far as machines agree on it."""
+    """Compare an answer with the one on the page: everything except ids, and the time approximately."""
     (shown,) = blocks(page(scenario), "answer")
     if timeless(shown) != timeless(answer) and os.environ.get("UPDATE_TREES") == "1":
         text = page(scenario).read_text()
@@ -109,12 +109,12 @@ def assert_answer(scenario: str, answer: str, seconds: float) -> None:
 
 
 def timeless(answer: str) -> str:
-    """An answer without the time that it took."""
+    """Return an answer without its duration."""
     return LAST_LINE.sub(r"HTTP \1", answer)
 
 
 def found(jaeger: Jaeger, trace_id: str, fields: dict[str, str]) -> Trace:
-    """A trace, once it has a span that a search for these fields would find."""
+    """Return a trace, once it has a span that a search for these fields would find."""
 
     def has_it(trace: Trace) -> bool:
         return any(matches(span, fields) for span in trace.spans)
@@ -126,7 +126,7 @@ def found(jaeger: Jaeger, trace_id: str, fields: dict[str, str]) -> Trace:
 
 
 def matches(span: Span, fields: dict[str, str]) -> bool:
-    """Return whether one span is all that the fields ask for, as Jaeger's search has it. The API v3 of 2.13 knows no
+    """Return whether one span matches all fields, as in Jaeger's search. The API v3 of 2.13 does not support
     tags.
     """
     key, _, value = fields.get("Tags", "").partition("=")

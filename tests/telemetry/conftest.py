@@ -1,4 +1,4 @@
-"""Spans and metrics of this process, kept in memory."""
+"""Keep the spans and metrics of this process in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,5 +65,5 @@ def recorded(providers: tuple[TracerProvider, MeterProvider]) -> Iterator[Record
 
 @pytest.fixture
 def memory(recorded: Recorded) -> InMemorySpanExporter:
-    """Gets the spans of a test, and none of another one."""
+    """Gets the spans of one test only."""
     return recorded.exporter

@@ -1,4 +1,4 @@
-"""A process of a test that has nothing set up yet."""
+"""Run code in a process without any set-up."""
 
 import os
 import re
@@ -12,7 +12,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def clean(*folders: Path) -> dict[str, str]:
-    """Return an environment without a Collector, in which Python finds what is in the folders."""
+    """Return an environment without a Collector, in which Python finds the modules in the folders."""
     inherited = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
     path = os.pathsep.join(map(str, folders))
     return inherited | {
@@ -23,7 +23,7 @@ def clean(*folders: Path) -> dict[str, str]:
 
 
 def run(code: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a Python of its own, which finds what is in the folder; no Collector answers it unless you say so."""
+    """Run code in a new Python, which finds the modules in the folder; by default no Collector answers it."""
     command = [sys.executable, "-c", code]
     return subprocess.run(
         command, cwd=folder, env=clean(folder) | environment, capture_output=True, text=True, timeout=120
@@ -31,7 +31,7 @@ def run(code: str, folder: Path = ROOT, **environment: str) -> subprocess.Comple
 
 
 def prints(code: str, folder: Path = ROOT, **environment: str) -> str:
-    """Run code that ends well, and return what it printed."""
+    """Run code that succeeds, and return its output."""
     done = run(code, folder, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

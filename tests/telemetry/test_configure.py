@@ -1,4 +1,4 @@
-"""Setting up a process: once, without taking anything over, and with an end that is bounded."""
+"""Setting up a process: once, without taking anything over, and with a bounded shutdown."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -340,13 +340,13 @@ telemetry.shutdown()
 
 @pytest.mark.parametrize("end", ["", "telemetry.shutdown(1.0)", "raise SystemExit(0)"])
 def test_without_a_collector_the_end_is_near_and_standard_output_is_the_commands_own(end: str) -> None:
-    # A list of what was lost is all that is said.
+    # It only logs the losses.
     done = run(f"import telemetry; telemetry.configure('shop', logs='otlp')\n{ONE_SPAN}\n{end}")
     assert (done.returncode, done.stdout) == (0, "id,sku\n")
 
 
 def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> None:
-    # The SDK's own end is not bounded at all.
+    # The SDK's own shutdown is not bounded at all.
     code = f"import time, telemetry\n{LAST}telemetry.configure('shop')\n{ONE_SPAN}\nstarted = time.monotonic()"
     done = run(code, OTEL_EXPORTER_OTLP_TIMEOUT="90")
     assert done.stdout.split() == ["id,sku", "took", "True"]
@@ -432,7 +432,7 @@ def test_spans_metrics_and_logs_leave_over_http_if_the_environment_says_so(lean:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
         threading.Thread(target=server.serve_forever).start()

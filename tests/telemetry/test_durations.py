@@ -1,4 +1,4 @@
-"""Durations are what the SDK's histogram says."""
+"""Durations equal those of the SDK's histogram."""
 
 import threading
 from collections.abc import Sequence
@@ -132,7 +132,7 @@ def test_nothing_is_lost_between_threads() -> None:
 
 
 def test_this_sdk_keeps_its_sums_in_the_place_that_ours_are_added_to() -> None:
-    # If this fails with a newer SDK, look whether its Histogram.record still takes as long as a span.
+    # If this fails with a newer SDK, check whether its Histogram.record still takes as long as a span.
     ours = Durations(_histogram(MeterProvider([_reader()], shutdown_on_exit=False), "ours"))
     for _ in range(3):
         ours.record(1, STATUS[0])

@@ -1,4 +1,4 @@
-"""The encoder in fewer steps says what the official one says."""
+"""The encoder with fewer steps makes the same messages as the official one."""
 
 import importlib
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from telemetry.sdk import CountingProvider
 
 @pytest.fixture(scope="module", autouse=True)
 def plain() -> Iterator[tuple[Any, Any]]:
-    """Have both as they are delivered, also if another test has corrected them."""
+    """Restore the original of both, even if another test has changed them."""
     before = attributes._encode_key_value, official._encode_resource_spans
     attributes._encode_key_value, official._encode_resource_spans = found = tuple(
         getattr(each, "__wrapped__", each) for each in before
@@ -57,7 +57,7 @@ statuses = some.sampled_from([Status(StatusCode.UNSET), Status(StatusCode.OK), S
 
 
 class Numbers(IdGenerator):
-    """Ids that are the same in each run."""
+    """Generates the same ids in each run."""
 
     def __init__(self) -> None:
         self.numbers = count(1)
@@ -128,7 +128,7 @@ def test_an_attribute_has_one_message_for_each_value_and_type() -> None:
     for value in [1, True, 1.0, "1", "", 0.0, -0.0, False, 0, b"1", None, ["a", 1], (1, True), {"a": 1}] * 2:
         assert kept("key", value).SerializeToString() == plain("key", value).SerializeToString()
     assert kept("key", "1") is kept("key", "1") is not kept("other", "1")
-    # A stack would take the place of many others.
+    # A stack would use the space of many others.
     stack = "frame " * 1000
     assert kept("key", stack) is not kept("key", stack)
 

@@ -1,4 +1,4 @@
-"""The end of servers, commands and tests that are set up by the folder, without a Collector."""
+"""The end of servers, commands and tests that use the folder, without a Collector."""
 
 import signal
 import socket
@@ -83,7 +83,7 @@ def test_servers_commands_and_tests_end_long_before_the_exporter_gives_up(tmp_pa
         for name, port in ports.items():
             get(port)
             running[name].send_signal(signal.SIGINT if name == "run" else signal.SIGTERM)
-        # Each time that the exporter tries, for an hour, would be too long.
+        # A line for each attempt of the exporter, for an hour, would be too many.
         said = {name: process.communicate(timeout=200) for name, process in running.items()}
     assert {name: process.returncode for name, process in running.items()} == dict.fromkeys(commands, 0), said
     assert said["routes"][0].split()[:3] == ["Endpoint", "Methods", "Rule"]
@@ -102,7 +102,7 @@ def test_the_readme_says_how_long_an_end_may_take() -> None:
 
 
 def get(port: int) -> None:
-    """Ask once for the page, as soon as somebody listens there."""
+    """Request the page once, as soon as the server listens."""
     deadline = time.monotonic() + 60
     while True:
         try:

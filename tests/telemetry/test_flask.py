@@ -1,4 +1,4 @@
-"""instrument_app makes spans in somebody else's app, and does nothing else to it."""
+"""instrument_app makes spans in somebody else's app, and does not change it otherwise."""
 
 import gc
 import logging
@@ -40,13 +40,13 @@ tracer = trace.get_tracer("test")
 
 @pytest.fixture(params=[telemetry, lean], ids=["official", "lean"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have every test hold for both ways to trace."""
+    """Run every test with both ways of tracing."""
     monkeypatch.setattr(sys.modules[__name__], "instrument_app", request.param.instrument_app)
     return request.param
 
 
 def instrument_app(app: Flask, **arguments: Any) -> None:
-    """Stand for the one of the way that is tested."""
+    """Call the function of the way that is tested."""
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ def test_a_request_that_is_over_is_freed_at_once(app: Flask) -> None:
 
 
 def test_a_request_counts_as_active_until_it_is_over(app: Flask, way: Any, recorded: Recorded) -> None:
-    # Each way has an instrument of its own, of the same name.
+    # Each way has its own instrument with the same name.
     method = "PATCH" if way is telemetry else "PUT"
     series = frozenset({"http.request.method": method, "url.scheme": "http"}.items())
 
@@ -371,7 +371,7 @@ def test_what_middleware_makes_of_a_request_is_what_its_span_says(memory: InMemo
 def test_the_official_instrumentation_works_out_the_attributes_of_a_request_once(
     app: Flask, way: Any, memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # If this fails with a newer version, look whether `_corrected` is needed there.
+    # If this fails with a newer version, check whether it still needs `_corrected`.
     if way is lean:
         pytest.skip("lean does without")
     calls, sets = [], []
@@ -449,7 +449,7 @@ def test_an_app_that_is_not_used_any_more_is_freed(memory: InMemorySpanExporter)
     Client(app).get("/fine")
     freed = weakref.ref(app)
     del app
-    # Those for all apps stay.
+    # The hooks for all apps stay.
     assert receivers() <= before + 3
     assert freed() is None
 

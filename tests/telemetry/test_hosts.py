@@ -1,4 +1,4 @@
-"""Odd apps answer with telemetry what they answer without, and nothing of a request is left behind."""
+"""Odd apps give the same answers with and without telemetry, and no request leaves anything behind."""
 
 import logging
 import sys
@@ -44,7 +44,7 @@ hosts: dict[str, Host] = {}
 
 
 def host(make: Host) -> Host:
-    """Have the app that `make` sets up, before or after it is instrumented, among those that are tried."""
+    """Add the app that `make` sets up, before or after it is instrumented, to the tested ones."""
     hosts[make.__name__] = make
     return make
 
@@ -327,7 +327,7 @@ def recursion_without_end(app: Flask) -> None:
 
 
 def answers(app: Any, path: str) -> list[object]:
-    """Return what a server gets of two requests, of which the second joins a trace."""
+    """Return what a server gets from two requests, of which the second joins a trace."""
     return [_answer(app, path, headers) for headers in (FORWARDED, FORWARDED | TRACEPARENT)]
 
 
@@ -361,7 +361,7 @@ def what_matters(span: ReadableSpan) -> object:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Flask's own log of errors nowhere."""
+    """Discard Flask's own log of errors."""
     monkeypatch.setattr(logging.getLogger("shop"), "disabled", True)
 
 
@@ -372,7 +372,7 @@ def test_an_odd_app_answers_as_without_telemetry(
     path = "/mounted/inner/x" if name == "apps_side_by_side" else "/"
     plain = Flask("shop")
     expected = answers(hosts[name](plain) or plain, path)
-    # It may have left something itself.
+    # The app itself may have left something behind.
     context.attach(context.Context())
     caplog.clear()
     spans = {}
@@ -387,7 +387,7 @@ def test_an_odd_app_answers_as_without_telemetry(
         assert context.get_current() == {}
         spans[way.__name__] = [what_matters(span) for span in memory.get_finished_spans()]
     assert [record.getMessage() for record in caplog.records if record.name.startswith(("telemetry", "opentel"))] == []
-    # Only lean sees a request that does not get as far as Flask; the other one takes a status without a number for an
+    # Only lean sees a request that does not reach Flask; the other one takes a status without a number for an
     # error.
     if name not in ("an_app_that_is_a_generator", "an_app_that_answers_twice", "a_status_that_is_no_number"):
         assert spans["telemetry"] == spans["telemetry.lean"]

@@ -1,4 +1,4 @@
-"""The encoder that is written by hand makes the messages of the official one."""
+"""The hand-written encoder makes the same messages as the official one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from opentelemetry.trace.span import TraceState
 from telemetry.lean.otlp import LeanSpanExporter, encode
 from telemetry.testing import Receiver
 
-# No half emoji: UTF-8 has none. Lengths of one, of two and of three bytes.
+# No half emoji, which UTF-8 cannot encode. Lengths of one, two and three bytes.
 letters = st.characters(codec="utf-8")
 texts = st.text(letters, max_size=8) | st.builds(
     lambda text, times: text * times, st.text(letters, max_size=4), st.sampled_from([1, 40, 5000])
@@ -85,7 +85,7 @@ spans = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(spans, max_size=4))
 def test_any_span_is_the_message_of_the_official_encoder(given: list[ReadableSpan]) -> None:
-    # Twice: the second time, much is kept.
+    # Twice, since the second time much is cached.
     for _ in range(2):
         assert ExportTraceServiceRequest.FromString(encode(given)) == encode_spans(given)
 
@@ -100,7 +100,7 @@ def test_equal_values_of_other_types_are_not_mixed_up() -> None:
     given = {"a": [1], "b": [True], "c": [1.0]}
     for name, each in (("x", 1), ("x", True), ("x", 1.0), ("x", 0.0), ("x", -0.0), ("x", False), ("x", 0)):
         span = ReadableSpan("one", SpanContext(1, 2, False), attributes={name: each, **given})
-        # As bytes: the messages of 0.0 and -0.0 are equal.
+        # Compare bytes, since the messages of 0.0 and -0.0 are equal.
         ours = ExportTraceServiceRequest.FromString(encode([span]))
         assert ours.SerializeToString() == encode_spans([span]).SerializeToString()
 

@@ -1,4 +1,4 @@
-"""The folder in parts and under another name: each library's file can go, with the library."""
+"""The folder in parts and under another name: each library's file can be deleted, with the library."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.processes
 FOLDER = ROOT / "telemetry"
 LIBRARIES = ("flask", "requests", "sqlalchemy", "redis")
 BESIDE = {"sqlalchemy": ("pools", "statements"), "redis": ("commands",)}
-"""Files that serve a library's own."""
+"""Files that only serve a library's file."""
 USES = {
     "flask": """
 from flask import Flask

@@ -1,4 +1,4 @@
-"""Commands of Redis clients, against a real Valkey, by itself and as a cluster of one."""
+"""Commands of Redis clients, with a real Valkey as a single server and as a cluster of one."""
 
 import logging
 import time
@@ -30,7 +30,7 @@ PATCHED = (
 
 @pytest.fixture(scope="module", params=[official, lean], ids=["official", "lean"], autouse=True)
 def way(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Have every test hold for both ways to trace."""
+    """Run every test with both ways of tracing."""
     opt_in_to_stable_names()
     before = [(kind, name, vars(kind)[name]) for kind, name in PATCHED]
     request.param.instrument_redis()

@@ -1,4 +1,4 @@
-"""Calls out, in this process, to a small server of the test's own."""
+"""Outgoing calls, in this process, to a small server in the test."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ NOBODY = "http://127.0.0.1:9"
 
 @pytest.fixture(scope="module", params=[official, lean], ids=["official", "lean"], autouse=True)
 def way(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Have every test hold for both ways to trace."""
+    """Run every test with both ways of tracing."""
     opt_in_to_stable_names()
     choose = requests.Session.get_adapter
     for _ in range(2):
@@ -183,7 +183,7 @@ def test_a_transport_stays_what_it_is(session: requests.Session) -> None:
 
 
 class Odd(BaseAdapter):
-    """A transport of somebody's own, such as a stand-in of a test."""
+    """A user's own transport, such as a stand-in for a test."""
 
     def __init__(self, response: requests.Response | None = None, error: Exception | None = None) -> None:
         super().__init__()
@@ -288,7 +288,7 @@ def test_the_instrumentation_reads_a_url_as_before_in_fewer_steps(url: str, way:
         except ValueError:
             return ValueError
 
-    # If this fails with a newer instrumentation, look what it does with a URL, and add its version to VERSIONS.
+    # If this fails with a newer instrumentation, check how it handles a URL, and add its version to VERSIONS.
     assert instrumentation.urlparse is official._parsed or way is lean
     for name in ("scheme", "hostname", "port"):
         assert said(official._parsed, name) == said(urlparse, name)

@@ -1,4 +1,4 @@
-"""The values that we compute once are those that the SDK computes each time."""
+"""The values that we compute once equal those that the SDK computes each time."""
 
 import threading
 
@@ -65,6 +65,6 @@ def test_no_count_is_lost_between_threads(recorded: Recorded) -> None:
 
 
 def test_the_tracers_of_this_sdk_count_so(recorded: Recorded) -> None:
-    # If this fails with a newer SDK, look whether CountingProvider is needed there.
+    # If this fails with a newer SDK, check whether it still needs CountingProvider.
     tracer = trace.get_tracer_provider().get_tracer("test")
     assert isinstance(tracer._tracer_metrics, SpanCounts)  # type: ignore[attr-defined]

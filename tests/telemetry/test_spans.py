@@ -1,4 +1,4 @@
-"""Spans that are made in fewer steps say what the SDK's say."""
+"""Spans that are made in fewer steps equal the SDK's."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ from tests.telemetry.conftest import Recorded
 texts = st.text(max_size=12) | st.sampled_from(["a" * 8, "a" * 9])
 plain = st.one_of(texts, st.booleans(), st.integers(), st.floats(allow_nan=False), st.none(), st.binary(max_size=3))
 values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
-# Mostly such as need no cleaning.
+# Mostly values that need no cleaning.
 attributes = st.dictionaries(texts, texts | values, max_size=3) | st.dictionaries(texts, values, max_size=7)
 ids = st.builds(
     SpanContext,
@@ -63,7 +63,7 @@ changes = st.lists(
 
 
 class Numbered(IdGenerator):
-    """The same ids for everybody."""
+    """Generates the same ids for everybody."""
 
     def generate_span_id(self) -> int:
         return 7
@@ -138,14 +138,14 @@ def _said(span: ReadableSpan) -> str:
     links = [(each.context, each.attributes, each.dropped_attributes) for each in span.links]
     dropped = span.dropped_attributes, span.dropped_events, span.dropped_links
     said = span.context, span.parent, span.name, span.kind, span.start_time, span.end_time, status.status_code
-    # As text: 1 and True are equal.
+    # As text, since 1 and True are equal.
     return repr(
         (said, dict(span.attributes or {}), events, links, dropped, status.description, scope, span.resource.attributes)
     )
 
 
 class Picky(Sampler):
-    """Has a say in each span."""
+    """Decides on each span."""
 
     def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
         return SamplingResult(ALWAYS_ON._decision, {"said": "by the sampler"})
@@ -182,8 +182,8 @@ def test_events_of_several_threads_are_all_there(recorded: Recorded) -> None:
 
 
 def test_the_tracers_of_this_sdk_are_light(recorded: Recorded) -> None:
-    # If this fails with a newer SDK, look what its Tracer.start_span and Span.__init__ do, and whether LightTracer is
-    # needed there.
+    # If this fails with a newer SDK, check its Tracer.start_span and Span.__init__, and whether LightTracer is still
+    # needed.
     assert type(trace.get_tracer_provider().get_tracer("test")) is LightTracer
 
 
@@ -219,7 +219,7 @@ def _blocks(tracer: trace.Tracer) -> None:
         with tracer.start_as_current_span("goes on", end_on_exit=False) as on:
             pass
         assert on.is_recording()
-        # One that is made and not entered has not begun.
+        # One that is created but not entered has not begun.
         tracer.start_as_current_span("never")
         assert trace.get_current_span() is outer
 

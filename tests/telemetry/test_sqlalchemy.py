@@ -1,4 +1,4 @@
-"""Statements and pools of SQLAlchemy, in this process, on SQLite and on drivers that take any statement."""
+"""Statements and pools of SQLAlchemy, in this process, with SQLite and with drivers that accept any statement."""
 
 import gc
 import logging
@@ -132,16 +132,16 @@ STATEMENTS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.fixture(params=[official, lean], ids=["official", "lean"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every test hold for both ways to trace."""
+    """Run every test with both ways of tracing."""
     monkeypatch.setattr(sys.modules[__name__], "instrument_engine", request.param.instrument_engine)
 
 
 def instrument_engine(engine: Engine) -> None:
-    """Stand for the one of the way that is tested."""
+    """Call the function of the way that is tested."""
 
 
 class Cursor:
-    """A driver's cursor: it takes any statement and finds nothing."""
+    """A driver's cursor that accepts any statement and finds nothing."""
 
     description, rowcount, lastrowid, arraysize = None, 1, 1, 1
     connection = types.SimpleNamespace(notices=[])
@@ -162,7 +162,7 @@ class Connection:
 
 
 def driver() -> Any:
-    """Return a driver whose connections take any statement, so that only what we add can fail."""
+    """Return a driver whose connections accept any statement, so that only our own code can fail."""
     module: Any = types.ModuleType("driver")
     errors = ("Error", "InterfaceError", "DatabaseError", "OperationalError", "ProgrammingError", "IntegrityError")
     for name in (*errors, "InternalError", "DataError", "NotSupportedError", "Warning"):

@@ -29,7 +29,7 @@ Encode = Callable[[list[ReadableSpan]], list[ResourceSpans]]
 
 @pytest.fixture(autouse=True)
 def corrected() -> Iterator[None]:
-    """Have the official encoder corrected, and as it was afterwards."""
+    """Correct the official encoder, and restore it afterwards."""
     before = attributes._encode_key_value, official._encode_resource_spans
     encoder.encode_in_fewer_steps()
     yield
@@ -50,7 +50,7 @@ both = pytest.mark.parametrize("encode", [by_the_official_encoder, by_lean], ids
 def sent(
     encode: Encode, make: Callable[[Tracer], object], resource: dict[str, Any] | None = None
 ) -> list[ResourceSpans]:
-    """Return what is sent of the spans that `make` starts and ends, and of one beside them."""
+    """Return the messages of the spans that `make` starts and ends, and of one more span."""
     kept: list[ReadableSpan] = []
     for kind in (TracerProvider, CountingProvider):
         exporter = InMemorySpanExporter()

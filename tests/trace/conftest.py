@@ -16,13 +16,13 @@ SENT_ELSEWHERE = Accepted("missing_parent", "A test has `order` send to who neve
 
 @pytest.fixture(scope="session", params=["official", "lean"])
 def way(request: pytest.FixtureRequest) -> str:
-    """Have every test hold for both ways in which the services trace their libraries."""
+    """Run every test with both ways in which the services trace their libraries."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def receiver(way: str) -> Iterator[KeepingReceiver]:
-    """Gets all that the house sends, to be held against the registry and the conventions in the end."""
+    """Gets everything that the house sends, to compare it with the registry and the conventions at the end."""
     with KeepingReceiver() as receiver:
         yield receiver
     check = LiveCheck()
@@ -41,7 +41,7 @@ def house(receiver: Receiver, way: str) -> Iterator[House]:
         "WAYBILL_SCENARIOS": "on",
         "WAYBILL_TELEMETRY": way,
         "REDELIVER_AFTER": "0.2",
-        # So that no tree depends on who gives up first, on a slow machine.
+        # No tree may depend on which part gives up first on a slow machine.
         "REQUEST_DEADLINE": "15",
     }
     with House(environment) as house:
@@ -52,7 +52,7 @@ def house(receiver: Receiver, way: str) -> Iterator[House]:
 
 @pytest.fixture
 def traces(house: House, receiver: Receiver) -> Traces:
-    """The traces of the house."""
+    """Return the traces of the house."""
     return Traces(house, receiver)
 
 

@@ -10,23 +10,23 @@ from tests.house import PATIENCE_SECONDS
 
 ANY: dict[str, Any] = {}
 NOWHERE = "redis://127.0.0.1:9/0"
-"""The URL of a Valkey that is not there."""
+"""The URL of a Valkey that does not exist."""
 
 
 def points(metric: Metric) -> list[Any]:
-    """The data points of a metric of any kind."""
+    """Return the data points of a metric of any kind."""
     kind = metric.WhichOneof("data")
     return list(getattr(metric, kind).data_points) if kind else []
 
 
 class Measured:
-    """The values that processes reported, as of each report."""
+    """Return the values that processes reported, in each report."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
 
     def of(self, name: str, attributes: Mapping[str, Any] = ANY, service: str = "") -> Iterator[Any]:
-        """The points of a metric with these attributes, of one service or all, in order of arrival."""
+        """Yield the points of a metric with these attributes, of one service or all, in order of arrival."""
         for sender, metric in self.receiver.metrics:
             if metric.name == name and service in ("", sender):
                 for point in points(metric):
@@ -34,13 +34,13 @@ class Measured:
                         yield point
 
     def total(self, name: str, attributes: Mapping[str, Any] = ANY, service: str = "") -> float:
-        """A counter, or the sum of a histogram, over all processes that reported it, ended ones too."""
-        # A process, and what it counts by, is known by when it began to count and by the attributes.
+        """Return a counter, or the sum of a histogram, over all processes that reported it, including ended ones."""
+        # The start time and the attributes identify a process and its series.
         last = {(p.start_time_unix_nano, str(p.attributes)): p for p in self.of(name, attributes, service)}
         return sum(point.sum if hasattr(point, "sum") else point.as_int for point in last.values())
 
     def wait_for_total(self, name: str, attributes: Mapping[str, Any], at_least: float) -> float:
-        """The total, once it has become that large."""
+        """Return the total, once it is this large."""
 
         def total() -> float:
             now = self.total(name, attributes)
@@ -51,7 +51,7 @@ class Measured:
     def wait_for_gauge(
         self, name: str, condition: Callable[[float], bool], attributes: Mapping[str, Any] = ANY
     ) -> None:
-        """Return once a gauge, as it was reported last, fulfils a condition."""
+        """Return once the last report of a gauge meets a condition."""
 
         def fulfilled() -> bool:
             values = [point.as_double + point.as_int for point in self.of(name, attributes)]

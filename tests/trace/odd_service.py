@@ -1,4 +1,4 @@
-"""A small service that does what those of the house do not: whatever is asked of it, on real databases."""
+"""A small service that does things that the house's services do not: any requested statement, on real databases."""
 
 import json
 import os

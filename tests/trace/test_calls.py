@@ -1,4 +1,4 @@
-"""Calls between services: sent again where that is safe, from threads, and to those who may not know our context."""
+"""Calls between services: retried if that is safe, from threads, and to third parties, who must not get our context."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +85,7 @@ def test_trust_depends_on_host_and_port(url: str, trusted: bool) -> None:
 
 @contextmanager
 def server(redirect: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[set[str]]]]:
-    """A third party on a free port: its URL, and the names of the headers of each request that it got."""
+    """A third party on a free port; yields its URL, and the names of the headers of each request."""
     received: list[set[str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ def server(redirect: Mapping[str, str] | None = None) -> Iterator[tuple[str, lis
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever)
@@ -111,7 +111,7 @@ def server(redirect: Mapping[str, str] | None = None) -> Iterator[tuple[str, lis
 
 
 def session_that_trusts(*urls: str) -> requests.Session:
-    """A session as the services have it."""
+    """A session like those of the services."""
     session = requests.Session()
     session.trust_env = False
     session.mount("http://", StrictAdapter(urls))
@@ -119,7 +119,7 @@ def session_that_trusts(*urls: str) -> requests.Session:
 
 
 def calls(spans: list[Span], service: str) -> list[Span]:
-    """The calls of a service to others over HTTP, in order."""
+    """Return the calls of a service to others over HTTP, in order."""
     found = [
         span for span in spans if span.service == service and span.kind == "CLIENT" and "url.full" in span.attributes
     ]
@@ -127,5 +127,5 @@ def calls(spans: list[Span], service: str) -> list[Span]:
 
 
 def resends(spans: list[Span]) -> list[int | None]:
-    """Return what each span says of earlier attempts."""
+    """Return the number of earlier attempts on each span."""
     return [span.attributes.get("http.request.resend_count") for span in spans]

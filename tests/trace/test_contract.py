@@ -1,4 +1,4 @@
-"""The registry, held against the telemetry of real requests: everything seen is in it, and all of it is seen."""
+"""Compare the registry with the telemetry of real requests: each has everything that the other has."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ from tests.trace.traces import Traces, refused_by_the_database, refused_by_valke
 from waybill.registry import TRACED
 
 IN_OTHER_TESTS = {"resume_order"}
-"""An order that is resumed is half a minute away."""
+"""Links that other tests cover, since an order is only resumed after half a minute."""
 OURS = ("services", "exhibition", "chassis", "telemetry")
 
 
@@ -34,7 +34,7 @@ def scenario(name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def spans(house: House, receiver: Receiver) -> list[Span]:
-    """The spans of requests of every sort: completed, refused, failed, repeated, read, lost, and announced again."""
+    """The spans of requests of every kind: completed, refused, failed, repeated, read, lost, and announced again."""
     key = {"Idempotency-Key": str(uuid.uuid4())}
     poisoned = house.order(headers=scenario("poison-message"))
     exhausted = house.order(headers=scenario("pool-exhaustion"))
@@ -53,7 +53,7 @@ def spans(house: House, receiver: Receiver) -> list[Span]:
         house.order(headers=scenario("cold-cache")),
         house.order(headers=scenario("acquirer-errors-then-recovers")),
         house.order(headers=scenario("acquirer-times-out") | key),
-        # Placed for the second time, the order that failed goes through.
+        # The failed order succeeds when it is placed again.
         house.order(headers=key),
         *(get(house, path) for path in ("/", "/products", "/scenarios", "/openapi.json", "/nowhere?token=1")),
         get(house, f"/orders/{completed.json()['id']}"),
@@ -67,7 +67,7 @@ def spans(house: House, receiver: Receiver) -> list[Span]:
     Traces(house, receiver).settle()
     traces = {trace_id_of(response) for response in responses}
     traces |= {link.trace_id for span in receiver.spans if span.trace_id in traces for link in span.links}
-    # An order that is announced again has a trace of its own: its message could not be read.
+    # An order whose message could not be read is announced again in a separate trace.
     again = receiver.wait_for(
         lambda: [span for span in receiver.spans if span.name == "announce_again" and links_to(span, poisoned)],
         PATIENCE_SECONDS,
@@ -168,9 +168,9 @@ def test_every_row_of_a_metric_is_seen(spans: list[Span], receiver: Receiver, ro
         assert of_the_sdk or {metric.unit for _, metric in seen} <= {unit(row)}
         assert {service for service, _ in seen} <= set(row.services)
         attributes = {name for _, metric in seen for name in attributes_of_metric(metric)}
-        # It settles an order only if that was left pending, half a minute before; and not every service has a log line.
+        # It only settles an order that was left pending, half a minute before; and not every service has a log line.
         services = set() if of_the_sdk else set(row.services) - {"order-relay"}
-        # Nothing is lost here, of what the SDK counts, and the stream takes every message.
+        # Nothing that the SDK counts is lost here, and the stream accepts every message.
         fails = not of_the_sdk and row.services != ("order-relay",)
         expected = row.group.carries.keys() - (set() if fails else {"error.type", "rpc.response.status_code"})
         return {service for service, _ in seen} >= services and attributes >= expected
@@ -185,7 +185,7 @@ def test_every_service_of_ours_scores_100(spans: list[Span], receiver: KeepingRe
         export = as_json(request)
         for of_resource in export.get("resourceSpans", ()):
             for of_scope in of_resource["scopeSpans"]:
-                # Other spans may be on their way, or lost with a process that a test has killed.
+                # Other spans may be in transit, or lost with a process that a test has killed.
                 of_scope["spans"] = [span for span in of_scope["spans"] if span["traceId"] in whole]
         telemetry.add(export)
     found = scores(telemetry, TRACED)
@@ -221,7 +221,7 @@ def get(house: House, path: str) -> requests.Response:
 
 
 def as_curl(house: House, command: str) -> requests.Response:
-    """Send what a curl command would, to the gateway of the house."""
+    """Send the request of a curl command to the gateway of the house."""
     curl, silent, url, *options = shlex.split(command)
     assert (curl, silent) == ("curl", "-s")
     given = list(zip(options[::2], options[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""The semantic conventions in corners that no order comes to, by a small service on the databases of the house."""
+"""The semantic conventions in cases that no order covers, with a small service on the databases of the house."""
 
 import json
 import time
@@ -31,7 +31,7 @@ def received() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def environment(house: House) -> dict[str, str]:
-    """The variables of the small service: its databases, and an opt-in that names no databases, and HTTP's old names as
+    """The variables of the small service: its databases, and an opt-in without databases but with HTTP's old names as
     well.
     """
     return {
@@ -58,7 +58,7 @@ def measured(received: Receiver) -> Measured:
 
 
 def spans_of(received: Receiver, response: requests.Response) -> tuple[Span, Span]:
-    """The span of a request to the small service, and the one below it."""
+    """Return the span of a request to the small service, and the one below it."""
     client, server = sorted(
         received.wait_for_trace(
             trace_id_of(response), complete=lambda spans: len(spans) == 2, timeout=PATIENCE_SECONDS
@@ -206,7 +206,7 @@ def test_a_call_lasts_until_its_answer_was_read_or_given_up(odd: str, received: 
 
 @contextmanager
 def third_party(drips: int) -> Iterator[str]:
-    """A server whose answers come drop by drop, 20 in a second."""
+    """A server whose answers arrive slowly, 20 bytes a second."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -219,7 +219,7 @@ def third_party(drips: int) -> Iterator[str]:
                     time.sleep(0.05)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, args=[0.02], daemon=True).start()

@@ -1,4 +1,4 @@
-"""The log records that services send: each with its trace, and none with a secret; and none that costs an order."""
+"""The log records that services send: each has its trace, none has a secret, and none costs an order."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ NO_REQUESTS = {
 
 @pytest.fixture
 def silence() -> Iterator[str]:
-    """A server in the place of a Collector that accepts connections and never answers."""
+    """A server instead of a Collector, which accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         yield f"http://127.0.0.1:{nobody.getsockname()[1]}"
 
@@ -114,7 +114,7 @@ def test_what_is_no_request_is_logged_without_its_words_and_without_the_address(
 def test_a_collector_that_never_answers_costs_no_order_its_time(
     house: House, restart: Callable[..., None], silence: str
 ) -> None:
-    # Queues that are full at once, and metrics that are always being sent.
+    # Queues that fill up at once, and metrics that are sent all the time.
     silent = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": silence,
         "OTEL_BLRP_MAX_QUEUE_SIZE": "2",
@@ -122,15 +122,15 @@ def test_a_collector_that_never_answers_costs_no_order_its_time(
         "OTEL_METRIC_EXPORT_INTERVAL": "100",
     }
     restart("order", **silent)
-    # One that had to wait for a batch, which is given up after 10 s, would be answered with 503.
+    # A request that waited for a batch, which is given up after 10 s, would be answered with 503.
     restart("gateway", REQUEST_DEADLINE="5", **silent)
     assert [house.order().status_code for _ in range(10)] == [201] * 10
-    # The log handler had more to take than it could hold, and says so.
+    # The log handler got more records than it could store, and says so.
     assert "Queue full, dropping Log." in house.log("order")
 
 
 def wait_for(receiver: Receiver, wanted: Callable[[str, LogRecord], bool]) -> list[tuple[str, LogRecord]]:
-    """The records that a predicate of service and record holds for, once there are any."""
+    """Return the records for which a predicate of service and record is true, once there are any."""
     return receiver.wait_for(
         lambda: [(service, record) for service, record in receiver.logs if wanted(service, record)],
         PATIENCE_SECONDS,

@@ -1,4 +1,4 @@
-"""The services' metrics of business and requests, and the limits of a stranger's influence on them."""
+"""The services' metrics of business and requests, and the limits of strangers' influence on them."""
 
 import uuid
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def measured(receiver: Receiver) -> Measured:
 
 
 def test_each_order_is_counted_once_by_its_outcome(house: House, measured: Measured) -> None:
-    # All that the process before had counted arrives with its end.
+    # All counts of the previous process arrive when it ends.
     house.stop("order")
     before = {outcome: measured.total("waybill.orders", {"order.outcome": outcome}, "order") for outcome in OUTCOMES}
     house.start("order")
@@ -46,7 +46,7 @@ def test_a_resumed_order_is_counted_once_by_the_service_that_resumed_it(
     house.start("acquirer")
     without("order-relay")
     before = measured.total("waybill.orders", service="order-relay")
-    # Other tests may have left some too.
+    # Other tests may also have left some.
     pending = house.query("order", PENDING)[0][0]
     assert pending > 0
     house.start("order-relay", RECOVER_AFTER="0.2")
@@ -151,7 +151,7 @@ def test_each_delivery_is_measured_in_seconds_with_the_error_that_ended_it(house
         last = {(p.start_time_unix_nano, str(p.attributes)): p.count for p in measured.of(name, unreadable)}
         return sum(last.values())
 
-    # All that the process before had measured arrives with its end.
+    # All measurements of the previous process arrive when it ends.
     house.stop("fulfilment")
     failed = failures()
     house.start("fulfilment")

@@ -189,10 +189,10 @@ def test_orders_that_find_the_pool_exhausted_together_each_show_a_wait_of_their_
         spans = traces.whole(order.result(), "process orders")
         wait = only(spans, service="inventory", name="wait for connection")
         request = only(spans, service="inventory", name="PUT /reservations/<uuid:order_id>")
-        # Else the one of them would wait for the other, and no span would tell.
+        # Otherwise one would wait for the other, and no span would show it.
         assert wait.end_ns - wait.start_ns > (request.end_ns - request.start_ns) / 2
 
 
 def raw(spans: list[Span]) -> str:
-    """All that is known of spans, as text to search in."""
+    """Return the whole content of spans, as text to search in."""
     return json.dumps([vars(span) for span in spans], default=vars)

@@ -31,7 +31,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     provider = TracerProvider()
     provider.add_span_processor(QuietErrors())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    # Not as the global provider: a process has one for ever.
+    # Not as the global provider, which a process can only set once.
     monkeypatch.setattr(pool, "tracer", provider.get_tracer("pool"))
     return exporter
 
@@ -161,7 +161,7 @@ def waits_until(release: Callable[[], None], engine: Engine) -> None:
     while not in_wait(waiting):
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    # A shorter wait would not count as one.
+    # A shorter wait would not count as a wait.
     time.sleep(2 * pool.SHORTEST_WAIT_NS / 1e9)
     release()
     waiting.join(PATIENCE_SECONDS)
@@ -177,11 +177,11 @@ def in_wait(thread: threading.Thread) -> bool:
 
 
 def waits(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
-    """The spans of waits."""
+    """Return the spans of waits."""
     return [span for span in exporter.get_finished_spans() if span.name == "wait for connection"]
 
 
 def only_wait(exporter: InMemorySpanExporter) -> ReadableSpan:
-    """The one span of a wait."""
+    """Return the only span of a wait."""
     (wait,) = waits(exporter)
     return wait

@@ -1,4 +1,4 @@
-"""The way of an order through the queue: relay, stream, consumer."""
+"""The path of an order through the queue: relay, stream, consumer."""
 
 import json
 import time
@@ -109,7 +109,7 @@ def test_a_pending_order_is_resumed_in_a_new_trace_with_a_link_to_the_first(
     )
     spans = traces.whole(response)
     again = traces.receiver.wait_for_trace(resumed[0].trace_id, "process orders", "XACK XDEL", timeout=PATIENCE_SECONDS)
-    # It tells the scenario, whose message would be delivered five times; but none acts on what is taken up again.
+    # It names the scenario, whose message would be delivered five times; but scenarios do not act on a resumed order.
     assert_is(spans + again, "resumed_order")
     for span in again:
         assert {key: span.attributes.get(key) for key in origin} == origin, span.name
@@ -122,7 +122,7 @@ def test_a_failed_attempt_to_resume_is_not_in_the_way_of_the_customer(
     key = {"Idempotency-Key": str(uuid.uuid4())}
     placed = house.order(headers=key)
     assert placed.status_code == 503
-    # An old order: the relay waits as long as it is old before it tries again.
+    # An old order: the relay waits for as long as the order's age before it tries again.
     house.query("order", "UPDATE orders SET created_at = now() - interval '2 hours' WHERE id = %s", order_id(placed))
     restart("order-relay", RECOVER_AFTER="0.2")
     wait_until(lambda: house.query("order", PUT_OFF, order_id(placed)), "the relay has put the order off")
@@ -144,7 +144,7 @@ def test_an_order_that_no_attempt_can_end_is_put_off_as_well(
 ) -> None:
     without("acquirer")
     placed = house.order()
-    # Without its token nobody can charge it, and nobody expects that.
+    # Without its token it cannot be charged, which no code expects.
     spoil = "UPDATE orders SET payment_token = NULL, created_at = now() - interval '2 hours' WHERE id = %s"
     house.query("order", spoil, order_id(placed))
     restart("order-relay", RECOVER_AFTER="0.2")
@@ -179,7 +179,7 @@ def test_a_message_outlasts_any_outage_of_the_database(house: House, traces: Tra
     wait_until(lambda: house.query("fulfilment", shipped, order), "the order is shipped")
     with house.valkey() as valkey:
         assert valkey.xlen("orders.dead") == dead
-    # Every part has found the database again.
+    # Every part has reconnected to the database.
     traces.settle()
 
 
@@ -196,7 +196,7 @@ def test_two_relays_send_each_message_once(house: House, traces: Traces) -> None
     house.start("second-relay")
     try:
         before = len(traces.receiver.spans)
-        # In one transaction, so that both relays find them at once.
+        # In one transaction, so that both relays find them at the same time.
         house.query(
             "order",
             "INSERT INTO outbox (payload, context) SELECT jsonb_build_object("
@@ -213,31 +213,31 @@ def test_two_relays_send_each_message_once(house: House, traces: Traces) -> None
         house.stop("second-relay")
         del house.parts["second-relay"]
     traces.settle()
-    # Those of an order are not the first of their trace.
+    # The spans of an order are not the roots of their trace.
     sent = [span for span in traces.receiver.spans[before:] if span.name == "send orders" and not span.parent_span_id]
     assert len(sent) == ROWS
     assert len({span.resource["service.instance.id"] for span in sent}) == 2, "one relay sent them all"
 
 
 def order_id(response: requests.Response) -> str:
-    """The order that is kept, although it could not be processed."""
+    """Return the stored order, although it could not be processed."""
     return str(response.json()["order_id"])
 
 
 def logged(house: House, name: str, text: str) -> Callable[[], int]:
-    """Tells how often a part has logged a text from now on."""
+    """Return a function that counts how often a part has logged a text from now on."""
     log = log_file(house.folder, name)
     before = log.read_text().count(text)
     return lambda: log.read_text().count(text) - before
 
 
 def linked(span: Span) -> list[tuple[str, str]]:
-    """Return which spans a span is linked to."""
+    """Return the spans that a span is linked to."""
     return [(link.trace_id, link.span_id) for link in span.links]
 
 
 def idle_polls(house: House, count: int) -> None:
-    """Wait until fulfilment has asked for messages that often, and got none."""
+    """Wait until fulfilment has asked for messages this often, and got none."""
     with house.valkey() as valkey:
 
         def asked() -> int:

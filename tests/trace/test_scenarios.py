@@ -18,10 +18,10 @@ SEVERAL = {"n-plus-one": ("TEA-ASSAM", "TEA-EARL-GREY", "TEA-LAPSANG")}
 TELLING = re.compile(
     "|".join([*(name for name, scenario in SCENARIOS.items() if not scenario.refusal), "exhaust", "waybill.drill"])
 )
-"""Texts that no span of a drill has, be it in its name, its attributes, its events, its links, its resource or its
+"""Texts that no span of a drill has in its name, its attributes, its events, its links, its resource or its
 scope.
 
-A refusal is also a word of what happens to an order, and never what a drill looks for.
+The names of refusals are also ordinary words for outcomes of an order, and a drill never looks for them.
 """
 
 
@@ -45,7 +45,7 @@ def test_a_scenario_shows_in_one_trace_and_in_no_other(house: House, traces: Tra
     elsewhere = told_of(spans, traces)
     assert_is(mark_slow(name, spans) + elsewhere, f"scenario_{name}")
 
-    # In a drill it is the same trace, and nothing in it tells the fault by name.
+    # In a drill it is the same trace, and nothing in it names the fault.
     spans = whole(traces, name, blind.result())
     elsewhere = told_of(spans, traces)
     assert_is(mark_slow(name, spans) + elsewhere, f"scenario_{name}")
@@ -84,7 +84,7 @@ def test_an_unknown_scenario_is_refused(house: House, traces: Traces) -> None:
 
 
 def place(house: House, scenario: str, member: str = "waybill.scenario") -> requests.Response:
-    """Place an order that asks for a scenario, by this member of the baggage."""
+    """Place an order that requests a scenario with this member of the baggage."""
     items = [{"sku": sku, "quantity": 2} for sku in SEVERAL.get(scenario, ("TEA-EARL-GREY",))]
     return house.session.post(
         house.url("gateway") + "/orders",
@@ -95,7 +95,7 @@ def place(house: House, scenario: str, member: str = "waybill.scenario") -> requ
 
 
 def whole(traces: Traces, scenario: str, response: requests.Response) -> list[Span]:
-    """The trace of an order that asked for a scenario, with all deliveries of its message."""
+    """Return the trace of an order that requested a scenario, with all deliveries of its message."""
     expected = SCENARIOS[scenario]
     assert response.status_code == expected.status
     queued = ("process orders",) * expected.deliveries if expected.status == 201 else ()
@@ -103,7 +103,7 @@ def whole(traces: Traces, scenario: str, response: requests.Response) -> list[Sp
 
 
 def told_of(spans: Sequence[Span], traces: Traces) -> list[Span]:
-    """The traces that have to do with this one: linked from it, or of the same order."""
+    """Return the traces that are linked from this one, or belong to the same order."""
     (order_id,) = {span.attributes["order.id"] for span in spans if "order.id" in span.attributes}
     about = {span.trace_id for span in traces.receiver.spans if order_id in span.attributes.get("url.path", "")}
     linked = {link.trace_id for span in spans for link in span.links}

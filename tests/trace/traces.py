@@ -1,4 +1,4 @@
-"""Traces of the house: each got whole, shown as text, and the rules that hold for every one of them."""
+"""Traces of the house: get them whole, show them as text, and check the rules that apply to all of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,14 +31,14 @@ CONTEXT_HEADERS = {"traceparent", "tracestate", "baggage"}
 
 
 class Traces:
-    """The spans of each trace that the house's receiver has."""
+    """Return the spans of each trace that the house's receiver has."""
 
     def __init__(self, house: House, receiver: Receiver) -> None:
         self.house = house
         self.receiver = receiver
 
     def whole(self, response: requests.Response, *names: str) -> list[Span]:
-        """Every span of the trace that a response names, `names` at least: one tree that keeps the rules."""
+        """Return every span of the trace that a response names, at least `names`: one tree that follows the rules."""
         trace_id = trace_id_of(response)
         self.receiver.wait_for_trace(trace_id, *names, timeout=PATIENCE_SECONDS)
         self.settle()
@@ -47,7 +47,7 @@ class Traces:
         return spans
 
     def consumer_of(self, order_id: str) -> Span:
-        """The span of fulfilment's processing an order, once it has arrived."""
+        """Return the span in which fulfilment processes an order, once it has arrived."""
 
         def found() -> Span | None:
             processing = (span for span in self.receiver.spans if span.name == "process orders")
@@ -56,20 +56,20 @@ class Traces:
         return self.receiver.wait_for(found, PATIENCE_SECONDS, f"the consumer's span of order {order_id}")
 
     def settle(self) -> None:
-        """Return once every span that had ended has arrived: the spans of a later order are behind it."""
+        """Return once every ended span has arrived, since the spans of a later order arrive after them."""
         response = self.house.order()
         assert response.status_code == 201, response.text
         self.receiver.wait_for_trace(trace_id_of(response), *LAST_OF_EACH_SERVICE, timeout=PATIENCE_SECONDS)
         self.consumer_of(response.json()["id"])
 
     def headers_at_acquirer(self, order_id: str) -> list[set[str]]:
-        """The names of the headers of each request that the acquirer got for an order, in lower case."""
+        """Return the names of the headers of each request that the acquirer got for an order, in lower case."""
         answer = self.house.session.get(f"{self.house.url('acquirer')}/authorizations/{order_id}", timeout=30)
         return [{name.lower() for name in names} for names in answer.json()["received_headers"]]
 
 
 def trace_id_of(response: requests.Response) -> str:
-    """The trace that made a response."""
+    """Return the trace that made a response."""
     return response.headers["traceresponse"].split("-")[1]
 
 
@@ -81,7 +81,7 @@ def assert_is(spans: Sequence[Span], file: str) -> None:
 
 @contextmanager
 def refused_by_the_database(house: House, token: str) -> Iterator[None]:
-    """Have PostgreSQL refuse every order that is paid with this token; its error quotes the row."""
+    """Make PostgreSQL refuse every order that is paid with this token; its error quotes the row."""
     house.query("order", f"ALTER TABLE orders ADD CONSTRAINT refusal CHECK (payment_token <> '{token}') NOT VALID")
     try:
         yield
@@ -101,18 +101,18 @@ def refused_by_valkey(house: House, *commands: str) -> Iterator[None]:
 
 
 def child_of(spans: Iterable[Span], parent: Span) -> list[Span]:
-    """The children of a span."""
+    """Return the children of a span."""
     return [span for span in spans if span.parent_span_id == parent.span_id]
 
 
 def only(spans: Iterable[Span], *, service: str, name: str, kind: str | None = None) -> Span:
-    """The one span of this service, name and kind."""
+    """Return the only span of this service, name and kind."""
     (span,) = (s for s in spans if s.service == service and s.name == name and kind in (None, s.kind))
     return span
 
 
 def assert_one_tree(spans: Sequence[Span]) -> None:
-    """One root, no hole, a bounded size, and each failure recorded once on its way up through a process."""
+    """Check for one root, no gap, a limited size, and each failure recorded once on its way up through a process."""
     by_id = {span.span_id: span for span in spans}
     assert len(by_id) == len(spans) <= MOST_SPANS
     assert [span.parent_span_id for span in spans].count(None) == 1

@@ -1,7 +1,7 @@
 """The work of `waybill up` and `down`, with stand-ins for parts: `python -m tests.unit.supervised COMMAND FOLDER
 PARTS`.
 
-COMMAND is run, background or down; PARTS is a list in JSON.
+COMMAND is one of run, background and down; PARTS is a list in JSON.
 """
 
 import json

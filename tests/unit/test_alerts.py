@@ -1,4 +1,4 @@
-"""The alerts as promtool reads and runs them, with windows for production and for a demonstration."""
+"""Check and run the alerts with promtool, with windows for production and for a demonstration."""
 
 import re
 import subprocess
@@ -50,7 +50,7 @@ def test_in_a_demonstration_no_window_is_that_of_production() -> None:
     wanted = [DEMO_WINDOWS[a or b] for a, b in windows.findall(production)]
     assert [a or b for a, b in windows.findall(demo)] == wanted
     assert not set(re.findall(r"rate\d+[smh]", production)) & set(re.findall(r"rate\d+[smh]", demo))
-    # Nothing else is another.
+    # Nothing else differs.
     assert re.sub(r"\d+[smhd]\b", "", demo) == re.sub(r"\d+[smhd]\b", "", production)
 
 

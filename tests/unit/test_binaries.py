@@ -1,4 +1,4 @@
-"""The Collector and Jaeger are found, fetched or built; and what goes wrong on the way leaves nothing behind.
+"""The Collector and Jaeger are found, fetched or built, and failures on the way leave nothing behind.
 
 The executables are shell scripts and the releases come from a server in this test; the rest is real.
 """
@@ -54,7 +54,7 @@ esac
 
 
 def go_script(build: str) -> str:
-    """A `go` of which only `go build` does something: `build`, with the path to write to in $target."""
+    """A `go` of which only `go build` does something: it runs `build`, with the path to write to in $target."""
     return f"""#!/bin/sh
 case "$1" in
 version) echo go version go1.26.8 linux/amd64 ;;
@@ -76,7 +76,7 @@ GO_THAT_BUILDS_JAEGER = go_script(
 
 
 class Machine:
-    """One with an empty cache, and nothing on PATH but what a test puts there."""
+    """A machine with an empty cache, and only a test's programs on PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.cache = folder / "cache"
@@ -90,7 +90,7 @@ class Machine:
         return path
 
     def kept(self) -> list[str]:
-        """Return what is in the cache, but for the lock files."""
+        """Return the files in the cache, without the lock files."""
         return sorted(path.name for path in self.cache.iterdir() if path.suffix != ".lock")
 
 
@@ -111,7 +111,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 
 
 class ReleaseServer(ThreadingHTTPServer):
-    """Jaeger's release, whole until a test spoils it."""
+    """Jaeger's release, intact until a test damages it."""
 
     daemon_threads = True
 
@@ -158,7 +158,7 @@ class ReleaseHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def releases(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    """Yield a server of releases whose archive is the one that is known."""
+    """Yield a server of releases whose archive has the known checksum."""
     with ReleaseServer() as server:
         monkeypatch.setitem(KNOWN, this_platform(), server.digest)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -177,7 +177,7 @@ def archive_with(name: str, script: str) -> bytes:
 
 
 def start_find(releases: str, line_seconds: float = 5.0) -> subprocess.Popen[str]:
-    """`find("jaeger")` in a process of its own."""
+    """Run `find("jaeger")` in a new process."""
     script = (
         f"from waybill.binaries.catalog import JAEGER; JAEGER.release.sha256.update({KNOWN!r}); "
         f"from waybill import progress; progress.PLAIN_LINE_SECONDS = {line_seconds}; "
@@ -318,7 +318,7 @@ def test_a_release_that_cannot_be_had_leaves_nothing_and_is_named_in_the_error(
     spoil(releases)
     monkeypatch.setitem(KNOWN, this_platform(), releases.digest)
     with pytest.raises(BinaryNotFoundError) as error:
-        # Only for the one that is silent is it worth waiting.
+        # Only the silent one is worth waiting for.
         find("jaeger", releases=releases.url, timeout=0.5 if spoil is spoil_silent else 60)
     assert reason in error.value.message
     assert machine.kept() == []
@@ -473,7 +473,7 @@ def test_interrupting_a_build_ends_what_it_started_and_leaves_nothing(
     process.communicate()
     assert process.returncode != 0
     for pid in map(int, pids.read_text().split()):
-        # If nothing reaps orphans, one that has ended stays in the list as a zombie.
+        # If nothing reaps orphans, an ended process stays in the list as a zombie.
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert machine.kept() == []
 

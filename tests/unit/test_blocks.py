@@ -34,7 +34,7 @@ def test_blocks_show_what_the_files_have(file: Path) -> None:
 
 @pytest.mark.parametrize("file", ALL, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_tree_is_that_of_a_file(file: Path) -> None:
-    # Those of the walkthroughs have marks beside: tests/unit/test_walkthroughs.py compares them.
+    # Trees in the walkthroughs have marks, so tests/unit/test_walkthroughs.py compares them.
     assert file.parent == ROOT / "docs/walkthroughs" or "```tree\n" not in file.read_text()
 
 
@@ -53,7 +53,7 @@ def test_every_tree_is_shown(folder: str) -> None:
 
 
 def shown(paths: str) -> str:
-    """The text of a file, or the difference between two: of trees with every line, else with three around it."""
+    """Return the text of a file, or the difference of two: all lines of trees, otherwise with three lines around it."""
     before, *after = (ROOT / path for path in paths.split())
     if not after:
         return before.read_text()

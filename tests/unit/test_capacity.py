@@ -1,4 +1,4 @@
-"""The needs of a rate of spans, computed from figures; tests/faults/test_stages.py has how those are measured."""
+"""The needs of a rate of spans, computed from figures; tests/faults/test_stages.py measures these."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_each_stage_needs_what_its_spans_take() -> None:
     assert {name: stage.cores for name, stage in stages.items()} == {
         "agent": 2.0,
         "sampler": 1.0,
-        # A tenth of the spans comes so far.
+        # A tenth of the spans gets this far.
         "jaeger": 0.4,
         "opensearch": 0.8,
     }

@@ -1,4 +1,4 @@
-"""Texts that pass for a card's number are told from tokens."""
+"""Texts that could be a card number are distinguished from tokens."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Calls out, to a server that misbehaves: they end in time, and what is not a success is not taken for one."""
+"""Outgoing calls to a misbehaving server: they end in time, and a failure is never mistaken for a success."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ DRIPS = 100
 
 
 def drip(request: BaseHTTPRequestHandler) -> None:
-    """An answer of one character at a time: each comes soon, and the last one after 20 seconds."""
+    """Answer one character at a time: each arrives soon, and the last one after 20 seconds."""
     request.send_response(200)
     request.send_header("Content-Length", str(DRIPS))
     request.end_headers()
@@ -29,7 +29,7 @@ def drip(request: BaseHTTPRequestHandler) -> None:
 
 
 def come_late(request: BaseHTTPRequestHandler) -> None:
-    """An answer of which the head comes in time, and the body after as long again."""
+    """Answer with the head in time, and the body after as long again."""
     time.sleep(3 * PAUSE)
     request.send_response(200)
     request.send_header("Content-Length", "1")
@@ -39,7 +39,7 @@ def come_late(request: BaseHTTPRequestHandler) -> None:
 
 
 def answer(content: bytes, status: int = 200) -> Answer:
-    """An answer at once."""
+    """Answer at once."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
@@ -53,7 +53,7 @@ def answer(content: bytes, status: int = 200) -> Answer:
 
 @contextmanager
 def third_party(answer: Answer) -> Iterator[tuple[Client, list[str]]]:
-    """A client of a server that answers like this, and the connection on which each request came."""
+    """Yield a client of a server that answers like this, and the connection of each request."""
     connections: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ def third_party(answer: Answer) -> Iterator[tuple[Client, list[str]]]:
                 answer(self)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, args=[0.02], daemon=True).start()

@@ -31,7 +31,7 @@ def test_the_document_names_the_images_that_are_used() -> None:
 
 
 def test_every_version_of_the_collector_is_the_same() -> None:
-    # Its comment says why that one is older.
+    # Its comment says why it is an older version.
     lines = [line for line in BUILDER_CONFIG.read_text().splitlines() if "k8sattributes" not in line]
     builder = re.findall(r"(?:version: | v)(0\.\d+\.\d+)$", "\n".join(lines), re.MULTILINE)
     assert len(builder) > 15

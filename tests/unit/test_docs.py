@@ -1,4 +1,4 @@
-"""The documentation, held against the code that it speaks of."""
+"""Compare the documentation with the code that it describes."""
 
 import ast
 import json
@@ -155,10 +155,10 @@ def test_the_folder_can_be_copied_as_its_readme_says(tmp_path: Path) -> None:
     for block in blocks(TELEMETRY_README, "python"):
         if name := re.match(r"# (\S+\.py)\n", block):
             (tmp_path / name[1]).write_text(block)
-    # The folder leaves logging to the service, whose hook is to be seen.
+    # The folder leaves logging to the service; log here, to see that the hook is called.
     with (tmp_path / "gunicorn.conf.py").open("a") as config:
         config.write("\nimport logging\nlogging.basicConfig(level=logging.INFO)\n")
-    # -I: nothing but this folder and what is installed can be imported.
+    # -I: only this folder and installed packages can be imported.
     command = [sys.executable, "-I", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_app.py"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)

@@ -326,7 +326,7 @@ def test_a_request_within_a_request_is_a_repetition_only_of_the_same_one(path: s
         ("Always_Off", False, 0),
         ("PARENTBASED_ALWAYS_OFF", False, 0),
         (" always_off", True, 0),
-        # Neither the SDK nor its set-up by variables knows these: the default counts.
+        # Neither the SDK nor its set-up by variables knows these, so the default applies.
         (" always_off", False, 1),
         (" Always_Off", True, 1),
         ("jaeger_always_off", False, 1),

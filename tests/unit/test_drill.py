@@ -105,7 +105,7 @@ def test_without_a_seed_it_is_another_drill_each_time(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("status", "of_make"), [(0, 0), (3, 0), (1, 2), (2, 2)])
 def test_make_does_not_call_a_wrong_answer_an_error(status: int, of_make: int) -> None:
-    # The environment, `.venv/tool`, is left as it is.
+    # The environment, `.venv/tool`, is not changed.
     command = ["make", "--old-file=.venv/tool", "drill", f"WAYBILL=sh -c 'exit {status}'"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode == of_make
 
@@ -154,7 +154,7 @@ def test_the_address_of_jaegers_search_has_service_operation_and_both_moments() 
 
 
 def graded(answer: Answer, scenario: str = "slow-query") -> tuple[bool, str]:
-    """Return whether all is right, and the mark of each part."""
+    """Return whether the whole answer is right, and the mark of each part."""
     console = Console(file=StringIO(), width=200)
     right = grade(console, SCENARIOS[scenario], answer)
     assert isinstance(console.file, StringIO)
@@ -162,7 +162,7 @@ def graded(answer: Answer, scenario: str = "slow-query") -> tuple[bool, str]:
 
 
 def answered(plan: Plan, *lines: str) -> tuple[Answer, str]:
-    """The answer of somebody who types these lines, and what there was to read."""
+    """Return the answer of somebody who types these lines, and the output."""
     given: list[Answer] = []
 
     @drill.click.command()

@@ -1,4 +1,4 @@
-"""docs/extending.md, followed in a copy of the repository."""
+"""Follow docs/extending.md in a copy of the repository."""
 
 import os
 import re
@@ -104,7 +104,7 @@ def test_a_service_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
     linted = copy.run("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
     assert linted.returncode == 0, linted.stdout
     started = copy.run("-c", STARTED, DATABASE_URL="postgresql+psycopg://loyalty:secret@127.0.0.1:9/loyalty")
-    # Before it, a line of the log says that the service starts.
+    # Before it, a log line says that the service starts.
     assert "loyalty.put_points" in started.stdout.splitlines()[-1].split(), started.stderr
 
 
@@ -141,7 +141,7 @@ def test_the_files_that_the_page_names_exist() -> None:
 
 
 def name_the_new_service(copy: Copy, caller: str, address: str) -> None:
-    """Hand a container the address of the new service."""
+    """Give a container the address of the new service."""
     file = copy.root / "docker-compose.yml"
     head, service, rest = re.split(rf"(?m)(^  {caller}:\n)", file.read_text(), maxsplit=1)
     file.write_text(head + service + rest.replace("      INVENTORY_URL", f"{address}      INVENTORY_URL", 1))

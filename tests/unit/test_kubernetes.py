@@ -43,7 +43,7 @@ TO_STORAGE = {
 }
 """The way of the spans behind the services, in an overlay."""
 OF_THE_POD = {"POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "ENVIRONMENT"}
-"""Variables that tell a process of its pod, and that Docker does not have."""
+"""Variables that describe a process's pod, and that Docker does not have."""
 NOT_HERE = {"GOMEMLIMIT", "PROMETHEUS_URL", "OPENSEARCH_URL", "RETENTION", "SAMPLERS"}
 COPIES = (
     ("collector-config.yaml", "overlays/demo/collector-config.yaml"),
@@ -85,12 +85,12 @@ def common(name: str) -> dict[str, Any]:
 
 
 def variables(*documents: dict[str, Any]) -> dict[str, Any]:
-    """The variables of a container, those of later files over those of earlier ones."""
+    """Return the variables of a container; later files take precedence."""
     return {each["name"]: each.get("value") for document in documents for each in container(document).get("env", [])}
 
 
 def demo_variables(service: Service) -> dict[str, Any]:
-    """Return what a service is told in overlays/demo."""
+    """Return the variables of a service in overlays/demo."""
     layers = [deployment(service)]
     if service.traced:
         layers += [common(component(service)), common("telemetry"), *documents("overlays/demo/demonstration.yaml")]
@@ -170,7 +170,7 @@ def edges(*paths: str) -> tuple[set[tuple[str, str, int]], set[tuple[str, str, i
 
 
 def selected(selector: dict[str, Any]) -> set[str]:
-    """The parts that a selector of pods means."""
+    """Return the parts that a pod selector matches."""
     if "matchLabels" in selector:
         return {selector["matchLabels"]["app.kubernetes.io/name"]}
     (expression,) = selector["matchExpressions"]

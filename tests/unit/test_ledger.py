@@ -23,7 +23,7 @@ def process(
     failed: int = 0,
     unsampled: int = 0,
 ) -> str:
-    """Return what a process of a service reports; the spans that are not said to be elsewhere were exported."""
+    """Return the report of a service's process; spans that are not assigned elsewhere were exported."""
     labels = f'job="waybill/{service}",instance="{instance or service}"'
     exported = ended - dropped - queue - failed
     sampled, not_sampled = (
@@ -43,7 +43,7 @@ otel_sdk_exporter_span_exported_total{{{labels},error_type="StatusCode.UNAVAILAB
 
 
 def span_metrics(**accepted: int) -> str:
-    """Return what the Collector counts of each job."""
+    """Return the Collector's counts of each job."""
     labels = 'service_namespace="{}",service_name="{}",span_name="any"'
     return "".join(
         f"traces_span_metrics_calls_total{{{labels.format(*name.rpartition('/')[::2])}}} {count}\n"
@@ -52,7 +52,7 @@ def span_metrics(**accepted: int) -> str:
 
 
 def services(*processes: str, accepted: dict[str, int]) -> Numbers:
-    """The page of the services: ours report, those without a process of their own with nothing."""
+    """Return the page of the services: ours report, and those without a given process report nothing."""
     others = [process(name) for name in SHIPPED if not any(f'job="waybill/{name}"' in text for text in processes)]
     return parse("".join(processes) + "".join(others) + span_metrics(**accepted))
 
@@ -67,7 +67,7 @@ def collector(
     tail_sampling: bool = False,
     name: str = "first",
 ) -> Numbers:
-    """The page of the Collector, which has sent what is not said to be elsewhere."""
+    """Return the page of the Collector, which has sent all spans that are not assigned elsewhere."""
     sent = accepted - queued - rejected if sent is None else sent
     sampling = "otelcol_processor_tail_sampling_sampling_traces_on_memory 0\n" if tail_sampling else ""
     return parse(f"""# the Collector
@@ -82,7 +82,7 @@ otelcol_exporter_enqueue_failed_spans{{exporter="otlp_http"}} {not_queued}
 
 
 def jaeger(taken: int, *, stored: int | None = None, name: str = "first", storage: str = "") -> Numbers:
-    """The page of Jaeger, whose counters end in `_total`."""
+    """Return the page of Jaeger, whose counters end in `_total`."""
     return parse(f"""# Jaeger
 target_info{{service_instance_id="{name}",waybill_storage="{storage}"}} 1
 otelcol_receiver_accepted_spans_total{{receiver="otlp"}} {taken}
@@ -98,13 +98,13 @@ def ledger(
     settled: bool = True,
     unreadable: int = 0,
 ) -> Ledger:
-    """A ledger for which all processes have reported but those that are gone."""
+    """Return a ledger for which all processes have reported, except ended ones."""
     start = ledger(before) if before else None
     return Ledger(SETTINGS, now, now.reports().keys() - gone, settled, start, unreadable)
 
 
 def all_well(spans: int, name: str = "first") -> Snapshot:
-    """Every span of payment is stored."""
+    """Return pages for which every span of payment is stored."""
     page = services(process("payment", spans), accepted={"waybill/payment": spans})
     return Snapshot(page, collector(spans, name=name), jaeger(spans))
 
@@ -194,7 +194,7 @@ def test_what_tail_sampling_leaves_out_is_not_lost_and_what_its_queue_did_not_ta
 
 
 def first_tier(accepted: int, *, rejected: int = 0) -> Numbers:
-    """The page of a Collector with others behind it."""
+    """Return the page of a Collector with others behind it."""
     return parse(f"""# the Collector
 target_info{{service_instance_id="agent"}} 1
 otelcol_receiver_accepted_spans{{receiver="otlp"}} {accepted}
@@ -205,7 +205,7 @@ otelcol_loadbalancer_num_backends{{resolver="static"}} 2
 
 
 def two_tiers(spans: int, *samplers: Numbers | None, rejected: int = 0, taken: int = 0) -> Snapshot:
-    """So many spans of payment went into the first tier, and Jaeger has these."""
+    """Return a ledger with this many spans of payment in the first tier, and these in Jaeger."""
     page = services(process("payment", spans), accepted={"waybill/payment": spans})
     return Snapshot(page, first_tier(spans, rejected=rejected), jaeger(taken), samplers)
 

@@ -1,4 +1,4 @@
-"""The live check finds each kind of defect, on telemetry of a line or two; nothing in what is right."""
+"""The live check finds each kind of defect in a line or two of telemetry, and nothing in correct telemetry."""
 
 import json
 from collections.abc import Callable

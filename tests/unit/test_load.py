@@ -1,4 +1,4 @@
-"""The pure part of a load test: what is placed, and what is made of the answers."""
+"""The pure part of a load test: the orders, and the evaluation of the answers."""
 
 from collections import Counter
 from io import StringIO
@@ -17,7 +17,7 @@ from waybill.report import check_traces, good, percentile, show_completeness, sh
 
 
 def answered(kind: str = "completed", status: int = 201, number: int = 1, seconds: float = 0.05) -> Order:
-    """An order with the trace id `number`, sent this many seconds after the first."""
+    """Return an order with the trace id `number`, sent this many seconds after the first."""
     return Order(kind, status, float(number), seconds, f"{number:032x}", "" if status == 201 else "it says why")
 
 
@@ -147,7 +147,7 @@ def test_a_load_is_good_when_each_order_came_out_as_asked_with_a_complete_trace(
 
 
 class JaegerAsItFills(Jaeger):
-    """Answers each question for a trace with the next of its states; the last one stays."""
+    """Answers each request for a trace with the next of its states; the last one stays."""
 
     def __init__(self, states: dict[str, list[Trace | None]]) -> None:
         super().__init__("http://127.0.0.1:1")
@@ -159,7 +159,7 @@ class JaegerAsItFills(Jaeger):
 
 
 def trace(*services: str, number: int = 1) -> Trace:
-    """One root span of the first service, and a child of it of each of the others."""
+    """Return a root span of the first service, with a child span of each of the others."""
     ids = [f"{position:016x}" for position in range(1, len(services) + 1)]
     spans = (
         Span(f"{number:032x}", span_id, ids[0] if position else None, "span", "INTERNAL", service, 0, 1)

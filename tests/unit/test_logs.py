@@ -1,4 +1,4 @@
-"""Log records as JSON lines of our services, and the handler that sends them: it blocks nobody and raises nothing."""
+"""Log records as JSON lines of our services, and the handler that sends them, which never blocks or raises."""
 
 import io
 import json
@@ -60,8 +60,8 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 @pytest.fixture
 def handler(exporter: Exporter, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpHandler]:
-    """All logging of this process as that of a service, for one test."""
-    # A process has one provider, and the SDK warns of a second one.
+    """Make this process log like a service, for one test."""
+    # A process has one provider, and the SDK warns about a second one.
     monkeypatch.setattr("opentelemetry._logs.set_logger_provider", lambda _: None)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -79,7 +79,7 @@ def test_logging_never_waits_for_a_collector_that_does_not_answer(handler: OtlpH
         log.info("cup %d", number)
     exporter.may_send.set()
     handler.shutdown()
-    # The oldest went.
+    # The oldest was dropped.
     assert 2048 <= len(exporter.sent) < MORE_THAN_THE_QUEUE_HOLDS
     assert exporter.sent[-1] == f"cup {MORE_THAN_THE_QUEUE_HOLDS - 1}"
 
@@ -94,7 +94,7 @@ def test_what_is_said_of_a_failure_to_send_is_not_sent(handler: OtlpHandler, exp
 def test_a_message_that_does_not_fit_its_arguments_raises_nothing(
     handler: OtlpHandler, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As in production: the complaint of `logging` itself is not printed.
+    # As in production, `logging` itself does not print its complaint.
     monkeypatch.setattr(logging, "raiseExceptions", False)
     log.info("%d cups", "many")
     log.info("two cups")
@@ -142,7 +142,7 @@ def test_an_extra_value_that_has_no_text_costs_no_record(
 
 
 def test_a_record_without_a_logger_raises_nothing(handler: OtlpHandler, exporter: Exporter) -> None:
-    # As from a socket or a queue: makeLogRecord fills in no name.
+    # Like a record from a socket or a queue: makeLogRecord does not fill in a name.
     log.handle(logging.makeLogRecord({"msg": "from afar", "levelno": logging.INFO}))
     handler.shutdown()
     assert exporter.sent == ["from afar"]
@@ -167,7 +167,7 @@ def test_extra_takes_the_place_of_nothing(handler: OtlpHandler, printed: io.Stri
 
 @pytest.mark.parametrize("code", [0xD83D, 0xDCFF], ids=["half an emoji", "a byte of another encoding"])
 def test_text_that_is_no_utf_8_costs_no_other_record(handler: OtlpHandler, exporter: Exporter, code: int) -> None:
-    # pytest's own handlers would keep the text, and pytest-xdist cannot pass it on.
+    # pytest's own handlers would store the text, and pytest-xdist cannot pass it on.
     logger, odd = logging.getLogger(f"shop.{code}"), chr(code)
     logger.handlers, logger.propagate = [handler], False
     logger.info("one")

@@ -1,4 +1,4 @@
-"""The targets of the Makefile: what the reader types reaches the tool, and none of it is run."""
+"""The targets of the Makefile: the reader's input reaches the tool, and no shell runs it."""
 
 import os
 import re
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
-# The environment is there, whatever its stamp says.
+# The environment exists, even if its stamp is old.
 MAKE = ["make", "--no-print-directory", f"VENV={sys.prefix}", "--old-file", f"{sys.prefix}/tool"]
 
 
 def without_make() -> dict[str, str]:
-    """Return our environment as it would be if no make had started us."""
+    """Return our environment as if make had not started us."""
     ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV", "SEED", "ORDERS")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
@@ -37,7 +37,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def given(*typed: str) -> list[str]:
-    """Return the arguments that a target hands to the tool, as its shell has read them; the tool does not run."""
+    """Return the arguments that a target passes to the tool, after its shell; the tool does not run."""
     done = make('WAYBILL=printf "%s\\0"', *typed)
     assert done.returncode == 0, done.stdout
     return done.stdout.split("\0")[:-1]
@@ -140,7 +140,7 @@ def test_what_is_typed_is_never_run(target: str, text: str, tmp_path: Path) -> N
     mark = tmp_path / "mark"
     name, variable = target.split()
     text = text.replace("{}", str(mark))
-    # For make itself a dollar is written twice.
+    # make needs a doubled dollar sign.
     reached = given(name, f"{variable}={text.replace('$', '$$')}")
     assert not mark.exists()
     # The settings reach the tool as variables.

@@ -1,4 +1,4 @@
-"""The description of the API, held against the app's routes, its models and what the documents say."""
+"""Compare the description of the API with the app's routes, its models and the documents."""
 
 import json
 import os
@@ -30,7 +30,7 @@ description = app.test_client().get("/openapi.json").json
 print(json.dumps([description, [[rule.rule, *rule.methods] for rule in app.url_map.iter_rules()], list(sys.modules)]))
 """
 ASSETS = "/assets/<path:filename>"
-"""Files of the pages: no part of the API."""
+"""Files of the pages, which are not part of the API."""
 IMPLIED = {"HEAD", "OPTIONS"}
 
 Json = dict[str, Any]
@@ -40,7 +40,7 @@ Json = dict[str, Any]
 def made(request: pytest.FixtureRequest) -> tuple[Json, list[list[str]], list[str]]:
     """The description and the routes of an app, and the modules that its process has loaded."""
     urls = dict.fromkeys(("ORDER_URL", "INVENTORY_URL", "PAYMENT_URL"), NOWHERE)
-    # In a process of its own: a process sets up its telemetry once.
+    # In a new process, since a process sets up its telemetry once.
     environment = os.environ | urls | request.param | {"OTEL_SDK_DISABLED": "true", "WAYBILL_SCENARIOS": "on"}
     run = subprocess.run(
         [sys.executable, "-c", MAKE], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
@@ -101,7 +101,7 @@ def test_the_kinds_of_problems_that_are_described_are_those_that_there_are() -> 
     passed_on = [
         kind for kinds in re.findall(r"pass_on=[\[(](.*?)[\])]", code) for kind in re.findall(r'"(.*?)"', kinds)
     ]
-    # Looking up a payment makes nothing of that one.
+    # A lookup of a payment does not use it.
     assert described == {*raised, *passed_on} - {"payment-not-found"}
 
 
@@ -198,7 +198,7 @@ def validator(description: Json, name: str) -> jsonschema_rs.Validator:
 
 
 def references(node: object) -> Iterator[str]:
-    """Every $ref below a node."""
+    """Yield every $ref below a node."""
     if isinstance(node, Mapping):
         if isinstance(node.get("$ref"), str):
             yield node["$ref"]

@@ -1,4 +1,4 @@
-"""Log records read back from the Collector's file, and shown: in the terminal, and beside a span."""
+"""Log records, read from the Collector's file and shown in the terminal and beside a span."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def line(
     severity: str = "INFO",
     service: str = "order",
 ) -> str:
-    """An export of one record, as the Collector writes it."""
+    """Return an export of one record in the Collector's format."""
     record = {
         "timeUnixNano": f"{1_795_435_200 + second}000000000",
         "severityText": severity,
@@ -82,7 +82,7 @@ def test_what_is_no_record_is_left_out(text: str) -> None:
 
 
 def shown(*options: str) -> list[str]:
-    """Return what `waybill logs` prints, without the date."""
+    """Return the output of `waybill logs`, without the date."""
     done = CliRunner().invoke(logs.logs, ["--once", *options])
     assert done.exit_code == 0, done.output
     return [each[len("2026-11-27 12:00:00.000 ") :].rstrip() for each in done.output.splitlines()]

@@ -111,7 +111,7 @@ def test_what_many_services_send_is_said_of_those_of_the_registry() -> None:
 
 
 def lines_of(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what an entry of telemetry-schema/ says of services."""
+    """Return the services in an entry of telemetry-schema/."""
     ours: dict[str, Any] = group.get("annotations", {}).get("waybill", {})
     return [*ours.get("spans", ()), *([ours] if "services" in ours else [])]
 

@@ -1,4 +1,4 @@
-"""Faults stand apart: what the edge lets in, what a process has of them, and what the table says."""
+"""Faults are separate: the baggage that the edge accepts, the faults in a process, and the table of scenarios."""
 
 import ast
 import os
@@ -51,7 +51,7 @@ for each in sys.argv[1:]:
         os._exit(0)
     os.waitpid(child, 0)
 """
-"""Starts services without their databases, and looks for their connections."""
+"""Code that starts services without their databases, and inspects their connections."""
 STARTS = [
     "gateway:create_app",
     "order:create_app",
@@ -105,7 +105,7 @@ def test_with_the_switch_each_service_has_the_connections_that_break() -> None:
 
 
 def connections(switch: str) -> Iterator[tuple[str, str, set[str]]]:
-    """Yield of each service whether the faults are imported, whether statements are slowed down, and the types."""
+    """Yield for each service whether the faults are imported and statements are slowed down, and the types."""
     ended = subprocess.run(
         [sys.executable, "-c", TYPES_OF_CONNECTIONS, *STARTS],
         cwd=ROOT,
@@ -126,7 +126,7 @@ def test_the_chassis_knows_no_service_and_no_scenario() -> None:
         assert not re.search("scenario|exhaust|drill", code, re.IGNORECASE), file
         texts = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
         assert not texts & {*NAMES, "the acquirer", *SCENARIOS}, file
-        # The attributes of all services are written into names.py.
+        # names.py has the attributes of all services.
         assert file.name == "names.py" or not re.search(r"\b(order_id|sku)\b", code), file
 
 

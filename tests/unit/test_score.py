@@ -1,4 +1,4 @@
-"""The Instrumentation Score: each rule on telemetry that keeps it and on telemetry that breaks it, and the command."""
+"""The Instrumentation Score: each rule with telemetry that passes it and telemetry that fails it, and the command."""
 
 import json
 import re
@@ -128,7 +128,7 @@ BROKEN: dict[str, list[Mapping[str, Any]]] = {
     "SPA-005": [spans(span(), *(span(number, parent=1, kind=3, ms=1) for number in range(2, 23)))],
     "SPA-006": [spans(span(attributes={"http.request.header.authorization": [BAD_TOKEN]}))],
 }
-"""Telemetry that breaks this rule, and no other."""
+"""Return telemetry that fails only this rule."""
 
 
 @pytest.mark.parametrize(("name", "exports"), BROKEN.items(), ids=BROKEN)
@@ -258,7 +258,7 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
-    """A file as the Collector writes it: an export in each line."""
+    """Write a file in the Collector's format: an export in each line."""
     file = tmp_path / "otlp.jsonl"
     other = spans(span(9, kind=3), resource=RESOURCE | {"service.name": "bad"})
     file.write_text("".join(json.dumps(each) + "\n" for each in (*GOOD, other)))

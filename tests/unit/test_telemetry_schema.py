@@ -1,4 +1,4 @@
-"""telemetry-schema/, held against the conventions, the code, and what is written from it."""
+"""Compare telemetry-schema/ with the conventions, the code, and the files that are generated from it."""
 
 import ast
 import os
@@ -112,7 +112,7 @@ def test_every_file_has_the_syntax_of_weaver() -> None:
 def test_a_group_carries_something_as_weaver_asks_for() -> None:
     may_be_empty = ("metric", "event")
     empty = [each["id"] for each in GROUPS if not (each.get("attributes") or "extends" in each)]
-    # Weaver warns of it. A metric of the conventions cannot be a group of the type `metric` once more.
+    # Weaver warns about it. A metric of the conventions cannot be a group of the type `metric` again.
     assert [each for each in empty if BY_ID[each]["type"] not in may_be_empty] == ["waybill.otel.sdk.log.created"]
 
 
@@ -186,7 +186,7 @@ def test_requests_that_come_in_are_the_routes_of_the_services() -> None:
     routes = {
         ("gateway" if file.parent.name == "viewer" else file.parent.name, f"{method.upper()} {path}")
         for file in [*ROOT.glob("services/*/*.py"), *ROOT.glob("exhibition/*/*.py")]
-        # The third party traces nothing.
+        # The third party is not traced.
         if file.parent.name != "acquirer"
         for method, path in route.findall(file.read_text())
         if not any(re.fullmatch(untraced, path.removeprefix("/")) for untraced in (*viewer.UNTRACED, *api.UNTRACED))
@@ -196,7 +196,7 @@ def test_requests_that_come_in_are_the_routes_of_the_services() -> None:
 
 
 def test_what_the_source_sets_is_in_the_registry_and_what_we_are_said_to_set_is_in_the_source() -> None:
-    # There, those of the libraries are ours as well.
+    # There, the names of libraries count as ours as well.
     sources = [file for file in SOURCES if "lean" not in file.relative_to(ROOT).parts]
     made = {name for file in sources for name in attributes_set_in(file)} | set(scenarios.BAGGAGE_KEYS)
     described = {attribute.name for attribute in registry().attributes.values() if attribute.made_in}

@@ -200,7 +200,7 @@ def test_wait_for_returns_what_was_asked_for_once_it_arrives(receiver: Receiver,
 
     sender = threading.Thread(target=send)
     sender.start()
-    # Only an arrival can end the wait in time: at its own timeout it would ask once more.
+    # Only an arrival can end the wait in time, since at its own timeout it would check once more.
     assert receiver.wait_for(ship_spans, timeout=120) == ["ship"]
     sender.join()
 

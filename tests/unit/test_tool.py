@@ -37,7 +37,7 @@ def test_the_document_has_the_exit_statuses_of_every_command() -> None:
     assert list(STATUSES) == list(COMMANDS)
 
 
-# That one has the options of the service's own command.
+# It has the options of the service's own command.
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "dead-letters"])
 def test_what_is_typed_wrongly_ends_a_command_with_2(command: str) -> None:
     done = run(command, "--nonsense")

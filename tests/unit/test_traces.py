@@ -36,7 +36,7 @@ def export(spans: Iterable[Span]) -> ExportTraceServiceRequest:
 
 
 def as_json(spans: Iterable[Span]) -> list[dict[str, Any]]:
-    """OTLP's own JSON, in which ids are hexadecimal and enumerations are numbers."""
+    """OTLP's own JSON, with hexadecimal ids and enumerations as numbers."""
     groups: list[dict[str, Any]] = MessageToDict(export(spans), use_integers_for_enums=True)["resourceSpans"]
 
     def correct(thing: Any) -> None:

@@ -29,7 +29,7 @@ PATIENCE = 60
 
 
 class Runner:
-    """Runs the supervisor in a folder of its own; knows its processes by a mark in their environment."""
+    """Runs the supervisor in its own folder; recognises its processes by a mark in their environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,9 +43,9 @@ class Runner:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # So that a signal to its group reaches no one else.
+            # In its own group, so that a signal to it does not reach others.
             start_new_session=True,
-            # Under nohup SIGHUP is ignored, by all that start there; here it is to arrive.
+            # Under nohup all processes ignore SIGHUP; these tests need it.
             preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
 
@@ -147,7 +147,7 @@ def test_a_part_that_dies_at_start_is_named_with_the_end_of_its_log(runner: Runn
 
 
 def test_a_part_whose_program_is_missing_is_named(runner: Runner) -> None:
-    # A program that exists and may not be executed.
+    # A program that exists but is not executable.
     status, output = runner.finish("run", {"name": "tea", "port": free_port(), "program": "/etc/hostname"})
     assert status == 1
     assert "Error: tea could not be started" in output
@@ -232,7 +232,7 @@ def test_logs_stay_bounded_and_keep_their_rights(runner: Runner) -> None:
     wait_until(lambda: grown(aside))
     first = aside.stat().st_ino, aside.stat().st_mtime_ns
     wait_until(lambda: grown(aside) and (aside.stat().st_ino, aside.stat().st_mtime_ns) != first)
-    # It writes on at the beginning of the emptied file: no hole is left.
+    # It continues at the beginning of the emptied file, without leaving a hole.
     wait_until(lambda: log.stat().st_size > 0 or grown(log))
     assert b"\0" not in log.read_bytes()
     assert [file.stat().st_mode & 0o777 for file in (log, aside)] == [0o600, 0o600]
@@ -329,7 +329,7 @@ def test_ctrl_c_while_the_background_starts_leaves_nothing(runner: Runner) -> No
     assert runner.running() == []
 
 
-# None of its processes, the command itself, the supervisor, the part.
+# None of its processes is left: the command itself, the supervisor, the part.
 @pytest.mark.parametrize("started", range(4))
 def test_ctrl_c_at_any_moment_of_a_background_start_leaves_nothing(runner: Runner, started: int) -> None:
     process = runner.start("background", {"name": "tea", "port": free_port(), "faults": ["never ready"]})

@@ -1,4 +1,4 @@
-"""Reading traces from Jaeger for the pages: the waterfall, and the bounds of what is read."""
+"""Reading traces from Jaeger for the pages: the waterfall, and the limits of reading."""
 
 import json
 import re
@@ -26,7 +26,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def span(number: int, parent: int = 0, start: int = 0, end: int = 100, **more: Any) -> dict[str, Any]:
-    """A span as Jaeger writes it."""
+    """Return a span in Jaeger's format."""
     return {
         "traceId": TRACE,
         "spanId": f"{number:016x}",
@@ -44,7 +44,7 @@ def text(key: str, value: str) -> dict[str, Any]:
 
 @contextmanager
 def jaeger(answer: Answer) -> Iterator[Traces]:
-    """A server in Jaeger's place, which answers like this."""
+    """A server instead of Jaeger, which answers like this."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -52,7 +52,7 @@ def jaeger(answer: Answer) -> Iterator[Traces]:
                 answer(self)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
@@ -184,9 +184,9 @@ def test_a_failure_began_where_no_child_failed() -> None:
 def test_what_comes_after_the_root_is_told_apart() -> None:
     assert read(span(1, end=50, kind=2), span(2, 1, start=60, end=100)).answered == 50
     assert read(span(1, end=100, kind=2), span(2, 1, end=50)).answered is None
-    # Nobody waits for an answer of what is no request.
+    # Nobody waits for an answer to a span that is not a request.
     assert read(span(1, end=50, kind=1), span(2, 1, start=60, end=100)).answered is None
-    # Which of two roots would it be?
+    # With two roots, it is not known which one.
     assert read(span(1, end=50, kind=2), span(2, end=100, kind=2)).answered is None
 
 

@@ -1,4 +1,4 @@
-"""The pages of docs/walkthroughs/, held against the trees of tests/trace/ and the code that they quote."""
+"""Compare the pages of docs/walkthroughs/ with the trees of tests/trace/ and the code that they quote."""
 
 import os
 import re
@@ -88,7 +88,7 @@ def test_a_fix_can_be_applied_and_leaves_no_name_undefined(scenario: str) -> Non
 
 
 def quotes_of(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Each piece of code, or what a difference starts from, with the file that was linked last before it."""
+    """Yield each piece of code, or the start of a difference, with the file that was linked last before it."""
     for block in re.finditer(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         yield linked_before(block.start(), text), block[1].splitlines()
     for path, before, _ in changes_of(text):
@@ -105,12 +105,12 @@ def changes_of(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def linked_before(position: int, text: str) -> str:
-    """The file that was linked last before a place in a page."""
+    """Return the file that was linked last before a place in a page."""
     return re.findall(r"\]\(\.\./\.\./(\S+\.py)\)", text[:position])[-1]
 
 
 def marked_as_before(shown: str, tree: str) -> str:
-    """The tree, with the marks of an earlier one on lines that are still there: a new line gets its mark by hand."""
+    """Return the tree with the marks of an earlier one on remaining lines; a new line gets its mark by hand."""
     before = {line for line in numbered(shown.splitlines()) if line[0].endswith(MARK)}
     lines = tree.splitlines()
     marks = [(f"{line}{MARK}", number) in before for line, number in numbered(lines)]
@@ -118,7 +118,7 @@ def marked_as_before(shown: str, tree: str) -> str:
 
 
 def numbered(lines: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Each line with how many like it, marked or not, came before it."""
+    """Yield each line with the number of equal lines, marked or not, before it."""
     seen: Counter[str] = Counter()
     for line in lines:
         yield line, seen[line.removesuffix(MARK)]

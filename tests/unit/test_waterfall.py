@@ -18,7 +18,7 @@ NOON = 1_795_435_200_000 * MILLISECOND
 
 
 def span(number: int, parent: int | None, name: str, begin: float, end: float, **more: object) -> Span:
-    """A span whose id is the number, from one millisecond of the trace to another."""
+    """Return a span whose id is the number, from one millisecond of the trace to another."""
     return Span(
         trace_id=TRACE_ID,
         span_id=f"{number:016x}",
@@ -41,7 +41,7 @@ def printed(*spans: Span, width: int = 80, terminal: bool = False, records: Sequ
 
 
 def lines(*spans: Span) -> list[str]:
-    """The lines below the headline and the column names."""
+    """Return the lines below the headline and the column names."""
     return [line.rstrip() for line in printed(*spans).splitlines()[3:]]
 
 

@@ -1,4 +1,4 @@
-"""The heartbeat of a process of loops, which a liveness probe looks at; with a real process."""
+"""The heartbeat of a process of loops, which a liveness probe checks; with a real process."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.house import PATIENCE_SECONDS, wait_until
 
 HEARTBEAT = "beats/worker.alive"
 TURNING = "beats/worker.turning"
-# Its folder says what it does: a second loop that stands still while there is a file `halt`, and fails while there is
+# Files in its folder control it: a second loop stops while there is a file `halt`, and fails while there is
 # a file `fail`.
 WORKER = """
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_a_loop_whose_steps_fail_turns_and_one_that_stands_still_does_not(folder
 
 
 def more_steps(folder: Path) -> None:
-    """Wait until the loop that does not stand still has made two more steps."""
+    """Wait until the running loop has made two more steps."""
     before = steps(folder)
     wait_until(lambda: steps(folder) >= before + 2, "two more steps")
 

@@ -1,4 +1,4 @@
-"""The system that is broken, and a Collector and a Jaeger that are not its own."""
+"""The system to break, and a Collector and a Jaeger that do not belong to it."""
 
 import json
 import subprocess

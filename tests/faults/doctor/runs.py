@@ -1,4 +1,4 @@
-"""Ways to run the doctor and to break the things that it looks at."""
+"""Run the doctor, and break the things that it checks."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from waybill.supervise import ROOT, state_file
 
 BY_VARIABLES = "is set up by variables"
 SOON = "--wait=3"
-"""For what never comes."""
+"""The wait for something that never arrives."""
 KEY = "Bearer of the key"
 WITH_KEY = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20of%20the%20key"}
 
@@ -41,7 +41,7 @@ class Report:
     status: int
 
     def names(self, fault: str, *words: str) -> None:
-        """Check that it ended with this fault, and said these words of it."""
+        """Check that it ended with this fault, with these words."""
         assert self.status == 1, self.text
         _, _, last = self.text.rpartition("✗ ")
         assert f"docs/doctor.md, {fault}\n" in last, self.text
@@ -67,7 +67,7 @@ class OtherCollector:
     tls: str
     certificate: Path
     expired: str
-    """Like `tls`, with a certificate of its own."""
+    """The same as `tls`, with another certificate."""
     expired_certificate: Path
 
 
@@ -81,7 +81,7 @@ class OtherJaeger:
 
 
 def run(*options: str, **environment: str) -> Report:
-    """`python -m waybill doctor`, from a shell that has no settings of its own for exporters or proxies."""
+    """Run `python -m waybill doctor` in a shell without settings for exporters or proxies."""
     clean = {name: value for name, value in os.environ.items() if not re.match("OTEL_|.*_proxy$", name, re.IGNORECASE)}
     ended = subprocess.run(
         [sys.executable, "-m", "waybill", "doctor", *options],
@@ -97,7 +97,7 @@ def run(*options: str, **environment: str) -> Report:
 
 
 def ours(house: House, *options: str, state: bool = True, **environment: str) -> Report:
-    """Return what the doctor says of the house, with or without knowing its processes."""
+    """Return the doctor's report about the house, with or without knowing its processes."""
     write_state(house)
     if not state:
         state_file(house.folder).unlink()
@@ -125,8 +125,8 @@ def write_state(house: House) -> None:
 
 @contextmanager
 def restarted(house: House, name: str, **environment: str) -> Iterator[int]:
-    """A part with other settings, and its process; after that as it was."""
-    # Killed, since no order is under way, and to end takes seconds.
+    """Run a part with other settings, and yield its process; restore it afterwards."""
+    # Kill it, since no order is in progress, and a normal end takes seconds.
     house.kill(name)
     house.start(name, **environment)
     try:
@@ -147,7 +147,7 @@ def away(house: House, name: str) -> Iterator[None]:
 
 @contextmanager
 def stopped(house: House, *names: str) -> Iterator[None]:
-    """Parts that keep their ports, and do nothing."""
+    """Suspend parts, which keep their ports but do nothing."""
     groups = [house.processes[name].pid for name in names]
     try:
         for group in groups:
@@ -160,7 +160,7 @@ def stopped(house: House, *names: str) -> Iterator[None]:
 
 @contextmanager
 def collector_with(house: House, *configs: str, **environment: str) -> Iterator[None]:
-    """Our Collector with more laid over its configuration: files, or lines of YAML."""
+    """Run our Collector with additional configuration: files, or lines of YAML."""
     part = house.parts["collector"]
     overlays = [each if each.startswith(("yaml:", "/")) else f"yaml:{each}" for each in configs]
     command = [*part.command, *(word for overlay in overlays for word in ("--config", overlay))]
@@ -185,7 +185,7 @@ def dropping(house: House, condition: str) -> Iterator[None]:
 
 @contextmanager
 def checkout(house: House, *mistakes: str, **environment: str) -> Iterator[str]:
-    """Somebody else's service, each time under a name of its own; gives a URL of it."""
+    """Run somebody else's service, each time with a new name; yields its URL."""
     port = free_port()
     ours = {
         "NAME": f"checkout-{port}",
@@ -233,7 +233,7 @@ class Hello(Quiet):
 
 
 class LoginFirst(Quiet):
-    """Wants a name and password, as a proxy in front of Jaeger does."""
+    """Requires a name and password, like a proxy in front of Jaeger."""
 
     def do_GET(self) -> None:
         self.answer(401, WWW_Authenticate="Basic")
@@ -258,7 +258,7 @@ class EventStream(Quiet):
 
 
 class GuardedOtlp(Quiet):
-    """Takes OTLP below /otlp, from who has the key."""
+    """Accepts OTLP below /otlp, with the right key."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -272,7 +272,7 @@ class GuardedOtlp(Quiet):
 
 @contextmanager
 def guarded_grpc() -> Iterator[str]:
-    """Takes OTLP over gRPC, from who has the key."""
+    """Accepts OTLP over gRPC, with the right key."""
 
     def export(_request: bytes, context: grpc.ServicerContext) -> bytes:
         if dict(context.invocation_metadata()).get("authorization") != KEY:
@@ -293,7 +293,7 @@ def guarded_grpc() -> Iterator[str]:
 
 @contextmanager
 def web_server(handler: type[Quiet] = Hello, certificate: Path | None = None) -> Iterator[str]:
-    """A program that speaks HTTP, or HTTPS with a certificate that has its key beside it."""
+    """Run a program that speaks HTTP, or HTTPS with a certificate whose key is beside it."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         if certificate:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -308,7 +308,7 @@ def web_server(handler: type[Quiet] = Hello, certificate: Path | None = None) ->
 
 @contextmanager
 def forwarding(port: int) -> Iterator[str]:
-    """A URL of another port that leads to this one."""
+    """Forward another port to this URL, and yield the URL with that port."""
 
     def pump(source: socket.socket, target: socket.socket) -> None:
         # Either side may close first.
@@ -340,7 +340,7 @@ def text_at(url: str) -> str:
 
 
 def ask_until(ended: Event, url: str) -> None:
-    """Ask again and again."""
+    """Poll repeatedly."""
     while not ended.is_set():
         text_at(url)
 

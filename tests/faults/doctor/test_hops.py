@@ -1,4 +1,4 @@
-"""The doctor names the hop at which spans are lost, and what is wrong with a trace that arrives; each made for real."""
+"""The doctor names the hop at which spans are lost, and the fault of a trace that arrives; all faults are real."""
 
 import os
 import re
@@ -222,7 +222,7 @@ def test_a_request_is_not_sampled(house: House) -> None:
         yours(url, *addresses(house)).names("sampler-off", "OTEL_TRACES_SAMPLER_ARG=0")
     with (
         restarted(house, "gateway", OTEL_TRACES_SAMPLER="always_off"),
-        # Behind something that forwards, as on another host, its processes cannot be found by its port.
+        # Behind a forwarder, as on another host, its processes cannot be found by its port.
         forwarding(house.settings.gateway_port) as url,
     ):
         yours(f"{url}/products", *addresses(house)).names("not-sampled", "The service answered 30 times")
@@ -351,7 +351,7 @@ def test_a_span_in_the_middle_is_missing(house: House) -> None:
 
 def test_ids_repeat(house: House) -> None:
     with checkout(house, "seeds random", "takes no context", "says its trace") as url:
-        # An earlier request, which has the ids of the doctor's.
+        # An earlier request, with the same ids as the doctor's.
         text_at(url)
         yours(url, *addresses(house), SOON).names("ids-repeat", "holds more than one request", "random.seed")
 

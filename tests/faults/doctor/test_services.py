@@ -1,4 +1,4 @@
-"""The doctor names what is wrong with services, made for real, and finds nothing if nothing is."""
+"""The doctor names the real faults of services, and finds nothing if there are none."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def test_nothing_is_found_while_the_system_is_under_load(house: House) -> None:
         yours(f"{house.url('gateway')}/products", *addresses(house)).finds_nothing()
         assert load.poll() is None, "the load ended too early to count"
     finally:
-        # To be asked would make it wait for the traces.
+        # A request would make it wait for the traces.
         os.killpg(load.pid, signal.SIGKILL)
         load.communicate()
 
@@ -176,7 +176,7 @@ def test_an_order_fails(house: House) -> None:
 def test_the_sdk_is_disabled(house: House) -> None:
     with restarted(house, "payment", OTEL_SDK_DISABLED="true") as pid:
         ours(house).names("sdk-disabled", "payment makes no spans", f"process {pid}")
-        # If there are two faults, the first one on the way is named.
+        # If there are two faults, it names the first one on the way.
         with away(house, "jaeger"):
             ours(house).names("sdk-disabled", "payment")
 
@@ -200,7 +200,7 @@ def test_an_argument_without_a_sampler_counts_for_some(house: House) -> None:
         report.finds_nothing()
         report.notices("sampler-argument-alone", "OTEL_TRACES_SAMPLER_ARG=0, and no OTEL_TRACES_SAMPLER")
     with restarted(house, "inventory", OTEL_TRACES_SAMPLER_ARG="0"):
-        # It records what the doctor asks for, and nothing that begins here.
+        # It records the doctor's requests, but no trace that begins here.
         yours(f"{house.url('inventory')}/products", *addresses(house)).names("sampler-off", "OTEL_TRACES_SAMPLER_ARG=0")
 
 
@@ -211,7 +211,7 @@ def test_a_service_exports_in_another_way(house: House, exporter: str) -> None:
 
 
 def test_a_variable_for_others_is_no_fault(house: House) -> None:
-    # This service is set up in its code, which reads none of these.
+    # This service is configured in its code, which reads none of these.
     others = {"OTEL_TRACES_EXPORTER": "none", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask"}
     with checkout(house, **others) as url:
         yours(url, *addresses(house)).finds_nothing()

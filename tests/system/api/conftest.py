@@ -18,7 +18,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="package")
 def house(receiver: Receiver) -> Iterator[House]:
-    """All that answers a customer. A test that stops a part starts it again."""
+    """Every part that a customer's request needs. A test that stops a part starts it again."""
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "WAYBILL_SCENARIOS": "on"}
     with House(environment) as house:
         house.start(*DATABASES)
@@ -28,5 +28,5 @@ def house(receiver: Receiver) -> Iterator[House]:
 
 @pytest.fixture
 def key() -> str:
-    """An Idempotency-Key that nobody used."""
+    """A new Idempotency-Key."""
     return str(uuid4())

@@ -1,4 +1,4 @@
-"""Rules that no schema states. schemathesis imports this file by its name, and calls its hooks and checks."""
+"""Rules that a schema cannot express. schemathesis imports this file by its name, and calls its hooks and checks."""
 
 import uuid
 from typing import Any
@@ -12,7 +12,7 @@ used_keys: set[str] = set()
 
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _options: dict[str, Any]) -> None:
-    """Have a valid order name products that there are, each once, under a key that nobody used."""
+    """Make a valid order name existing products, each once, with a new key."""
     if case.operation.label != "POST /orders" or case.meta is None:
         return
     if case.meta.generation.mode.is_positive:

@@ -1,4 +1,4 @@
-"""Wrong input is refused with a problem document that names it, and is never an error of ours."""
+"""Wrong input is refused with a problem document that names it, and is never our error."""
 
 import http.client
 import json
@@ -29,14 +29,14 @@ def send(
     path: str = "/orders",
     headers: Mapping[str, str | bytes] | None = None,
 ) -> requests.Response:
-    """Send bytes or chunks as they are, and anything else as JSON; as JSON declared, unless `headers` say otherwise."""
+    """Send bytes or chunks unchanged, and anything else as JSON; with JSON's media type unless `headers` has one."""
     data = body if isinstance(body, bytes) or hasattr(body, "__next__") else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **(headers or {})}
     return house.session.request(method, house.url(part) + path, data=data, headers=headers, timeout=30)
 
 
 def assert_problem(response: requests.Response, status: int, *pointers: str) -> dict[str, Any]:
-    """A document by RFC 9457 with the trace to look at, which names exactly these fields."""
+    """Check that an answer is a document by RFC 9457 with a trace, which names exactly these fields."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()
@@ -53,7 +53,7 @@ def assert_problem(response: requests.Response, status: int, *pointers: str) -> 
 
 @contextmanager
 def by_hand(house: House, part: str = "gateway") -> Iterator[http.client.HTTPConnection]:
-    """A connection on which to send what no well-behaved client does."""
+    """Open a connection for requests that no well-behaved client sends."""
     connection = http.client.HTTPConnection("127.0.0.1", getattr(house.settings, f"{part}_port"), timeout=30)
     try:
         yield connection
@@ -63,7 +63,7 @@ def by_hand(house: House, part: str = "gateway") -> Iterator[http.client.HTTPCon
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_error_of_ours(house: House) -> Iterator[None]:
-    """No service met an error that it had not foreseen, no matter what was sent."""
+    """Check that no service had an unexpected error, no matter what was sent."""
     yield
     for part in OURS:
         assert "unexpected error" not in (house.folder / "logs" / f"{part}.log").read_text(), part
@@ -159,7 +159,7 @@ def test_a_body_of_64_kib_is_accepted(house: House) -> None:
 
 def test_a_body_over_64_kib_is_refused(house: House) -> None:
     assert_problem(send(house, json.dumps(ORDER).ljust(64 * 1024 + 1).encode()), 413)
-    # Rather than read on, the gateway closes the connection; the next test shall not begin on it.
+    # The gateway closes the connection instead of reading on, so the next test must not use it.
     house.session.close()
 
 
@@ -187,7 +187,7 @@ def test_a_body_without_end_is_refused_before_it_ends(house: House, headers: dic
     ("headers", "beginning"), [({"Content-Length": "10"}, b"{"), ({"Transfer-Encoding": "chunked"}, b"a\r\n{")]
 )
 def test_a_body_that_stops_coming_is_not_waited_for(house: House, headers: dict[str, str], beginning: bytes) -> None:
-    # A service behind, since it takes a shorter deadline from its caller.
+    # Use a service behind the gateway, since it accepts a shorter deadline from its caller.
     with by_hand(house, "order") as connection:
         connection.putrequest("POST", "/orders")
         for name, value in {"Content-Type": "application/json", deadline.HEADER: "300", **headers}.items():
@@ -195,7 +195,7 @@ def test_a_body_that_stops_coming_is_not_waited_for(house: House, headers: dict[
         connection.endheaders(beginning)
         response = connection.getresponse()
         assert (response.status, json.load(response)["status"]) == (408, 408)
-        # Later bytes are no request.
+        # Later bytes are not a request.
         assert connection.sock is None or connection.sock.recv(1) == b""
 
 
@@ -292,7 +292,7 @@ def test_strange_headers_are_ignored_or_refused(house: House, headers: dict[str,
             for name, value in headers.items():
                 connection.putheader(name, value)
             connection.endheaders()
-            # 421: by a name that is not the gateway's.
+            # 421: a name that does not belong to the gateway.
             assert connection.getresponse().status in (200 if path == "/products" else 404, 400, 421)
 
 
@@ -413,7 +413,7 @@ VALUES = (
 
 
 def changed(value: Any, chance: random.Random) -> Any:
-    """The value with, here and there, another one in the place of a part of it."""
+    """Return the value with some parts replaced by other values."""
     if chance.random() < 0.15:
         return chance.choice(VALUES)
     if isinstance(value, dict):
@@ -424,7 +424,7 @@ def changed(value: Any, chance: random.Random) -> Any:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """The bytes, of every third message with one of them changed."""
+    """Return the bytes, with one of them changed in every third message."""
     if chance.random() < 2 / 3:
         return data
     place = chance.randrange(len(data))

@@ -1,4 +1,4 @@
-"""Callers who are slow, many, or gone: the others are answered, and nobody works for who is gone."""
+"""Callers who are slow, many, or gone: others are answered, and no work is done for those who are gone."""
 
 import http.client
 import json
@@ -25,44 +25,44 @@ BODY = json.dumps(ORDER).encode()
 
 
 def connect(house: House, part: str = "gateway") -> socket.socket:
-    """A connection, to send on it what no well-behaved client sends."""
+    """Open a connection for requests that no well-behaved client sends."""
     return socket.create_connection(("127.0.0.1", getattr(house.settings, f"{part}_port")), timeout=30)
 
 
 def head(*headers: str, length: int = len(BODY)) -> bytes:
-    """The head of an order, with more headers."""
+    """Return the head of an order, with more headers."""
     lines = ("POST /orders HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers)
     return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
 def answer(connection: socket.socket) -> http.client.HTTPResponse:
-    """The answer that comes on a connection."""
+    """Return the answer on a connection."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     return response
 
 
 def orders(house: House) -> int:
-    """Return how many orders there are."""
+    """Return the number of orders."""
     [(count,)] = house.query("order", "SELECT count(*) FROM orders")
     return int(count)
 
 
 def pending(house: House) -> int:
-    """Return how many orders are under way, or were left."""
+    """Return the number of orders that are in progress, or were left pending."""
     [(count,)] = house.query("order", "SELECT count(*) FROM orders WHERE status = 'pending'")
     return int(count)
 
 
 def hanging_up(port: int) -> bool:
-    """Return whether a caller of this port has closed its side, and the other side does not know it yet."""
+    """Return whether a caller of this port has closed its side, but the other side does not know yet."""
     connections = psutil.net_connections("tcp4")
     return any(it.status == psutil.CONN_FIN_WAIT1 and it.raddr.port == port for it in connections if it.raddr)
 
 
 @contextmanager
 def busy_elsewhere(house: House) -> Iterator[None]:
-    """The gateway's workers do nothing for a while; then what was sent to them has come, the end included."""
+    """Suspend the gateway's workers for a while; afterwards everything that was sent has arrived, including the end."""
     processes = house.workers("gateway")
     for process in processes:
         process.suspend()
@@ -77,7 +77,7 @@ def busy_elsewhere(house: House) -> Iterator[None]:
 
 @contextmanager
 def customers_of_a_bank_that_hangs(house: House) -> Iterator[list[requests.Response]]:
-    """More customers than places; the answers come while the bank still hangs, and after it."""
+    """Have more customers than places; the answers arrive while the bank still hangs, and afterwards."""
     before = pending(house)
     answers: list[requests.Response] = []
     with hanging(house, "acquirer"), ThreadPoolExecutor(2 * MANY) as customers:
@@ -101,7 +101,7 @@ def test_health_products_and_the_page_are_answered_while_the_bank_hangs(house: H
     others = [it for it in answers if it not in refused]
     assert len(others) >= ORDERS
     assert {(it.status_code, it.headers["Retry-After"]) for it in answers} == {(503, "2")}
-    # At once: the orders under way have their deadline, and those that were refused did not wait for that.
+    # At once: the orders in progress have their deadline, and refused ones did not wait for that.
     assert median(it.elapsed for it in refused) < min(it.elapsed for it in others)
 
 
@@ -111,7 +111,7 @@ def test_orders_of_customers_who_gave_up_are_not_made_afterwards(house: House) -
         for _ in range(MANY):
             with connect(house) as connection:
                 connection.sendall(head() + BODY)
-    # It has come to them all when this is answered.
+    # All of them have got it when this is answered.
     assert buy(house, {"TEA-ASSAM": 1}).status_code == 201
     assert orders(house) == before + 1
 
@@ -151,7 +151,7 @@ def test_a_time_that_is_none_or_is_to_come_does_not_count(house: House, sent: st
 
 
 def test_a_body_in_drops_is_not_waited_for_longer_than_one_that_stops(house: House) -> None:
-    # A service behind, since it takes a shorter deadline from its caller.
+    # Use a service behind the gateway, since it accepts a shorter deadline from its caller.
     with connect(house, "order") as connection:
         connection.sendall(head(f"{deadline.HEADER}: 500", length=1000))
         dropped = 0
@@ -279,7 +279,7 @@ def test_public_names_are_those_of_the_setting(house: House) -> None:
     try:
         for host in ("shop.example", "WWW.shop.example:8443"):
             assert send(house, ORDER, headers={"Host": host, "Origin": "https://shop.example"}).status_code == 201
-        # A proxy in front asks by an address.
+        # A proxy in front uses an address.
         assert send(house, ORDER, headers={"Origin": "https://shop.example"}).status_code == 201
         assert_problem(send(house, ORDER, headers={"Host": "evil.example"}), 421)
     finally:

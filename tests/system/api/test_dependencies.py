@@ -1,4 +1,4 @@
-"""Parts that are down or hang: the answer comes in time, the order is kept, and paid for once."""
+"""Parts that are down or hang: the answer arrives in time, and the order is kept and paid for once."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ IN_TIME_SECONDS = 10
 
 
 def eventually(ask: Callable[[], Any], seconds: float = 60) -> Any:
-    """The first answer that is true."""
+    """Return the first answer that is true."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < end, "it did not happen"
@@ -31,7 +31,7 @@ def eventually(ask: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def assert_unavailable(response: requests.Response, part: str | None = None) -> None:
-    """503, in time, which says who is missing and when to come again."""
+    """Check for a 503 in time, which names the missing part and says when to retry."""
     assert response.status_code == 503, response.text
     assert response.elapsed.total_seconds() < IN_TIME_SECONDS
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -40,20 +40,20 @@ def assert_unavailable(response: requests.Response, part: str | None = None) -> 
 
 
 def get(house: House, path: str) -> requests.Response:
-    """Ask the gateway, on a connection of its own."""
+    """Call the gateway, on a new connection."""
     with requests.Session() as session:
         session.trust_env = False
         return session.get(house.url("gateway") + path, timeout=60)
 
 
 def settled(house: House, key: str) -> dict[str, Any]:
-    """The order under a key, once sending it again answers with it."""
+    """Return the order under a key, once a repeated request answers with it."""
     answer = eventually(lambda: response if (response := buy(house, {SKU: 1}, key=key)).ok else None)
     return dict(answer.json())
 
 
 def assert_placed_once(house: House, key: str, order: dict[str, Any], taken: int) -> None:
-    """One order under the key, completed, authorized under its id, and one piece off the shelf."""
+    """Check that there is one order under the key, completed and authorized under its id, and the stock is one less."""
     assert house.query("order", "SELECT id::text, status FROM orders WHERE idempotency_key = %s", key) == [
         (order["id"], "completed")
     ]
@@ -73,7 +73,7 @@ def test_an_order_waits_for_a_part_that_is_down(house: House, key: str, part: st
         assert known == ([] if part == "order" else [("pending",)])
     finally:
         house.start(part)
-    # At once: nobody has to be restarted to see that the part is back.
+    # At once, since no process has to be restarted to notice that the part is back.
     again = buy(house, {SKU: 1}, key=key)
     assert again.status_code == (201 if part == "order" else 200)
     assert_placed_once(house, key, again.json(), before - left(house))
@@ -132,7 +132,7 @@ def test_a_payment_whose_answer_was_lost_is_charged_once(house: House, key: str)
             house.kill("payment")
             assert_unavailable(answer.result(), "payment")
         [(order_id,)] = orders
-        # Nobody listens any more when the acquirer authorizes.
+        # Nobody waits any more when the acquirer authorizes.
         eventually(lambda: authorization(house, order_id).ok)
     finally:
         house.start("payment")
@@ -152,7 +152,7 @@ def test_a_pending_order_is_completed_without_its_customer(house: House, key: st
         eventually(lambda: get(house, f"/orders/{order['order_id']}").json()["status"] == "completed")
     finally:
         house.kill("order-relay")
-    # Once more: the order and its payment are looked up side by side, and the payment may be the older of the two.
+    # Read again: the order and its payment are looked up in parallel, and the payment may be the older of the two.
     shown = get(house, f"/orders/{order['order_id']}").json()
     assert shown["payment"] == "authorized"
     assert_placed_once(house, key, shown, before - left(house))
@@ -225,7 +225,7 @@ def test_a_cache_that_hangs_only_makes_orders_slower(house: House) -> None:
 
 
 def assert_cached(house: House) -> None:
-    """The cache, empty, is filled by an order."""
+    """Empty the cache, and fill it with an order."""
     with house.valkey() as valkey:
         valkey.delete(f"product:{SKU}")
         assert buy(house, {SKU: 1}).status_code == 201
@@ -284,7 +284,7 @@ def test_an_outage_of_the_database_takes_nobody_out_of_service(house: House, key
         for name in services:
             assert house.session.get(f"{house.url(name)}/startedz", timeout=30).ok, name
         assert house.session.get(f"{house.url('order')}/readyz", timeout=30).status_code == 503
-        # So a customer is told.
+        # The customer is told so.
         assert_unavailable(buy(house, {SKU: 1}, key=key))
     finally:
         house.start("postgres")

@@ -34,7 +34,7 @@ SECRET = "nobody-may-read-this"
 
 @dataclass(frozen=True)
 class Edge:
-    """The one that runs."""
+    """The running nginx."""
 
     port: int
     process: subprocess.Popen[bytes]
@@ -42,15 +42,15 @@ class Edge:
 
     @property
     def url(self) -> str:
-        """Return where callers find it."""
+        """Return its URL for callers."""
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self) -> socket.socket:
-        """A connection, to send on it what no well-behaved client sends."""
+        """Open a connection for requests that no well-behaved client sends."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def connections_to(self, port: int) -> int:
-        """Return how many connections it has to a port of this machine."""
+        """Return the number of its connections to a port of this machine."""
         workers = psutil.Process(self.process.pid).children()
         connections = [connection for worker in workers for connection in worker.net_connections("tcp4")]
         return sum(bool(connection.raddr and connection.raddr.port == port) for connection in connections)
@@ -59,7 +59,7 @@ class Edge:
 @pytest.fixture(scope="module")
 def edge(house: House) -> Iterator[Edge]:
     """The edge before the gateway of the house."""
-    # As root, nginx works as nobody.
+    # If started as root, nginx works as nobody.
     house.folder.chmod(0o755)
     with run(house.folder / "edge", f"set $gateway 127.0.0.1:{house.settings.gateway_port};") as edge:
         wait_until(lambda: answers(edge.url + "/healthz"), "the edge passes on what it gets")
@@ -68,7 +68,7 @@ def edge(house: House) -> Iterator[Edge]:
 
 @contextmanager
 def run(folder: Path, gateway: str) -> Iterator[Edge]:
-    """An edge that knows from the lines `gateway` where that is."""
+    """Run an edge whose gateway is set by the lines `gateway`."""
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin:/usr/bin:/usr/local/bin:/bin")
     if nginx is None:
         pytest.skip("there is no nginx: on Debian, apt install nginx-light")
@@ -96,14 +96,14 @@ def answers(url: str) -> bool:
 
 
 def buy(edge: Edge, *, patience: float = 60, **headers: str) -> requests.Response:
-    """Place an order, on a connection of its own."""
+    """Place an order, on a new connection."""
     with requests.Session() as session:
         session.trust_env = False
         return session.post(f"{edge.url}/orders", json=ORDER, headers=headers, timeout=patience)
 
 
 def still_waits(connection: socket.socket) -> bool:
-    """Return whether there is neither an answer nor an end."""
+    """Return whether there is neither an answer nor the end of the connection."""
     connection.setblocking(False)
     try:
         connection.recv(1, socket.MSG_PEEK)
@@ -123,7 +123,7 @@ def unanswered(house: House) -> bool:
 
 @contextmanager
 def slow_callers(connect: object, number: int) -> Iterator[list[socket.socket]]:
-    """Half of them stop in the head, and half in the body."""
+    """Open connections, of which half stop in the head, and half in the body."""
     with ExitStack() as stack:
         callers = []
         for count in range(number):
@@ -144,7 +144,7 @@ def test_slow_callers_and_customers_of_a_bank_that_hangs_stop_nobody(house: Hous
                 response = house.session.get(edge.url + path, timeout=30)
                 assert response.ok, path
                 times.append(response.elapsed.total_seconds())
-            # That was so meanwhile: they have no answer yet, and some customers have none either.
+            # This happened meanwhile: they have no answer yet, and some customers have none either.
             assert all(map(still_waits, slow))
             assert not all(customer.done() for customer in bought)
         answers = [customer.result() for customer in bought]
@@ -156,7 +156,7 @@ def test_slow_callers_and_customers_of_a_bank_that_hangs_stop_nobody(house: Hous
 
 def test_without_the_edge_half_a_head_holds_a_thread(house: House) -> None:
     with slow_callers(lambda: connect(house), 2 * THREADS):
-        # The gateway may take this call before it has taken all of theirs.
+        # The gateway may accept this call before it has accepted all of theirs.
         wait_until(lambda: unanswered(house), "an answer comes although each thread waits for a caller")
     assert house.session.get(f"{house.url('gateway')}/healthz", timeout=30).ok
 
@@ -175,7 +175,7 @@ def test_callers_who_do_not_hang_up_stop_nobody(house: House, edge: Edge, reques
         began = time.monotonic()
         assert house.session.get(f"{edge.url}/healthz", timeout=30).ok
         print(f"an answer took {time.monotonic() - began:.2f} s")
-        # That of the last answer may be closing.
+        # The connection of the last answer may be closing.
         assert edge.connections_to(house.settings.gateway_port) <= 1
 
 
@@ -199,7 +199,7 @@ def test_an_order_is_what_it_is_without_the_edge(house: House, edge: Edge) -> No
     assert (first.status_code, again.status_code, again.json()) == (201, 200, first.json())
     assert first.headers["traceresponse"].split("-")[1] == first.json()["trace_id"]
     assert buy(edge, baggage="waybill.scenario=declined").status_code == 402
-    # Its own stamp is the one that counts.
+    # Only its own time stamp counts.
     assert buy(edge, **{deadline.SENT_HEADER: "t=1"}).status_code == 201
 
 
@@ -280,7 +280,7 @@ def test_no_second_request_is_smuggled_behind_an_unsound_first(
     before = orders(house)
     smuggled = head().decode() + BODY.decode()
     first = f"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{framing}\r\n\r\n{body}"
-    # Behind "Connection: close" nothing comes, whoever reads it: what counts is what the gateway takes for a request.
+    # Nothing follows after "Connection: close", for any reader: only the gateway's reading of the request counts.
     with edge.connect() as connection:
         connection.sendall(first.encode("latin-1"))
         status = answer(connection).status

@@ -1,4 +1,4 @@
-"""A browser may do little with the answers of the API, whatever they are."""
+"""A browser may do little with any answer of the API."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One Idempotency-Key makes one order and one payment, and what is sold is taken off the shelf once."""
+"""One Idempotency-Key makes one order and one payment, and sold items are subtracted from the stock once."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from .shopping import CUSTOMERS, SKU, authorization, buy, buy_at_once, hanging, 
 
 @pytest.fixture
 def one_left(house: House) -> Iterator[None]:
-    """The shelf holds one last piece, and is full again afterwards."""
+    """Reduce the stock to one last piece, and refill it afterwards."""
     [(available,)] = house.query("inventory", "SELECT available FROM products WHERE sku = %s", SKU)
     house.query("inventory", "UPDATE products SET available = 1 WHERE sku = %s", SKU)
     yield
@@ -134,7 +134,7 @@ def test_reservations_of_the_same_products_do_not_block_each_other(house: House)
     with ThreadPoolExecutor(CUSTOMERS) as orders:
         assert set(orders.map(send, repeat("PUT"), reservations, cycle([there, back]))) == {200}
         assert {sku: before[sku] - left(house, sku) for sku in skus} == {sku: 40 * there[sku] for sku in skus}
-        # Twice each, side by side, and released once.
+        # Twice each, in parallel, and released once.
         assert set(orders.map(send, repeat("DELETE"), reservations * 2)) == {204}
     assert {sku: left(house, sku) for sku in skus} == before
 

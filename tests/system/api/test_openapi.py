@@ -1,4 +1,4 @@
-"""GET /openapi.json says what the gateway does: schemathesis sends it whatever that allows and forbids."""
+"""GET /openapi.json describes the gateway's behaviour: schemathesis sends everything that it allows and forbids."""
 
 import json
 import os
@@ -19,15 +19,15 @@ METHODS = {"get", "put", "post", "delete", "patch"}
 
 @pytest.fixture(scope="module")
 def description(house: House) -> Iterator[dict[str, Any]]:
-    """The document, as the gateway gives it."""
-    # The page of a trace reads from it.
+    """The document from the gateway."""
+    # The page of a trace reads from this server.
     house.start("jaeger")
     yield house.session.get(f"{house.url('gateway')}/openapi.json", timeout=30).json()
     house.stop("jaeger")
 
 
 def test_the_gateway_does_what_its_description_says(house: House, description: dict[str, Any], tmp_path: Path) -> None:
-    # From a file: of a description that it has by HTTP, schemathesis leaves out the path that it came from.
+    # From a file, since schemathesis skips the path of a description that it gets by HTTP.
     (tmp_path / "openapi.json").write_text(json.dumps(description))
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", house.url("gateway")),

@@ -1,4 +1,4 @@
-"""A setting that is wrong ends a service at once, with one line that names it and not its value."""
+"""A wrong setting ends a service at once, with one line that names it but not its value."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ FULFILMENT = ["-m", "services.fulfilment.consume"]
 
 @pytest.fixture
 def port() -> Iterator[socket.socket]:
-    """A port that is taken."""
+    """A taken port."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -39,7 +39,7 @@ def port() -> Iterator[socket.socket]:
 
 
 def run(command: list[str], environment: Mapping[str, str | None]) -> subprocess.CompletedProcess[str]:
-    """Run a service until it ends by itself; a variable that is None is not set."""
+    """Run a service until it ends; a variable that is None is not set."""
     wanted = {**os.environ, "PORT": "0", **RIGHT, **environment}
     return subprocess.run(
         [sys.executable, *command],
@@ -108,7 +108,7 @@ def test_tables_of_another_version_stop_the_start(house: House) -> None:
 
 
 def assert_refused(ended: subprocess.CompletedProcess[str], variable: str, value: str | None) -> None:
-    """It has ended, was not started again, and says why in one line."""
+    """Check that it has ended, was not restarted, and says why in one line."""
     assert ended.returncode != 0
     assert len([line for line in ended.stdout.splitlines() if variable in line]) == 1, ended.stdout
     assert value is None or value not in ended.stdout
