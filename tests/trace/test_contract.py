@@ -24,7 +24,7 @@ from tests.trace.traces import Traces, refused_by_the_database, refused_by_valke
 from waybill.registry import TRACED
 
 IN_OTHER_TESTS = {"resume_order"}
-"""Links that other tests cover, since an order is only resumed after half a minute."""
+"""Spans that other tests cover, since an order is only resumed after half a minute."""
 OURS = ("services", "exhibition", "chassis", "telemetry")
 
 
