@@ -146,6 +146,7 @@ test-kubernetes: $(VENV)/dev ## overlays/demo on the cluster that kubectl knows:
 	$(VENV)/bin/pytest tests/kubernetes
 
 kubernetes-files: ## copy what deploy/kubernetes shares with the other ways to where kubectl reads it
+	cp deploy/edge/nginx.conf deploy/kubernetes/base/edge-nginx.conf
 	cp collector-config.yaml deploy/kubernetes/overlays/demo/collector-config.yaml
 	cp deploy/jaeger.yaml deploy/kubernetes/overlays/demo/jaeger-config.yaml
 	cp collector-config.yaml collector-agent.yaml collector-sampler.yaml collector-sampling.yaml \

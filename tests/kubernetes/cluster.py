@@ -173,7 +173,7 @@ class Customers:
     def __enter__(self) -> Self:
         script = (SCRIPTS / "customers.py").read_text()
         command = ["kubectl", "--namespace", EDGE, "exec", "--stdin", "customers", "--", "python", "-c", script]
-        command += [f"http://gateway.{NAMESPACE}:8000", str(CUSTOMERS)]
+        command += [f"http://edge.{NAMESPACE}:8000", str(CUSTOMERS)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -340,5 +340,5 @@ def remove_leftovers() -> None:
 def order_through_port_forward() -> requests.Response:
     """Place an order with the second command of docs/kubernetes.md."""
     body = {"items": [{"sku": "TEA-EARL-GREY", "quantity": 2}], "payment_token": "tok_visa"}
-    with forwarded("gateway", 8000) as port:
+    with forwarded("edge", 8000) as port:
         return requests.post(f"http://127.0.0.1:{port}/orders", json=body, timeout=30)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chassis.capacity import THREADS
 from tests.kubernetes.cluster import (
     EDGE,
     NAMESPACE,
@@ -29,6 +30,7 @@ from waybill.registry import SERVICES, SHIPPED
 pytestmark = pytest.mark.timeout(600)
 
 LISTENS = {
+    "edge": [8000],
     "gateway": [8000],
     "order": [8000],
     "inventory": [8000],
@@ -58,6 +60,15 @@ def test_one_command_starts_it_and_a_second_one_lets_a_customer_in(demo: float) 
         assert span.resource["k8s.node.name"] == span.resource["host.name"] == pod["spec"]["nodeName"]
         assert span.resource["service.instance.id"].startswith(pod["metadata"]["uid"])
         assert span.resource["deployment.environment.name"] == "demo"
+
+
+def test_slow_callers_stop_nobody(demo: float) -> None:
+    # More than all gateways have threads.
+    callers = 2 * THREADS * len(pods("gateway"))
+    script = (SCRIPTS / "slow.py").read_text()
+    command = ["exec", "customers", "--", "python", "-c", script, f"edge.{NAMESPACE}", str(callers)]
+    said = json.loads(kubectl(*command, namespace=EDGE))
+    assert said == {"statuses": [200] * 4, "waiting": callers}
 
 
 def test_an_update_of_every_deployment_loses_no_order_and_no_span(demo: float) -> None:
@@ -126,7 +137,7 @@ def test_a_database_that_is_away_takes_no_pod_out_of_service(demo: float) -> Non
 
 
 @pytest.mark.parametrize(
-    "victims", [tuple(sorted(SHIPPED)), ("acquirer", "otel-collector"), ("valkey",), ("postgres",)], ids="+".join
+    "victims", [("edge", *sorted(SHIPPED)), ("acquirer", "otel-collector"), ("valkey",), ("postgres",)], ids="+".join
 )
 def test_a_pod_is_killed_and_the_books_balance(demo: float, victims: tuple[str, ...]) -> None:
     with Customers() as customers:
@@ -136,13 +147,13 @@ def test_a_pod_is_killed_and_the_books_balance(demo: float, victims: tuple[str, 
         uids = {metadata["uid"] for metadata in killed}
         wait_until(lambda: not uids & {pod["metadata"]["uid"] for pod in pods()}, "they are gone")
         wait_ready()
-    # Answered or cleanly refused. A customer whose gateway died ordered again.
+    # Answered or cleanly refused. A customer whose edge died ordered again.
     assert set(customers.statuses) <= {200, 201, 408, 503}, customers.statuses
     assert customers.statuses[201]
     assert all(
         answer.kind == "application/problem+json" for answer in customers.answers if answer.status not in (200, 201)
     )
-    assert not customers.broken or "gateway" in victims
+    assert not customers.broken or "edge" in victims
     books_balance()
     if "otel-collector" in victims and not given_up():
         # Accepted spans are on its volume, and the rest is sent again.
@@ -160,19 +171,21 @@ def test_a_part_can_connect_only_to_the_parts_that_it_needs(reached: dict[str, s
         may |= {("jaeger", 16686)} if part == "gateway" else set()
     if part == "otel-collector":
         may = {("jaeger", 4318)}
+    if part == "edge":
+        may = {("gateway", 8000)}
     # The node itself may connect to everything.
     own = {(part, port) for port in LISTENS.get(part, [])}
     assert reached[part] - own == may | (set() if part in NAMELESS else {("names", 53)}) - own
 
 
-def test_a_stranger_in_the_cluster_reaches_nothing_and_the_edge_only_the_gateway(targets: list[Any]) -> None:
+def test_a_stranger_in_the_cluster_reaches_nothing_and_who_is_let_in_only_the_edge(targets: list[Any]) -> None:
     addresses = json.dumps([address for _, address in targets])
     command = ["exec", "customers", "--", "python", "-c", (SCRIPTS / "probe.py").read_text(), addresses]
 
     def reached() -> set[Any]:
         return {name for name in named(kubectl(*command, namespace=EDGE), targets) if name[0] in LISTENS}
 
-    assert reached() == {("gateway", 8000)}
+    assert reached() == {("edge", 8000)}
     kubectl("label", "namespace", EDGE, "waybill-edge-")
     try:
         wait_until(lambda: not reached(), "a stranger reaches nobody", 60)

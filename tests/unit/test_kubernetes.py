@@ -46,6 +46,7 @@ OF_THE_POD = {"POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "ENVIRONMENT"
 """Variables that describe a process's pod, and that Docker does not have."""
 NOT_HERE = {"GOMEMLIMIT", "PROMETHEUS_URL", "OPENSEARCH_URL", "RETENTION", "SAMPLERS"}
 COPIES = (
+    ("deploy/edge/nginx.conf", "base/edge-nginx.conf"),
     ("collector-config.yaml", "overlays/demo/collector-config.yaml"),
     ("deploy/jaeger.yaml", "overlays/demo/jaeger-config.yaml"),
     ("collector-config.yaml", "overlays/scale/collector-config.yaml"),
@@ -141,6 +142,24 @@ def test_the_passwords_are_made_for_those_who_have_them_under_docker() -> None:
     }
 
 
+def test_strangers_ask_the_edge_and_only_the_edge_asks_the_gateway() -> None:
+    (edge,) = of_kind("base/edge.yaml", "Deployment")
+    command, docker = container(edge)["command"], COMPOSE["edge"]["entrypoint"]
+    folders = {mount["mountPath"] for mount in container(edge)["volumeMounts"]}
+    # Only the folder for what it writes is another one.
+    assert (command[:2], command[3:]) == (docker[:2], docker[3:])
+    assert folders == {command[2], str(Path(command[4]).parent)}
+    listen = (HERE / "base/edge-listen.conf").read_text()
+    assert re.search(r"^set \$gateway gateway\.waybill\.svc\.cluster\.local:8000;$", listen, re.MULTILINE)
+    (address,) = of_kind("base/edge.yaml", "Service")
+    assert (address["metadata"]["name"], address["spec"]["ports"][0]["port"]) == ("edge", 8000)
+    policies = documents("base/network-policies.yaml")
+    assert [each["metadata"]["name"] for each in policies if "waybill-edge" in str(each["spec"])] == ["edge"]
+    (ingress,) = documents("overlays/scale/ingress.yaml")
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    assert path["backend"]["service"]["name"] == "edge"
+
+
 @pytest.mark.parametrize("service", [s for s in SERVICES if s.port], ids=lambda service: service.name)
 def test_a_service_is_asked_at_the_port_that_it_listens_at(service: Service) -> None:
     (address,) = of_kind(f"base/{service.name}.yaml", "Service")
@@ -184,6 +203,7 @@ def test_the_policies_let_through_what_the_registry_says_and_nothing_else(overla
     wanted = {(service.name, callee, 8000) for service in SERVICES for callee in service.calls}
     wanted |= {(service.name, part, PORT[part]) for service in SERVICES for part in service.after}
     wanted |= {(service.name, "otel-collector", PORT["otel-collector"]) for service in OURS}
+    wanted |= {("edge", "gateway", 8000)}
     wanted |= {(sender, receiver, PORT[receiver]) for sender, receiver in TO_STORAGE[overlay]}
     wanted |= {("gateway", "jaeger", 16686)} if overlay == "demo" else set()
     folders = ("base", "components/databases", f"overlays/{overlay}")
@@ -221,7 +241,7 @@ def test_the_probes_of_a_service_differ_in_what_they_ask() -> None:
 
 def test_each_service_of_two_has_a_budget() -> None:
     budgets = {each["metadata"]["name"]: each["spec"] for each in documents("base/disruption-budgets.yaml")}
-    assert set(budgets) == {service.name for service in OURS}
+    assert set(budgets) == {service.name for service in OURS} | {"edge"}
     for name, budget in budgets.items():
         assert budget["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
         assert budget["maxUnavailable"] == 1
