@@ -130,7 +130,7 @@ def check_apart(jaeger: Jaeger, trace: Trace) -> Iterator[Finding]:
         jobs = {_what(root) for root in alike if not any(_within(root, work) for work in [*served, *works])}
         for root in apart:
             at_that_time = any(_within(root, each) for each in served)
-            if root.trace_id == trace.trace_id or _what(root) in jobs or not at_that_time:
+            if _belongs_to(root, trace) or _what(root) in jobs or not at_that_time:
                 continue
             facts = {"service": service, "other_trace_id": root.trace_id, "span": root.name, "kind": root.kind}
             if not busy and not any(_within(root, work) for work in works):
@@ -163,7 +163,12 @@ def _cut(spans: Collection[Span]) -> bool:
 
 def _begins_apart(span: Span) -> bool:
     """Return whether a span begins a trace that no request and no message began."""
-    return span.parent_span_id is None and span.kind in ("CLIENT", "INTERNAL")
+    return span.parent_span_id is None and span.kind in ("CLIENT", "INTERNAL", "PRODUCER")
+
+
+def _belongs_to(root: Span, trace: Trace) -> bool:
+    """Return whether a span is in a trace, or linked to it, which makes it another one on purpose."""
+    return trace.trace_id in (root.trace_id, *(link.trace_id for link in root.links))
 
 
 def _what(root: Span) -> tuple[str, str]:

@@ -248,15 +248,20 @@ def suspect(process: Process, url: str) -> None:
     check_exporter(process)
     if process.automatic:
         check_components(process)
-    for variable, value in process.environment.items():
-        if EXCLUDED_URLS.fullmatch(variable) and _excludes(value, web.without_passwords(url)):
-            path = urlsplit(url).path or "/"
-            raise Broken("url-excluded", who=process.who, path=path, variable=variable, value=value, pid=process.pid)
+    check_excluded(process, url)
     disabled = process.names_in("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
     if named := [name for name in disabled if name in SERVER_LIBRARIES]:
         value = process.environment["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"]
         names = "anything" if "*" in named else " and ".join(named)
         raise Broken("instrumentation-disabled", who=process.who, names=names, value=value, pid=process.pid)
+
+
+def check_excluded(process: Process, url: str) -> None:
+    """Check that no variable leaves a URL out. Raises Broken if one does."""
+    for variable, value in process.environment.items():
+        if EXCLUDED_URLS.fullmatch(variable) and _excludes(value, web.without_passwords(url)):
+            path = urlsplit(url).path or "/"
+            raise Broken("url-excluded", who=process.who, path=path, variable=variable, value=value, pid=process.pid)
 
 
 def _excludes(expressions: str, url: str) -> bool:

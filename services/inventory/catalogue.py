@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Engine, Row, select
 from sqlalchemy.dialects.postgresql import insert
 
@@ -35,6 +36,9 @@ class Price:
     name: str
     amount: int
     currency: str
+
+
+PRICE = TypeAdapter(Price)
 
 
 def read_prices(engine: Engine, skus: Sequence[str]) -> dict[str, Price]:
@@ -84,8 +88,10 @@ class Catalogue:
             log.warning("the cache does not answer: reading from the database")
             return {}
         try:
-            return {sku: Price(**json.loads(value)) for sku, value in zip(skus, values, strict=True) if value}
-        except (TypeError, ValueError):
+            return {
+                sku: PRICE.validate_json(value, strict=True) for sku, value in zip(skus, values, strict=True) if value
+            }
+        except ValidationError:
             log.warning("the cache holds what is not a price: reading from the database")
             return {}
 

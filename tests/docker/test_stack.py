@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from services.fulfilment.dead_letters import ALL
 from tests.docker.stack import Stack, docker, wait_until
 from tests.documents import ROOT, blocks
 from waybill.registry import OWNERS, SERVICES, SHIPPED, Service
@@ -161,6 +162,18 @@ def test_a_service_cannot_enter_the_database_of_another(stack: Stack) -> None:
     for other in ("waybill_order", "waybill_inventory", "waybill_fulfilment", "postgres", "template1"):
         with pytest.raises(AssertionError, match="permission denied for database"):
             stack.compose("exec", "payment", "python", "-c", enter, other)
+
+
+def test_nobody_plants_a_shipment_without_the_password_of_valkey(stack: Stack) -> None:
+    plant = "valkey-cli xadd orders '*' payload '{}' 2>&1 || true"
+    assert "NOAUTH" in stack.compose("exec", "valkey", "sh", "-c", plant)
+
+
+def test_messages_that_were_put_aside_are_seen_to_as_the_page_says(stack: Stack) -> None:
+    page = (ROOT / "docs/queue.md").read_text()
+    (command,) = re.findall(r"`docker compose (exec fulfilment python -m \S+) list`", page)
+    assert "0 messages were put aside." in stack.compose(*command.split(), "list")
+    assert "0 messages were sent back." in stack.compose(*command.split(), "replay", ALL)
 
 
 def test_a_service_has_as_many_workers_as_it_is_told(stack: Stack) -> None:

@@ -71,6 +71,8 @@ def test_before_the_answer_there_is_what_a_search_lists_and_nothing_that_tells(h
     # Payment is in a separate trace.
     assert sum(line[1] == "201" and line[-1] == "5" for line in lines) == plan.faulty
     assert not [name for name in NAMES if name in output]
+    assert "in your browser, or in a second terminal; this one waits for the answer." in output
+    assert "In a second terminal `make trace ID=...` shows one; in the browser http://127.0.0.1:" in output
 
 
 def test_a_wrong_answer_is_put_right_and_hints_are_given(house: House) -> None:

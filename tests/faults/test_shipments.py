@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import psycopg
 import pytest
+import redis
 
 from services.fulfilment.consume import MAX_DELIVERIES
 from services.fulfilment.queue import DEAD_LETTERS, GROUP, STREAM
@@ -160,6 +161,29 @@ def test_a_message_that_is_to_blame_is_put_aside_after_five_deliveries(house: Ho
         assert letter["deliveries"] == str(MAX_DELIVERIES)
         assert message.items() <= letter.items()
         assert valkey.xlen(STREAM) == 0
+
+
+def test_a_message_that_is_no_text_is_put_aside_as_it_is_and_lost_orders_are_found_beside_it(
+    house: House, stopped: Callable[[str], None]
+) -> None:
+    message = {b"payload": b'{"order_id": "\xff"}', b"\xfe": b"\xfd"}
+    with redis.Redis.from_url(house.valkey_url) as valkey:
+        valkey.xadd(STREAM, message)
+        wait_until(lambda: valkey.xlen(DEAD_LETTERS) == 1, "the message is put aside")
+        ((_, letter),) = valkey.xrange(DEAD_LETTERS)
+        assert message.items() <= letter.items()
+        stopped("fulfilment")
+        order = paid(house)
+        wait_until(lambda: valkey.xlen(STREAM) == 1, "the message was sent")
+        valkey.delete(STREAM)
+        house.start("fulfilment")
+        wait_until(lambda: shipped(house, order), "the order is shipped")
+        assert "order unreadable" in dead_letters(house)
+        assert "1 message was sent back." in dead_letters(house, "replay", "all")
+        wait_until(lambda: valkey.xlen(DEAD_LETTERS) == 1, "the message is put aside again")
+        ((_, letter),) = valkey.xrange(DEAD_LETTERS)
+        assert message.items() <= letter.items()
+        assert "1 message was dropped." in dead_letters(house, "drop", "all")
 
 
 def test_orders_whose_messages_the_stream_lost_are_shipped_once(house: House, stopped: Callable[[str], None]) -> None:

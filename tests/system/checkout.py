@@ -62,6 +62,10 @@ def main(port: int, mistakes: list[str]) -> None:
             if "works in a thread" in mistakes:
                 return threads.submit(requests.get, stock, timeout=30).result().text
             return requests.get(stock, timeout=30).text
+        if "sends in a thread" in mistakes:
+            threads.submit(send, []).result()
+        if "sends in a trace that is linked" in mistakes:
+            threads.submit(send, [trace.Link(trace.get_current_span().get_span_context())]).result()
         if url:
             with engine.connect() as connection:
                 return str(connection.execute(text("SELECT 1")).scalar())
@@ -89,6 +93,11 @@ def main(port: int, mistakes: list[str]) -> None:
         return "ok"
 
     app.run(port=port)
+
+
+def send(links: list[trace.Link]) -> None:
+    """Send a message, as far as a trace shows it."""
+    trace.get_tracer("queue").start_span("send", kind=trace.SpanKind.PRODUCER, links=links).end()
 
 
 def work(tracer: trace.Tracer) -> None:

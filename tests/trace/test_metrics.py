@@ -144,6 +144,15 @@ def test_a_message_that_is_put_aside_is_told_of_until_it_is_taken_away(house: Ho
         measured.wait_for_gauge("waybill.dead_letters", lambda messages: messages == put_aside())
 
 
+def test_an_order_that_is_announced_again_is_counted(house: House, measured: Measured) -> None:
+    before = measured.total("waybill.orders.announced_again")
+    # Its message cannot be read, so that it says of no order that it is under way.
+    assert house.order(headers={"baggage": "waybill.scenario=poison-message"}).status_code == 201
+    measured.wait_for_total("waybill.orders.announced_again", {}, before + 1)
+    with house.valkey() as valkey:
+        wait_until(lambda: valkey.delete("orders.dead"), "the message is put aside")
+
+
 def test_each_delivery_is_measured_in_seconds_with_the_error_that_ended_it(house: House, measured: Measured) -> None:
     name, unreadable = "messaging.process.duration", {"error.type": "pydantic_core._pydantic_core.ValidationError"}
 

@@ -15,6 +15,7 @@ import pytest
 
 import telemetry
 from exhibition import scenarios
+from services.fulfilment import dead_letters
 from tests.documents import (
     ALL,
     ROOT,
@@ -107,6 +108,11 @@ def test_folders_are_those_that_there_are() -> None:
     described = first_names(README, "The folders")
     tracked = {f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._"}
     assert described == tracked - {"requirements/"}
+
+
+def test_dead_letters_are_named_as_the_page_on_the_queue_says() -> None:
+    (everything,) = re.findall(r"`replay` or `drop` with ids or `(\S+)`", (ROOT / "docs/queue.md").read_text())
+    assert dead_letters.main.make_context("", ["replay", everything]).params["ids"] == (dead_letters.ALL,)
 
 
 def test_every_scenario_is_described_in_its_own_words() -> None:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 120
 # The environment exists, even if its stamp is old.
 MAKE = ["make", "--no-print-directory", f"VENV={sys.prefix}", "--old-file", f"{sys.prefix}/tool"]
+MAKE += ["--old-file", f"{sys.prefix}/dev"]
 
 
 def without_make() -> dict[str, str]:
@@ -132,6 +133,25 @@ TEXTS = ("; touch {}", "$(touch {})", "`touch {}`", "' ; touch {} '", '" ; touch
                 "up STORAGE",
                 "logs SERVICE",
                 "logs SEVERITY",
+                "logs TRACE",
+                "load USERS",
+                "trace WAIT",
+                "score FILE",
+                "retention DAYS",
+                "capacity RATE",
+                "capacity KEEP",
+                "incident SEED",
+                "incident OUT",
+                "incidents OUT",
+                "grade INCIDENT",
+                "grade ANSWER",
+                "dead-letters REPLAY",
+                "dead-letters DROP",
+                "bench VARIANTS",
+                "bench BASE",
+                "bench ROUNDS",
+                "bench DURATION",
+                "bench SEED",
             )
         ),
     ],
@@ -144,7 +164,7 @@ def test_what_is_typed_is_never_run(target: str, text: str, tmp_path: Path) -> N
     reached = given(name, f"{variable}={text.replace('$', '$$')}")
     assert not mark.exists()
     # The settings reach the tool as variables.
-    assert name in ("up", "demo") or text in reached[-1]
+    assert name in ("up", "demo") or any(text in argument for argument in reached)
 
 
 def test_the_tool_called_by_itself_names_its_own_options() -> None:

@@ -125,6 +125,7 @@ def _order_until_sampled(settings: Settings, scenario: str, state: State | None,
     for _ in range(TRIES):
         order = _order(settings.gateway_url, sku, scenario, _where(state, logs))
         if order.answered_in is None:
+            _check_excluded("gateway", order.url)
             raise Broken("no-trace-id")
         if order.sampled:
             return order
@@ -150,8 +151,17 @@ def _why_missing(jaeger: Jaeger, trace: Trace, service: str, order: Visit, wait:
     silent = caller in trace.services and not any(span.kind == "CLIENT" for span in calls)
     if silent and (roots := checks.roots_of(jaeger, service, order.moments)):
         return Broken("calls-not-traced", service=service, other_trace_id=roots[0].trace_id, caller=caller)
+    for call in checks.unanswered_calls(trace):
+        if call.service == caller:
+            _check_excluded(service, checks.first(call, checks.URL))
     detail = _losses(logs, [service], order)
     return Broken("service-missing", trace_id=trace.trace_id, service=service, wait=f"{wait:g}", detail=detail)
+
+
+def _check_excluded(service: str, url: str) -> None:
+    """Check that the service behind a URL makes spans of it. Raises Broken if a variable says that it does not."""
+    for process in processes.behind(url, service):
+        processes.check_excluded(process, url)
 
 
 def _losses(logs: Path, services: Sequence[str], order: Visit) -> str:

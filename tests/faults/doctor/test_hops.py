@@ -285,6 +285,16 @@ def test_a_callee_is_not_traced(house: House) -> None:
         report.names("sdk-disabled", f"What listens at {urlsplit(stock).netloc} makes no spans")
 
 
+def test_a_thread_sends_a_message_without_context(house: House) -> None:
+    with checkout(house, "sends in a thread") as url:
+        yours(url, *addresses(house)).names("work-apart", "with `send` (PRODUCER)", "copy_context")
+    # On purpose, if it is linked.
+    with checkout(house, "sends in a trace that is linked") as url:
+        report = yours(url, *addresses(house))
+        report.finds_nothing()
+        assert "! " not in report.text
+
+
 def test_a_thread_works_without_context(house: House) -> None:
     with checkout(house) as stock, checkout(house, "works in a thread", STOCK_URL=stock) as url:
         yours(url, *addresses(house)).names("work-apart", "with `GET` (CLIENT)", "copy_context")

@@ -237,6 +237,16 @@ def test_a_url_is_left_out(house: House, variable: str) -> None:
         yours(url.replace("/basket", "/batch"), *addresses(house)).finds_nothing()
 
 
+@pytest.mark.parametrize(
+    ("service", "expression", "path"), [("payment", "payments/", "/payments/"), ("gateway", "orders", "/orders")]
+)
+def test_a_url_of_ours_is_left_out(house: House, service: str, expression: str, path: str) -> None:
+    with restarted(house, service, OTEL_PYTHON_FLASK_EXCLUDED_URLS=expression) as pid:
+        for state in (True, False):
+            report = ours(house, SOON, state=state)
+            report.names("url-excluded", f"{service} leaves {path}", f"_EXCLUDED_URLS={expression}", f"process {pid}")
+
+
 def test_libraries_are_left_out(house: House) -> None:
     with checkout(house, BY_VARIABLES, OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="redis , flask") as url:
         report = yours(url, *addresses(house), SOON)

@@ -224,6 +224,23 @@ def test_a_cache_that_hangs_only_makes_orders_slower(house: House) -> None:
     assert_cached(house)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"broken",
+        b"17",
+        b'{"name": "Lapsang"}',
+        b'{"name": "Lapsang", "amount": "0", "currency": "EUR"}',
+        b'{"name": "\xff", "amount": 0, "currency": "EUR"}',
+    ],
+)
+def test_a_cache_that_holds_what_is_no_price_is_not_believed(house: House, value: bytes) -> None:
+    price = buy(house, {SKU: 1}).json()["total"]
+    with house.valkey() as valkey:
+        valkey.set(f"product:{SKU}", value)
+    assert buy(house, {SKU: 1}).json()["total"] == price
+
+
 def assert_cached(house: House) -> None:
     """Empty the cache, and fill it with an order."""
     with house.valkey() as valkey:
