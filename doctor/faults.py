@@ -27,7 +27,7 @@ SECTIONS = {
             "orders fail or hang, and a process is gone",
             "{part} was started and has ended.",
             "It crashed or was killed. The last line of {log}: {line}",
-            "`make down`, then `make up`.",
+            "Wait half a minute: `make up` starts it again. If it does not come back, `make down`, then `make up`.",
         ),
         Fault(
             "service-closed",
