@@ -40,7 +40,7 @@ COMPONENTS = {
     "OTEL_PROPAGATORS": "opentelemetry_propagator",
 }
 """Variables that name components, and the group of entry points that has them."""
-LOOKED_AT = "the SDK's switch, the sampler, the exporter and its endpoint, proxies"
+LOOKED_AT = "the SDK's switch, the sampler, the exporter's endpoint, proxies"
 """The facts that `check` looks at, in words."""
 SERVER_LIBRARIES = frozenset(
     ("*", "flask", "django", "fastapi", "starlette", "asgi", "wsgi", "falcon", "pyramid", "tornado", "aiohttp-server")
