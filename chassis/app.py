@@ -100,6 +100,8 @@ def new_app(
         patience = allowance + deadline.MARGIN if header is not None else None
         deadline.start(allowance - deadline.waited(request.headers.get(deadline.SENT_HEADER), patience))
 
+    if not public:
+        app.before_request(refuse_pages)
     limits.install(app, uncounted=("healthz", "startedz"))
 
     @app.get("/healthz")
@@ -125,6 +127,16 @@ def new_app(
         return _answer(answered | states)
 
     return app
+
+
+def refuse_pages() -> None:
+    """Refuse what the page of a browser sends; only a service that is public has pages.
+
+    The page of a stranger may have its own name point to this machine (DNS rebinding). With all that is more than a
+    question, the browser says by the header Origin that a page sends it.
+    """
+    if "Origin" in request.headers:
+        raise problems.Problem(403, detail="a page may not ask this service")
 
 
 def end() -> None:

@@ -273,6 +273,23 @@ def test_a_page_of_another_origin_places_no_order(house: House, origin: str) -> 
     assert orders(house) == before
 
 
+@pytest.mark.parametrize(
+    ("part", "method", "path", "body"),
+    [
+        ("order", "POST", "/orders", {"quantities": {"TEA-ASSAM": 1}, "payment_token": "t"}),
+        ("order", "POST", "/announcements", {"shipped": [SOMEBODY], "under_way": [], "missing": []}),
+        ("inventory", "PUT", f"/reservations/{SOMEBODY}", {"quantities": {"TEA-ASSAM": 1}}),
+        ("payment", "PUT", f"/payments/{SOMEBODY}", {"amount": 1, "currency": "EUR", "payment_token": "t"}),
+    ],
+)
+@pytest.mark.parametrize("host", ["evil.example", "localhost"])
+def test_a_service_behind_takes_nothing_from_a_page(
+    house: House, part: str, method: str, path: str, body: dict[str, object], host: str
+) -> None:
+    headers = {"Host": host, "Origin": f"http://{host}", "Idempotency-Key": "of a page"}
+    assert_problem(send(house, body, part=part, method=method, path=path, headers=headers), 403)
+
+
 def test_public_names_are_those_of_the_setting(house: House) -> None:
     house.stop("gateway")
     house.start("gateway", PUBLIC_HOSTS="Shop.example, www.shop.example")
