@@ -111,7 +111,7 @@ def test_what_many_services_send_is_said_of_those_of_the_registry() -> None:
 
 
 def lines_of(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the services in an entry of telemetry-schema/."""
+    """Return the lines of an entry of telemetry-schema/ that name services."""
     ours: dict[str, Any] = group.get("annotations", {}).get("waybill", {})
     return [*ours.get("spans", ()), *([ours] if "services" in ours else [])]
 
