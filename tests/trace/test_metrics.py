@@ -98,8 +98,11 @@ def test_a_database_that_hangs_shows_in_the_metrics_of_its_pools(
         while not seen.is_set():
             house.session.get(f"{house.url('inventory')}/products", timeout=PATIENCE_SECONDS)
 
-    # More than the pool has connections.
     with ThreadPoolExecutor(12) as customers, hanging(house, "postgres"):
+        # That of the gauge of the stock, which asks the database, and waits.
+        used = pool | {"db.client.connection.state": "used"}
+        measured.wait_for_gauge("db.client.connection.count", lambda connections: connections == 1, used)
+        # More than the pool has connections.
         for _ in range(12):
             customers.submit(ask)
         try:
