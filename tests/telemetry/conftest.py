@@ -1,6 +1,7 @@
 """Keep the spans and metrics of this process in memory."""
 
 from collections.abc import Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +13,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import telemetry
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
+    """Run each test in a context of its own: what an app that fails leaves in it does not reach the next one."""
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    copy_context().run(pyfuncitem.obj, **arguments)
+    return True
 
 
 @dataclass(frozen=True)
