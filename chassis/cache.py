@@ -23,6 +23,6 @@ def connect(url: str, patience: float, client_class: type[redis.Redis] = redis.R
         socket_connect_timeout=patience,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
-        # What is no text comes and goes as it is, for those who read it to judge.
+        # Bytes that are not text pass unchanged, so that the reader can handle them.
         encoding_errors="surrogateescape",
     )

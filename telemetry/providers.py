@@ -116,7 +116,7 @@ class BaggageAttributes(SpanProcessor):
 
     @guarded
     def _copy(self, there: Mapping[str, object], span: Span) -> None:
-        # What an application puts there need not have a text.
+        # An application's value may fail to convert to a string.
         span.set_attributes({key: str(there[key]) for key in self.keys & there.keys()})
 
 
@@ -184,7 +184,7 @@ class Telemetry:
         for name in ("opentelemetry", __name__):
             logging.getLogger(name).setLevel(logging.ERROR if name == __name__ else logging.CRITICAL)
         self.shutdown(AT_EXIT_SECONDS)
-        # What runs at the exit after this is the application's. A thread that still sends may count what it loses.
+        # Later exit code belongs to the application. A thread that still sends may count its losses.
         if self._flushed.is_set():
             logging.raiseExceptions = before
 

@@ -73,7 +73,7 @@ class Span:
     """One operation of one service. Ids are lower-case hex, times are nanoseconds since the Unix epoch.
 
     `kind` is one of KINDS, `status` one of STATUSES; `service` is `service.name` of the resource; `scope` names the
-    instrumentation, and `schema_url` the version of the conventions that it follows. Of `flags` the Python exporter
+    instrumentation, and `schema_url` the version of the conventions that it follows. In `flags` the Python exporter
     sends bit 8 (it knows where the parent is) and bit 9 (the parent is remote), but not the W3C trace flags.
     """
 

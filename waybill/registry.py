@@ -63,7 +63,7 @@ SERVERS = (
             "jaeger_port": 16686,
             "jaeger_otlp_port": 14318,
             "jaeger_health_port": 13134,
-            # Its metrics of itself.
+            # Its metrics about itself.
             "jaeger_metrics_port": 8890,
         },
     ),

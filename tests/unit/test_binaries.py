@@ -197,7 +197,7 @@ def wait_until_exists(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-# --- What is already there
+# --- An existing executable
 
 
 def test_an_executable_on_path_is_used(machine: Machine) -> None:

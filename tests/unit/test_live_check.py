@@ -423,7 +423,7 @@ def test_each_condition_of_the_registry_is_checked_or_known_to_be_told_by_nothin
     assert CONDITIONS.keys().isdisjoint(NOT_TOLD)
 
 
-# What no attribute tells
+# Rules beyond attributes
 
 
 def test_a_metric_of_two_scopes_is_there_twice() -> None:

@@ -44,7 +44,7 @@ def given(*typed: str) -> list[str]:
     return done.stdout.split("\0")[:-1]
 
 
-# --- What is typed
+# --- The reader's input
 
 
 @pytest.mark.parametrize(
