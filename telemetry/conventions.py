@@ -10,6 +10,9 @@ SCHEMA_URL = Schemas.V1_44_0.value
 https://opentelemetry.io/docs/specs/otel/schemas/
 """
 
+MESSAGING_SYSTEM = "messaging.system"
+"""An attribute that has no stable name in the package of the conventions."""
+
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 """The methods of HTTP that the conventions know."""
 

@@ -22,7 +22,7 @@ from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from . import __version__
-from .conventions import SCHEMA_URL
+from .conventions import MESSAGING_SYSTEM, SCHEMA_URL
 from .guard import guarded
 
 RECORDED = "_recorded_on_a_span"
@@ -33,8 +33,8 @@ EVENTS = (
     (SpanKind.SERVER, HTTP_REQUEST_METHOD, "http.server.request.exception", SeverityNumber.ERROR),
     (SpanKind.CLIENT, HTTP_REQUEST_METHOD, "http.client.request.exception", SeverityNumber.WARN),
     (SpanKind.CLIENT, DB_SYSTEM_NAME, "db.client.operation.exception", SeverityNumber.WARN),
-    (SpanKind.PRODUCER, "messaging.system", "messaging.send.exception", SeverityNumber.WARN),
-    (SpanKind.CONSUMER, "messaging.system", "messaging.process.exception", SeverityNumber.ERROR),
+    (SpanKind.PRODUCER, MESSAGING_SYSTEM, "messaging.send.exception", SeverityNumber.WARN),
+    (SpanKind.CONSUMER, MESSAGING_SYSTEM, "messaging.process.exception", SeverityNumber.ERROR),
 )
 """The name and severity of a log record of an exception, by the kind of its span and an attribute that this has."""
 

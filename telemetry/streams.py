@@ -16,7 +16,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.trace import Link, Span, SpanKind
 
 from . import __version__
-from .conventions import SCHEMA_URL
+from .conventions import MESSAGING_SYSTEM, SCHEMA_URL
 from .durations import Durations
 from .errors import type_name
 from .threads import Within, suppress_instrumentation
@@ -152,7 +152,7 @@ class _Measured:
 
 def _attributes(operation: str, destination: str, server: tuple[str, int]) -> dict[str, str | int]:
     return {
-        "messaging.system": SYSTEM,
+        MESSAGING_SYSTEM: SYSTEM,
         "messaging.operation.name": operation,
         "messaging.destination.name": destination,
         SERVER_ADDRESS: server[0],
