@@ -93,7 +93,7 @@ def test_a_service_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
     assert "test_compose_hands_a_service_its_own_secrets" in copy.tests("tests/unit/test_registry.py")
     copy.edit("docker-compose.yml", "      - fulfilment-secrets:/secrets", volume)
     copy.edit("docker-compose.yml", "  fulfilment-secrets:\n", listed)
-    for file in ("spans", "metrics"):
+    for file in ("spans", "metrics", "logs"):
         text = (copy.root / f"telemetry-schema/{file}.yaml").read_text()
         lists = re.sub(r"(&(?:all|web|stores) \[.*?inventory, )", r"\1loyalty, ", text)
         (copy.root / f"telemetry-schema/{file}.yaml").write_text(lists)
