@@ -69,18 +69,20 @@ def gauge(name: str, read: Read, *, unit: str, description: str) -> None:
 class _Reader:
     """Read in a thread of its own, and wait a while for the result."""
 
-    _thread: Thread
+    _thread: Thread | None = None
     _is_late: bool
 
     def __init__(self, name: str, find: Read) -> None:
         self._name, self.find = name, find
-        self._start()
 
     def read(self) -> list[Observation]:
         """Return the observations of now; nothing if it takes too long to get them."""
-        # A fork takes the thread away.
-        if not self._thread.is_alive():
-            self._start()
+        # An app that is never measured, as in tests, has no thread; and a fork takes it away.
+        if not (self._thread and self._thread.is_alive()):
+            try:
+                self._start()
+            except RuntimeError:
+                return self._try()  # Python 3.12 starts no thread at exit, which has a time limit of its own.
         if self._is_late:
             with suppress(Empty):
                 self._found.get_nowait()
@@ -97,8 +99,9 @@ class _Reader:
         self._asked: SimpleQueue[None] = SimpleQueue()
         self._found: SimpleQueue[list[Observation]] = SimpleQueue()
         self._is_late = False
-        self._thread = Thread(target=self._serve, args=(self._asked, self._found), name=self._name, daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._serve, args=(self._asked, self._found), name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _serve(self, asked: SimpleQueue[None], found: SimpleQueue[list[Observation]]) -> None:
         while True:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from threading import Event
+from threading import Event, Thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
@@ -52,6 +53,22 @@ def test_a_reader_that_is_given_again_is_asked_once(recorded: Recorded) -> None:
     assert asked == [1]
 
 
+def test_a_gauge_has_a_thread_once_it_is_read_and_does_without_if_none_can_start(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    gauge("shop.carts", reader("mail", 3), unit="{job}", description="Jobs that wait.")
+    assert not [thread for thread in enumerate_threads() if thread.name == "shop.carts"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", refuse)
+        assert by_queue(recorded, "shop.carts") == {"mail": 3}
+    for _ in range(2):
+        assert by_queue(recorded, "shop.carts") == {"mail": 3}
+        assert len([thread for thread in enumerate_threads() if thread.name == "shop.carts"]) == 1
+
+
 @pytest.mark.parametrize(("value", "sent"), [(2**64, 2.0**64), (Decimal(3), 3), ("many", None), (None, None)])
 def test_a_value_that_otlp_cannot_hold_costs_no_other_metric(
     recorded: Recorded, caplog: pytest.LogCaptureFixture, value: Any, sent: float | None
@@ -76,7 +93,7 @@ def test_a_reader_that_hangs_holds_up_no_other_metric_and_is_read_again_when_it_
         answered.wait(30)
         return [Observation(3, {"queue": "mail"})]
 
-    monkeypatch.setattr(metrics, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(metrics, "READ_SECONDS", 0.5)
     for read in (hang, reader("print", 5)):
         gauge("shop.parcels", read, unit="{job}", description="Jobs that wait.")
     for _ in range(2):

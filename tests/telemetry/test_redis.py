@@ -101,9 +101,10 @@ def test_an_error_of_the_server_is_named_as_it_names_it(
     with redis.Redis(port=valkey) as client:
         with suppress_instrumentation():
             client.set("text", "a")
-        with pytest.raises(redis.ResponseError):
+        with pytest.raises(redis.ResponseError) as caught:
             client.execute_command(*command)
     (span,) = recorded.spans
+    code = code if code is None or str(caught.value).startswith(code) else told_by_redis(code)
     assert (span.attributes or {}).get("db.response.status_code") == code
     measured = [dict(series) for series in recorded.points("db.client.operation.duration")]
     assert code in [each.get("db.response.status_code") for each in measured if "error.type" in each]
@@ -117,7 +118,12 @@ def test_an_error_of_a_pipeline_and_of_a_lost_server_is_named_if_there_is_a_name
     with redis.Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as client, pytest.raises(redis.ConnectionError):
         client.ping()
     codes = [(span.attributes or {}).get("db.response.status_code") for span in recorded.spans]
-    assert codes == ["NOSCRIPT", None]
+    assert codes == [told_by_redis("NOSCRIPT"), None]
+
+
+def told_by_redis(code: str) -> str | None:
+    """Return this name of an error if redis-py tells it: old versions cut off those that they have a class for."""
+    return code if hasattr(redis.RedisError(), "status_code") else None
 
 
 def test_a_pipeline_names_each_command_once(recorded: Recorded, valkey: int) -> None:
