@@ -338,6 +338,7 @@ telemetry.shutdown()
 # The end
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", ["", "telemetry.shutdown(1.0)", "raise SystemExit(0)"])
 def test_without_a_collector_the_end_is_near_and_standard_output_is_the_commands_own(end: str) -> None:
     # It only logs the losses.
@@ -345,6 +346,7 @@ def test_without_a_collector_the_end_is_near_and_standard_output_is_the_commands
     assert (done.returncode, done.stdout) == (0, "id,sku\n")
 
 
+@pytest.mark.processes
 def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> None:
     # The SDK's own shutdown is not bounded at all.
     code = f"import time, telemetry\n{LAST}telemetry.configure('shop')\n{ONE_SPAN}\nstarted = time.monotonic()"
@@ -353,11 +355,13 @@ def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> Non
     assert done.stderr == "1 spans were lost: 127.0.0.1:9 did not take them\n"
 
 
+@pytest.mark.processes
 def test_what_runs_at_the_exit_after_ours_finds_logging_as_it_was() -> None:
     code = "import atexit, logging; atexit.register(lambda: print(logging.raiseExceptions))"
     assert prints(f"{code}\n{QUIET}") == "True"
 
 
+@pytest.mark.processes
 def test_an_exit_sends_what_is_queued() -> None:
     with Receiver() as receiver:
         prints(
@@ -368,6 +372,7 @@ def test_an_exit_sends_what_is_queued() -> None:
         assert [span.name for span in receiver.spans] == ["export"]
 
 
+@pytest.mark.processes
 def test_a_child_that_was_forked_sends_its_spans_at_its_exit() -> None:
     with Receiver() as receiver:
         prints(

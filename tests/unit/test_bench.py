@@ -160,6 +160,7 @@ def test_a_variant_changes_the_traced_services_and_nothing_else(tmp_path: Path) 
     assert order.environment["OTEL_SERVICE_NAME"] == "order"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.exists])
 def test_the_code_of_every_variant_can_be_imported_and_has_the_names_of_ours(name: str, tmp_path: Path) -> None:
     environment = os.environ | VARIANTS[name].lay_out(tmp_path)
