@@ -15,6 +15,7 @@ import click
 
 from .cli import _url, printable, together
 from .jaeger import Jaeger, JaegerError
+from .otlp import SERVICE as DOCTOR
 from .score_input import Service, Telemetry
 from .score_rules import RULES, WEIGHTS, Loss, Rule, Undecided
 
@@ -62,8 +63,8 @@ def score(service: Service, telemetry: Telemetry) -> Score:
 
 
 def scores(telemetry: Telemetry, names: Sequence[str] = ()) -> list[Score]:
-    """Return the score of each of these services, by name; of all if `names` is empty."""
-    chosen = [name for name in sorted(telemetry.services) if not names or name in names]
+    """Return the score of each of these services, by name; of all but the doctor if `names` is empty."""
+    chosen = [name for name in sorted(telemetry.services) if (name in names if names else name != DOCTOR)]
     return [score(telemetry.services[name], telemetry) for name in chosen]
 
 
@@ -127,8 +128,8 @@ def main(jaeger: str, files: Sequence[Path], **given: Any) -> None:
 def _read_jaeger(telemetry: Telemetry, jaeger: Jaeger, names: Sequence[str], minutes: float, limit: int) -> None:
     end = datetime.now(UTC) + timedelta(minutes=1)
     for name in names or jaeger.services():
-        # Jaeger's own spans do not belong to a service of the reader.
-        if name != "jaeger" or name in names:
+        # Jaeger's own spans, and the doctor's, do not belong to a service of the reader.
+        if name not in ("jaeger", DOCTOR) or name in names:
             resource_spans = jaeger.find_otlp(name, end - timedelta(minutes=minutes + 1), end, limit)
             try:
                 telemetry.add({"resourceSpans": resource_spans})

@@ -2,18 +2,20 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import click
 from rich.console import Console
 
-from doctor.jaeger import Jaeger
+from doctor.jaeger import Jaeger, whole
 from telemetry.records import Record, of_trace
 from telemetry.traces import Trace
 from waybill import typed, waterfall
 from waybill.settings import settings
 from waybill.supervise import services_log, state_folder
 
+SETTLED_AFTER_NS = 2 * 10**9
 MOST_BYTES = 80 * 2**20
 """More than the Collector keeps, which is three files of 20 MB."""
 
@@ -45,7 +47,7 @@ def a_trace_id(_context: click.Context, _parameter: click.Parameter, value: str 
 def trace(trace_id: str, wait: float, logs: bool, wants_json: bool) -> None:
     """Show the trace ID as a waterfall. The `trace_id` of an order is in the gateway's answer."""
     jaeger = Jaeger(settings().jaeger_url)
-    found = jaeger.wait_for_trace(trace_id, timeout=wait)
+    found = jaeger.wait_for_trace(trace_id, _has_settled, timeout=wait)
     has_web_ui = jaeger.has_web_ui()
     if found is None:
         raise click.ClickException(
@@ -69,6 +71,11 @@ def trace(trace_id: str, wait: float, logs: bool, wants_json: bool) -> None:
     console.print(link(trace_id), soft_wrap=True)
     for other in sorted({link.trace_id for span in found.spans for link in span.links} - {trace_id, ""}):
         console.print(f"→ {link(other)}", style="dim", soft_wrap=True)
+
+
+def _has_settled(found: Trace) -> bool:
+    """Return whether a trace is whole, and ended long enough ago for a consumer to have sent its spans."""
+    return whole(found) and time.time_ns() - found.end_ns > SETTLED_AFTER_NS
 
 
 def _as_json(found: Trace, records: list[Record] | None) -> dict[str, Any]:

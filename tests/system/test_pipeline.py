@@ -137,6 +137,13 @@ def test_each_of_200_orders_is_one_whole_trace(house: House, jaeger: Jaeger) -> 
         assert "@jaeger@warnings" not in raw(jaeger, trace.trace_id)
 
 
+def test_a_trace_that_is_asked_for_right_after_the_answer_has_the_shipment(house: House) -> None:
+    for _ in range(3):
+        status, printed = waybill(house, "trace", house.order().json()["trace_id"], "--json")
+        assert status == 0, printed
+        assert "fulfilment" in {span["service"] for span in json.loads(printed)["spans"]}
+
+
 def test_a_trace_is_there_soon_after_the_answer(house: House, jaeger: Jaeger) -> None:
     trace_id = house.order().json()["trace_id"]
     answered = time.monotonic()

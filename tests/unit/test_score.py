@@ -279,6 +279,16 @@ def test_the_report_names_rule_span_fix_and_source_and_what_it_could_not_tell(ba
     assert "SDK-001: " in done.output
 
 
+def test_the_doctor_is_scored_only_if_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "otlp.jsonl"
+    file.write_text(
+        "".join(json.dumps(spans(span(), resource=of)) + "\n" for of in (RESOURCE, {"service.name": "waybill-doctor"}))
+    )
+    assert "waybill-doctor" not in run(file).output
+    named = run("--service=waybill-doctor", file)
+    assert (named.exit_code, "RES-001" in named.output) == (1, True)
+
+
 def test_json_says_the_same(bad: Path) -> None:
     done = run("--json", bad)
     found = {each["service"]: each for each in json.loads(done.output)["services"]}
