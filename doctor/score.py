@@ -128,8 +128,8 @@ def main(jaeger: str, files: Sequence[Path], **given: Any) -> None:
 def _read_jaeger(telemetry: Telemetry, jaeger: Jaeger, names: Sequence[str], minutes: float, limit: int) -> None:
     end = datetime.now(UTC) + timedelta(minutes=1)
     for name in names or jaeger.services():
-        # Jaeger's own spans, and the doctor's, do not belong to a service of the reader.
-        if name not in ("jaeger", DOCTOR) or name in names:
+        # Jaeger's own spans do not belong to a service of the reader.
+        if name != "jaeger" or name in names:
             resource_spans = jaeger.find_otlp(name, end - timedelta(minutes=minutes + 1), end, limit)
             try:
                 telemetry.add({"resourceSpans": resource_spans})
