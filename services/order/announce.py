@@ -26,8 +26,10 @@ def announce_again(engine: Engine, shipped: Sequence[UUID], under_way: Sequence[
 
     fulfilment is asked again later for all others.
     """
-    with engine.begin() as db:
-        # This does not belong to an order, and its statements would be separate traces.
+    # This does not belong to an order: a wait for a connection and the statements would be separate traces.
+    with suppress_instrumentation():
+        db = engine.connect()
+    with db, db.begin():
         with suppress_instrumentation():
             store.confirm(db, shipped)
             store.ask_later(db, under_way)

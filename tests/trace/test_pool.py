@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import Connection, Engine, create_engine
 
+from services.order.announce import announce_again
 from telemetry import WaitTracingPool, instrument_app
 from telemetry import pools as pool
 from telemetry.errors import QuietErrors
@@ -38,12 +39,12 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 @pytest.fixture
 def make_engine(house: House) -> Iterator[MakeEngine]:
-    """Makes engines with the pool on the database of inventory."""
-    url = postgres.url("inventory", postgres.passwords(house.folder / "data"), house.settings.postgres_port)
+    """Makes engines with the pool on the database of a service."""
     engines: list[Engine] = []
 
-    def make(**options: int) -> Engine:
-        engines.append(create_engine(url, poolclass=WaitTracingPool, pool_logging_name="inventory", **options))
+    def make(name: str = "inventory", **options: int) -> Engine:
+        url = postgres.url(name, postgres.passwords(house.folder / "data"), house.settings.postgres_port)
+        engines.append(create_engine(url, poolclass=WaitTracingPool, pool_logging_name=name, **options))
         return engines[-1]
 
     yield make
@@ -57,7 +58,7 @@ def test_a_wait_is_a_span_that_names_who_held_the_connection(
     engine = make_engine(pool_size=1, max_overflow=0)
     with pool.tracer.start_as_current_span("nightly_report") as holder:
         held = engine.connect()
-    waits_until(held.close, engine)
+    waits_until(held.close, lambda: engine.connect().close())
 
     wait = only_wait(exporter)
     assert (wait.kind, wait.status.is_unset) == (trace.SpanKind.INTERNAL, True)
@@ -84,7 +85,7 @@ def test_a_request_that_holds_a_connection_is_named_by_its_route(
         return ""
 
     app.test_client().post("/reports/2026")
-    waits_until(held[0].close, engine)
+    waits_until(held[0].close, lambda: engine.connect().close())
     assert (only_wait(exporter).attributes or {})["pool.holders.routes"] == ("POST /reports/<int:year>",)
 
 
@@ -94,7 +95,7 @@ def test_at_most_five_holders_are_named(make_engine: MakeEngine, exporter: InMem
     for number in range(7):
         with pool.tracer.start_as_current_span(f"holder {number}"):
             held.append(engine.connect())
-    waits_until(held[6].close, engine)
+    waits_until(held[6].close, lambda: engine.connect().close())
     for connection in held:
         connection.close()
     wait = only_wait(exporter)
@@ -110,7 +111,7 @@ def test_a_holder_that_gave_its_connection_back_is_not_named(
         pass
     with pool.tracer.start_as_current_span("now"):
         held = [engine.connect(), engine.connect()]
-    waits_until(held[0].close, engine)
+    waits_until(held[0].close, lambda: engine.connect().close())
     held[1].close()
     assert (only_wait(exporter).attributes or {})["pool.holders.routes"] == ("now", "now")
 
@@ -120,7 +121,7 @@ def test_a_holder_without_a_trace_is_not_named(make_engine: MakeEngine, exporter
     held = [engine.connect() for _ in range(6)]
     with pool.tracer.start_as_current_span("traced"):
         held.append(engine.connect())
-    waits_until(held[0].close, engine)
+    waits_until(held[0].close, lambda: engine.connect().close())
     for connection in held:
         connection.close()
     wait = only_wait(exporter)
@@ -153,9 +154,19 @@ def test_a_wait_in_vain_is_an_error(make_engine: MakeEngine, exporter: InMemoryS
     assert set(event.attributes or {}) == {"exception.type", "exception.stacktrace"}
 
 
-def waits_until(release: Callable[[], None], engine: Engine) -> None:
-    """Check a connection out in another thread, and release one once it waits."""
-    waiting = threading.Thread(target=lambda: engine.connect().close())
+def test_what_fulfilment_asks_for_waits_outside_of_any_trace(
+    make_engine: MakeEngine, exporter: InMemorySpanExporter
+) -> None:
+    engine = make_engine("order", pool_size=1, max_overflow=0)
+    with pool.tracer.start_as_current_span("POST /orders"):
+        held = engine.connect()
+    waits_until(held.close, lambda: announce_again(engine, [], [], []))
+    assert waits(exporter) == []
+
+
+def waits_until(release: Callable[[], None], use: Callable[[], None]) -> None:
+    """Use a connection in another thread, and release one once it waits."""
+    waiting = threading.Thread(target=use)
     waiting.start()
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not in_wait(waiting):
