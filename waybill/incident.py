@@ -10,6 +10,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,16 +88,20 @@ def incident(seed: int | None, all_of_them: bool, out: Path) -> None:
     """
     if (seed is None) == (not all_of_them):
         raise click.UsageError("Name a --seed, or use --all.")
-    if out.exists():
-        raise click.UsageError(f"{out} exists already: name another folder.")
-    if seed is not None:
-        record(plan_of(seed), out)
-        return
-    for number, each in enumerate(recorded_seeds(), 1):
-        record(plan_of(each), out / f"incident-{number:02}")
-    with tarfile.open(out / "incidents.tar.gz", "w:gz") as archive:
-        for folder in sorted(out.glob("incident-*")):
-            archive.add(folder, folder.name)
+    create(out)
+    try:
+        if seed is not None:
+            record(plan_of(seed), out)
+            return
+        for number, each in enumerate(recorded_seeds(), 1):
+            record(plan_of(each), out / f"incident-{number:02}")
+        with tarfile.open(out / "incidents.tar.gz", "w:gz") as archive:
+            for folder in sorted(out.glob("incident-*")):
+                archive.add(folder, folder.name)
+    finally:
+        # It is only removed if it is empty, because nothing could be recorded.
+        with suppress(OSError):
+            out.rmdir()
 
 
 @click.command()
@@ -138,6 +143,16 @@ def grade(folder: Path, as_json: bool, answer: Path) -> None:
     sys.exit(0 if total == 1 else WRONG)
 
 
+def create(folder: Path) -> None:
+    """Create a folder. Raises click.UsageError if that is impossible, before any order is placed."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise click.UsageError(f"{folder} exists already: name another folder.") from error
+    except OSError as error:
+        raise click.UsageError(f"{folder} cannot be created ({error.strerror}): name another folder.") from error
+
+
 def recorded_seeds() -> list[int]:
     """Return the seeds of a release in numerical order: the first of each fault, and further ones."""
     faults = [plan_of(seed).scenario for seed in range(ENOUGH_SEEDS)]
@@ -154,7 +169,12 @@ def record(plan: Plan, folder: Path) -> None:
     find_example(jaeger, plan, orders)
     began, ended = min(order.started for order in orders), datetime.now(UTC).timestamp()
     traces = of_these_orders(traces_between(jaeger, began, ended), began)
-    folder.mkdir(parents=True)
+    if lost := {order.trace_id for order in orders} - {span["traceId"] for trace in traces for span in spans_of(trace)}:
+        raise click.ClickException(
+            f"{len(lost)} of {len(orders)} orders have no trace in Jaeger. Were they sampled out? `make down`, then "
+            "`make up` without SAMPLING."
+        )
+    folder.mkdir(exist_ok=True)
     write_lines(folder / TRACES, traces)
     write_lines(folder / LOGS, logs_between(services_log(state_folder(settings())), began, ended))
     for name, page in zip(METRICS, (before, metrics_page()), strict=True):

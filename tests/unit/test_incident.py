@@ -8,9 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from exhibition.scenarios import SCENARIOS
+from tests.ports import free_port
 from waybill.drill import NEVER_LOOKED_FOR, plan_of
 from waybill.grading import grade_traces
 from waybill.incident import KEY, RECORDED, Key, grade, incident, recorded_seeds, sealed, unsealed
+from waybill.orders import Order
+from waybill.settings import settings
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 CAUSE = SCENARIOS["lost-context"].cause
@@ -100,6 +103,35 @@ def test_a_folder_without_a_key_is_no_incident(folder: Path) -> None:
 def test_a_folder_that_exists_is_left_as_it_is(folder: Path) -> None:
     result = CliRunner().invoke(incident, ["--seed", "7", "--out", str(folder)])
     assert (result.exit_code, "exists already" in result.output) == (2, True)
+
+
+def test_a_folder_that_cannot_be_created_is_refused_before_an_order_is_placed(folder: Path) -> None:
+    (folder / "file").write_text("")
+    result = CliRunner().invoke(incident, ["--seed", "7", "--out", str(folder / "file" / "incident")])
+    assert (result.exit_code, "cannot be created (Not a directory)" in result.output) == (2, True), result.output
+
+
+def test_if_nothing_could_be_recorded_there_is_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAYBILL_METRICS_PORT", str(free_port()))
+    settings.cache_clear()
+    result = CliRunner().invoke(incident, ["--seed", "7", "--out", str(folder / "new")])
+    settings.cache_clear()
+    assert (result.exit_code, "The Collector does not answer" in result.output) == (1, True), result.output
+    assert not (folder / "new").exists()
+
+
+def test_an_incident_is_not_recorded_if_the_trace_of_an_order_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [Order("completed", 201, 1.0, 0.1, trace_id) for trace_id in (A, B)]
+    stored = {"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": A, "startTimeUnixNano": "2000000000"}]}]}]}
+    monkeypatch.setattr("waybill.incident.metrics_page", lambda: "")
+    monkeypatch.setattr("waybill.incident.place", lambda _plan, one_by_one: orders)
+    monkeypatch.setattr("waybill.incident.find_example", lambda *_: A)
+    monkeypatch.setattr("waybill.incident.traces_between", lambda *_: [stored])
+    result = CliRunner().invoke(incident, ["--seed", "7", "--out", str(tmp_path / "new")])
+    assert (result.exit_code, "1 of 2 orders have no trace in Jaeger" in result.output) == (1, True), result.output
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_trace_of_none_is_no_score() -> None:
