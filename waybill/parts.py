@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 import requests
@@ -207,19 +207,13 @@ def sampler(settings: Settings, name: str, ports: Mapping[str, int] | None = Non
 def _prometheus(settings: Settings, data: Path) -> Part:
     folder = data / "prometheus"
     configuration = folder / "prometheus.yaml"
-    ports = {
-        "services": settings.metrics_port,
-        "collector": settings.collector_metrics_port,
-        "jaeger": settings.jaeger_metrics_port,
-    }
 
     def prepare() -> None:
         folder.mkdir(exist_ok=True)
         # It does not support variables, so it reads its targets from a file beside its configuration.
         shutil.copy(ROOT / "deploy/prometheus.yaml", configuration)
         (folder / "alerts.yaml").write_text(alerts(settings.alerts))
-        groups = [{"targets": [f"127.0.0.1:{port}"], "labels": {"job": job}} for job, port in ports.items()]
-        (folder / "targets.json").write_text(json.dumps(groups))
+        (folder / "targets.json").write_text(json.dumps(targets(settings)))
 
     return Part(
         name="prometheus",
@@ -236,6 +230,17 @@ def _prometheus(settings: Settings, data: Path) -> Part:
         prepare=prepare,
         ready=lambda: answers(f"{settings.prometheus_url}/-/ready"),
     )
+
+
+def targets(settings: Settings) -> list[dict[str, Any]]:
+    """Return what Prometheus reads, in the format of its `file_sd_configs`: also the Collectors of a second tier."""
+    samplers = settings.sampler_metrics_ports if settings.sampling == "two-tier" else ()
+    ports = {
+        "services": (settings.metrics_port,),
+        "collector": (settings.collector_metrics_port, *samplers),
+        "jaeger": (settings.jaeger_metrics_port,),
+    }
+    return [{"targets": [f"127.0.0.1:{port}" for port in of], "labels": {"job": job}} for job, of in ports.items()]
 
 
 def alerts(windows: Literal["production", "demo"]) -> str:

@@ -9,7 +9,8 @@ import yaml
 
 from tests.documents import ROOT, quoted, rows
 from waybill.binaries import find
-from waybill.parts import DEMO_WINDOWS, alerts
+from waybill.parts import DEMO_WINDOWS, alerts, targets
+from waybill.settings import Settings
 
 pytestmark = pytest.mark.processes
 
@@ -58,6 +59,14 @@ def test_in_a_demonstration_no_window_is_that_of_production() -> None:
 def test_an_alert_names_a_search_that_leads_to_traces_and_a_page_that_is_there(rule: dict[str, dict[str, str]]) -> None:
     assert rule["annotations"]["jaeger"].startswith("/search?service=")
     assert (ROOT / rule["annotations"]["page"]).is_file()
+
+
+def test_prometheus_reads_each_collector_of_two_tiers() -> None:
+    count = {
+        sampling: [len(group["targets"]) for group in targets(Settings(sampling=sampling))]
+        for sampling in ("off", "two-tier")
+    }
+    assert count == {"off": [1, 1, 1], "two-tier": [1, 3, 1]}
 
 
 def test_the_document_has_a_row_for_every_alert() -> None:
