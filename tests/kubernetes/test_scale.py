@@ -1,7 +1,9 @@
 """overlays/scale on a real cluster: traces go through two tiers of Collectors, and survive Jaeger and its storage."""
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -33,6 +35,8 @@ pytestmark = pytest.mark.timeout(900)
 ORDERS = 100
 EACH = 40
 """Orders with each number of tail samplers."""
+REPORT_SECONDS = 5
+"""The services report this often."""
 DECIDED_SECONDS = 60
 """Longer than the agents' queue, decision_wait and the tail samplers' queue together."""
 
@@ -190,23 +194,42 @@ class Counts:
 
 def settled() -> Counts:
     """Return the counts once no span is in transit, and the services have reported everything that they sent."""
-    found: list[Counts] = []
+    found: list[tuple[float, Counts]] = []
+    with ExitStack() as stack:
+        pages = Pages(stack)
 
-    def rests() -> bool:
-        found.append(counts())
-        # The services report every five seconds.
-        return len(found) > 10 and all(each == found[-1] and each.rests for each in found[-5:])
+        def rests() -> bool:
+            now = time.monotonic()
+            found.append((now, counts(pages)))
+            since = [each for when, each in found if when > now - 2 * REPORT_SECONDS]
+            long_enough = now - found[0][0] > 2 * REPORT_SECONDS
+            return long_enough and all(each == found[-1][1] and each.rests for each in since)
 
-    wait_until(rests, "nothing is on its way", 120)
-    return found[-1]
+        wait_until(rests, "nothing is on its way", 120)
+    return found[-1][1]
 
 
-def counts() -> Counts:
-    names = {part: [pod["metadata"]["name"] for pod in pods(part)] for part in ("tail-sampler", "jaeger")}
-    (agent,) = [pod["metadata"]["name"] for pod in pods("otel-collector")]
-    services, first = numbers(agent, 8889), numbers(agent, 8888)
-    samplers = [numbers(name, 8888) for name in names["tail-sampler"]]
-    jaegers = [numbers(name, 8890) for name in names["jaeger"]]
+class Pages:
+    """The pages of metrics of the Collectors and Jaegers that there are now."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        # The agent has the services' metrics and its own.
+        wanted = [("otel-collector", 8889), ("otel-collector", 8888), ("tail-sampler", 8888), ("jaeger", 8890)]
+        self._ports = {
+            (part, port): [
+                stack.enter_context(forwarded(pod["metadata"]["name"], port, kind="pod")) for pod in pods(part)
+            ]
+            for part, port in wanted
+        }
+
+    def read(self, part: str, port: int) -> list[Numbers]:
+        """Return the numbers of each pod of a part."""
+        return [parse(cluster.page(local)) for local in self._ports[part, port]]
+
+
+def counts(pages: Pages) -> Counts:
+    (services,), (first,) = pages.read("otel-collector", 8889), pages.read("otel-collector", 8888)
+    samplers, jaegers = pages.read("tail-sampler", 8888), pages.read("jaeger", 8890)
     ledger = Ledger(Settings(), Snapshot(services, first, None), frozenset(), settled=True)
     undecided = "otelcol_processor_tail_sampling_sampling_traces_on_memory"
     waiting = first.total("otelcol_exporter_queue_size", exporter=TO_SAMPLERS)
@@ -214,11 +237,6 @@ def counts() -> Counts:
     waiting += sum(each.total("otelcol_exporter_queue_size") for each in jaegers)
     stored = sum(each.total("otelcol_exporter_sent_spans", exporter=TO_STORAGE) for each in jaegers)
     return Counts(ledger.ended, ledger.accepted, stored, not waiting)
-
-
-def numbers(pod: str, port: int) -> Numbers:
-    with forwarded(pod, port, kind="pod") as local:
-        return parse(cluster.page(local))
 
 
 def indices(url: str) -> set[str]:
