@@ -22,7 +22,10 @@ from tests.small_services import ROOT
 from waybill import postgres
 
 MILLION = 1_000_000
-ROUNDS, ORDERS_A_ROUND = 7, 12
+ORDERS_A_ROUND = 12
+ROUNDS, MOST_ROUNDS = 15, 60
+"""On a machine with other work, a single ratio may be anything from 0.5 to 2."""
+AT_MOST = 1.1
 OLD = "now() - interval '40 days'"
 AN_ORDER = "gen_random_uuid(), '{status}', '{{\"TEA\": 1}}', '{key}-' || n, '', now(), {asked}, {created}"
 COLUMNS = "id, status, quantities, idempotency_key, fingerprint, leased_until, ask_at, created_at"
@@ -46,18 +49,19 @@ def test_orders_are_placed_as_quickly_while_a_million_old_ones_are_deleted(house
         [sys.executable, "-m", "services.order.retention"], cwd=ROOT, env=environment(house, "order")
     )
     wait_until(lambda: count(house, "orders", "starts_with(idempotency_key, 'old-')") < MILLION, "the first batch")
-    ratios = []
-    for _ in range(ROUNDS):
+    left, ratios = count(house, "orders", "starts_with(idempotency_key, 'old-')"), []
+    while len(ratios) < ROUNDS or (statistics.median(ratios) > AT_MOST and len(ratios) < MOST_ROUNDS):
         job.send_signal(signal.SIGSTOP)
         without = place(house, ORDERS_A_ROUND)
         job.send_signal(signal.SIGCONT)
         ratios.append(place(house, ORDERS_A_ROUND) / without)
     assert job.poll() is None, "the job ended before it was measured"
+    assert count(house, "orders", "starts_with(idempotency_key, 'old-')") < left, "it deleted nothing meanwhile"
     print(
-        f"latency beside the job: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of without"
+        f"latency beside the job: {statistics.median(ratios):.2f} of without,"
+        f" the median of {len(ratios)} pairs from {min(ratios):.2f} to {max(ratios):.2f}"
     )
-    # On a quiet machine it is at most 1.1; on a busy one it varies.
-    assert statistics.median(ratios) < 1.5
+    assert statistics.median(ratios) <= AT_MOST
     # If it is killed in the middle of a batch, nothing is lost, and the next run continues.
     job.kill()
     job.wait(PATIENCE_SECONDS)
