@@ -6,7 +6,8 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,6 @@ DATABASES, OBSERVABILITY = "databases", "observability"
 """The namespaces that overlays/external expects."""
 OF_A_TEST = "waybill-test"
 """The label of a namespace that a test has created, and so may delete."""
-CONTROLLERS = "deployments,replicasets,statefulsets,daemonsets,cronjobs,jobs"
 PATIENCE_SECONDS = 300
 OURS = "app.kubernetes.io/component in (web,worker)"
 SERVICES = "app.kubernetes.io/component"
@@ -330,13 +330,20 @@ def remove_leftovers() -> None:
     names = [name for name in (NAMESPACE, EDGE, DATABASES, OBSERVABILITY) if name in found]
     for name in names:
         assert OF_A_TEST in found[name], f"there is a namespace {name} that no test has made: delete it first"
-    for name in names:
-        # Without its controllers, no pod comes back, and pods that are thrown away do not need to end in order. While
-        # a namespace has pods, the cluster looks at it only after half of the longest of their grace periods.
-        kubectl("delete", CONTROLLERS, "--all", "--cascade=orphan", "--timeout=300s", namespace=name)
-        kubectl("delete", "pods", "--all", "--grace-period=1", "--timeout=300s", namespace=name)
     if names:
-        kubectl("delete", "namespace", *names, "--timeout=300s")
+        kubectl("delete", "namespace", *names, "--wait=false")
+        with ThreadPoolExecutor(len(names)) as pool:
+            list(pool.map(empty, names))
+        kubectl("wait", "--for=delete", *(f"namespace/{name}" for name in names), "--timeout=300s")
+
+
+def empty(namespace: str) -> None:
+    """End the pods of a namespace that is being deleted. Pods that are thrown away do not need to end in order."""
+    kubectl("delete", "pods", "--all", "--grace-period=1", "--timeout=300s", namespace=namespace)
+    # While a namespace has pods, the cluster looks at it again after half of the longest of their grace periods, unless
+    # it changes. It may be gone already.
+    with suppress(AssertionError):
+        kubectl("label", "namespace", namespace, "waybill-empty=true")
 
 
 def order_through_port_forward() -> requests.Response:
