@@ -128,7 +128,7 @@ check: lint ## what to run after each change: lint, types, and the tests that ne
 
 test: $(VENV)/dev ## the tests of everything that runs here, but for those of the targets below
 	WAYBILL_METRICS=on $(VENV)/bin/python -m waybill binaries >/dev/null
-	$(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults --ignore tests/celery_shop \
+	EXAMPLES=200 $(VENV)/bin/pytest --numprocesses 5 tests --ignore tests/docker --ignore tests/faults --ignore tests/celery_shop \
 		--ignore tests/kubernetes --ignore tests/packages
 
 test-docker: $(VENV)/dev ## the compose stack, brought up, used and taken down

@@ -154,7 +154,7 @@ def test_the_collector_of_the_page_starts_as_it_says_and_passes_spans_on(
                 response = order("tok_visa")
             receiver.wait_for_trace(response.headers["traceresponse"].split("-")[1], "XDEL", timeout=PATIENCE_SECONDS)
         code = "import logging, telemetry; telemetry.configure('orders', logs='otlp'); logging.warning('placed')"
-        prints(code, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+        prints(code, ROOT, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         wait_until((tmp_path / given["LOGS_FILE"]).exists, "the log")
     finally:
         collector.terminate()

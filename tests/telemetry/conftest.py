@@ -1,18 +1,23 @@
 """Keep the spans and metrics of this process in memory."""
 
+import os
 from collections.abc import Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import telemetry
+
+EXAMPLES = settings(max_examples=int(os.environ.get("EXAMPLES", "30")), deadline=None)
+"""The settings of tests with drawn values: few here, more in `make test`."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,21 +59,21 @@ class Recorded:
 
 
 @pytest.fixture(scope="session")
-def providers() -> tuple[TracerProvider, MeterProvider]:
+def providers() -> tuple[InMemorySpanExporter, MeterProvider]:
     """Set up the folder and the meters of this process, once: OpenTelemetry accepts no other providers later."""
-    meters = MeterProvider()
+    meters, exporter = MeterProvider(), InMemorySpanExporter()
     metrics.set_meter_provider(meters)
-    return telemetry.configure("shop", spans=None, metrics=None).tracer_provider, meters
+    # One for all tests: a processor cannot be removed, and each of hundreds would be called for each span.
+    telemetry.configure("shop", spans=None, metrics=None, span_processors=[SimpleSpanProcessor(exporter)])
+    return exporter, meters
 
 
 @pytest.fixture
-def recorded(providers: tuple[TracerProvider, MeterProvider]) -> Iterator[Recorded]:
-    tracers, meters = providers
-    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
-    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+def recorded(providers: tuple[InMemorySpanExporter, MeterProvider]) -> Iterator[Recorded]:
+    (exporter, meters), reader = providers, InMemoryMetricReader()
+    exporter.clear()
     meters.add_metric_reader(reader)
     yield Recorded(exporter, reader)
-    exporter.shutdown()
     meters.remove_metric_reader(reader)
 
 

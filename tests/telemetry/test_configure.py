@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace._sampling_experimental import composable_traceid_ra
 from opentelemetry.sdk.trace.sampling import Decision
 
 from telemetry.testing import Receiver
-from tests.telemetry.process import prints, run
+from tests.telemetry.process import ONE_SPAN, forked, prints
 
 QUIET = "import telemetry; telemetry.configure('shop', spans=None, metrics=None)"
 OWN = """
@@ -21,17 +21,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 memory = InMemorySpanExporter()
-"""
-ONE_SPAN = """
-from opentelemetry import trace
-with trace.get_tracer("t").start_as_current_span("export"):
-    print("id,sku")
-"""
-LAST = """
-import atexit, time
-def last():
-    print("took", time.monotonic() - started < 30)
-atexit.register(last)
 """
 
 
@@ -58,12 +47,12 @@ print(depth)
 
 
 def test_other_arguments_are_refused_with_their_name() -> None:
-    done = run(f"{QUIET}\ntelemetry.configure('basket', spans=None, metrics=None, version='2')")
+    done = forked(f"{QUIET}\ntelemetry.configure('basket', spans=None, metrics=None, version='2')")
     assert "telemetry is configured already, as 'shop' and with another service, version" in done.stderr
 
 
 def test_what_is_no_exporter_is_refused_by_the_name_of_its_argument() -> None:
-    done = run("import telemetry; telemetry.configure('shop', logs=True)")
+    done = forked("import telemetry; telemetry.configure('shop', logs=True)")
     assert 'TypeError: logs: use "otlp", an exporter, or None, not True' in done.stderr
 
 
@@ -149,7 +138,7 @@ handle.force_flush()
 (record,) = [each.log_record for each in logs.get_finished_logs()]
 print(*(len(said.attributes["note"]) for said in (span, span.events[0], record)))
 """
-    done = run(code, **limit)
+    done = forked(code, **limit)
     # The SDK has a warning for each value.
     assert (done.stdout.split(), done.stderr) == ([str(length)] * 3, "")
 
@@ -293,7 +282,7 @@ print(record.event_name, record.severity_text, record.severity_number.name)
     ],
 )
 def test_a_wrong_variable_is_refused_by_its_name(variable: str, value: str) -> None:
-    done = run("import telemetry; telemetry.configure('shop')", **{variable: value})
+    done = forked("import telemetry; telemetry.configure('shop')", **{variable: value})
     assert f"ValueError: {variable}: use " in done.stderr
 
 
@@ -315,7 +304,9 @@ logging.getLogger("shop").debug("as before")
 
 
 def test_without_logs_logging_is_as_it_was() -> None:
-    done = run(f"import logging\n{QUIET}\nlogging.warning('low')\nlogging.info('x')\nprint(len(logging.root.handlers))")
+    done = forked(
+        f"import logging\n{QUIET}\nlogging.warning('low')\nlogging.info('x')\nprint(len(logging.root.handlers))"
+    )
     assert (done.stdout.strip(), done.stderr.strip()) == ("1", "WARNING:root:low")
 
 
@@ -335,64 +326,8 @@ telemetry.shutdown()
     assert [attribute.key for attribute in record.attributes] == ["order_id"]
 
 
-# The end
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize("end", ["", "telemetry.shutdown(1.0)", "raise SystemExit(0)"])
-def test_without_a_collector_the_end_is_near_and_standard_output_is_the_commands_own(end: str) -> None:
-    # It only logs the losses.
-    done = run(f"import telemetry; telemetry.configure('shop', logs='otlp')\n{ONE_SPAN}\n{end}")
-    assert (done.returncode, done.stdout) == (0, "id,sku\n")
-
-
-@pytest.mark.processes
-def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> None:
-    # The SDK's own shutdown is not bounded at all.
-    code = f"import time, telemetry\n{LAST}telemetry.configure('shop')\n{ONE_SPAN}\nstarted = time.monotonic()"
-    done = run(code, OTEL_EXPORTER_OTLP_TIMEOUT="90")
-    assert done.stdout.split() == ["id,sku", "took", "True"]
-    assert done.stderr == "1 spans were lost: 127.0.0.1:9 did not take them\n"
-
-
-@pytest.mark.processes
-def test_what_runs_at_the_exit_after_ours_finds_logging_as_it_was() -> None:
-    code = "import atexit, logging; atexit.register(lambda: print(logging.raiseExceptions))"
-    assert prints(f"{code}\n{QUIET}") == "True"
-
-
-@pytest.mark.processes
-def test_an_exit_sends_what_is_queued() -> None:
-    with Receiver() as receiver:
-        prints(
-            f"import telemetry; telemetry.configure('shop')\n{ONE_SPAN}",
-            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
-            OTEL_BSP_SCHEDULE_DELAY="60000",
-        )
-        assert [span.name for span in receiver.spans] == ["export"]
-
-
-@pytest.mark.processes
-def test_a_child_that_was_forked_sends_its_spans_at_its_exit() -> None:
-    with Receiver() as receiver:
-        prints(
-            f"""
-import os, sys, telemetry
-telemetry.configure("shop", metrics=None)
-if child := os.fork():
-    os.waitpid(child, 0)
-else:
-    {ONE_SPAN.replace(chr(10), chr(10) + "    ")}
-""",
-            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
-            OTEL_BSP_SCHEDULE_DELAY="60000",
-            GRPC_ENABLE_FORK_SUPPORT="1",
-        )
-        assert [span.name for span in receiver.spans] == ["export"]
-
-
 def test_a_disabled_sdk_starts_no_thread_and_says_nothing() -> None:
-    done = run(
+    done = forked(
         f"import threading, telemetry; telemetry.configure('shop', logs='otlp')\n{ONE_SPAN}\n"
         "print([t.name for t in threading.enumerate() if t.name.startswith('Otel')])",
         OTEL_SDK_DISABLED="TRUE",
@@ -407,7 +342,7 @@ def test_a_disabled_sdk_starts_no_thread_and_says_nothing() -> None:
 def test_no_password_of_an_address_is_printed(protocol: str) -> None:
     if protocol.startswith("http"):
         pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    done = run(
+    done = forked(
         f"import logging, telemetry\nlogging.basicConfig(level=10)\ntelemetry.configure('shop')\n{ONE_SPAN}\n"
         "telemetry.shutdown(1.0)",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://ann:sesame@127.0.0.1:9",
@@ -456,7 +391,7 @@ def test_spans_metrics_and_logs_leave_over_http_if_the_environment_says_so(lean:
 
 
 def test_the_exporter_over_http_is_asked_for_by_name() -> None:
-    done = run(
+    done = forked(
         "import sys; sys.modules['opentelemetry.exporter.otlp.proto.http'] = None\n"
         "import telemetry; telemetry.configure('shop')",
         OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",

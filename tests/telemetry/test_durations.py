@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -15,6 +15,7 @@ from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.durations import Durations
+from tests.telemetry.conftest import EXAMPLES
 
 BOUNDARIES = [0.1, 1, 2]
 STATUS = [{"status": 200}, {"status": 500, "error.type": "500"}]
@@ -48,7 +49,7 @@ measured = st.lists(st.tuples(st.floats(0, 4) | st.sampled_from(BOUNDARIES), st.
 temporalities = st.sampled_from([AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
 
 
-@settings(max_examples=100, deadline=None)
+@EXAMPLES
 @given(temporalities, st.lists(measured, max_size=4))
 def test_every_report_says_what_the_sdk_says(
     temporality: AggregationTemporality, reports: list[list[tuple[float, dict[str, Any]]]]

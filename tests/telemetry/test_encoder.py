@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from opentelemetry.exporter.otlp.proto.common import _internal as attributes
 from opentelemetry.exporter.otlp.proto.common._internal import trace_encoder as official
@@ -25,6 +25,7 @@ from opentelemetry.trace import (
 
 from telemetry import encoder, providers
 from telemetry.sdk import CountingProvider
+from tests.telemetry.conftest import EXAMPLES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,7 +106,7 @@ def batches(draw: some.DrawFn) -> list[ReadableSpan]:
     return spans
 
 
-@settings(max_examples=60, deadline=None)
+@EXAMPLES
 @given(batches())
 def test_any_batch_is_the_same_message_as_from_the_official_encoder(batch: list[ReadableSpan]) -> None:
     expected = [message.SerializeToString(deterministic=True) for message in official._encode_resource_spans(batch)]

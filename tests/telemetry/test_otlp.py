@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -18,6 +18,7 @@ from opentelemetry.trace.span import TraceState
 
 from telemetry.lean.otlp import LeanSpanExporter, encode
 from telemetry.testing import Receiver
+from tests.telemetry.conftest import EXAMPLES
 
 # No half emoji, which UTF-8 cannot encode. Lengths of one, two and three bytes.
 letters = st.characters(codec="utf-8")
@@ -82,7 +83,7 @@ spans = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@EXAMPLES
 @given(st.lists(spans, max_size=4))
 def test_any_span_is_the_message_of_the_official_encoder(given: list[ReadableSpan]) -> None:
     # Twice, since the second time much is cached.

@@ -8,7 +8,7 @@ from copy import copy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
@@ -31,7 +31,7 @@ from opentelemetry.trace.span import TraceState
 
 from telemetry.sdk import CountingProvider
 from telemetry.spans import FewCalls, LightSpan, LightTracer
-from tests.telemetry.conftest import Recorded
+from tests.telemetry.conftest import EXAMPLES, Recorded
 
 texts = st.text(max_size=12) | st.sampled_from(["a" * 8, "a" * 9])
 plain = st.one_of(texts, st.booleans(), st.integers(), st.floats(allow_nan=False), st.none(), st.binary(max_size=3))
@@ -90,7 +90,7 @@ PROVIDERS = {
 
 
 @pytest.mark.parametrize("limits", ["default", "narrow"])
-@settings(max_examples=200, deadline=None)
+@EXAMPLES
 @given(
     texts,
     ids,

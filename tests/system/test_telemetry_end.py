@@ -1,4 +1,4 @@
-"""The end of servers, commands and tests that use the folder, without a Collector."""
+"""The end of processes, servers, commands and tests that use the folder."""
 
 import signal
 import socket
@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from telemetry.providers import AT_EXIT_SECONDS, COUNTING_SECONDS, Telemetry
+from telemetry.testing import Receiver
 from tests.ports import free_port
-from tests.telemetry.process import ROOT, clean
+from tests.telemetry.process import ONE_SPAN, ROOT, clean, prints, run
 
-pytestmark = pytest.mark.processes
-
+LAST = """
+import atexit, time
+def last():
+    print("took", time.monotonic() - started < 30)
+atexit.register(last)
+"""
 SHOP = """
 import logging
 from flask import Flask
@@ -51,6 +56,56 @@ def test_warns(number, caplog):
     # The SDK may log in between that nobody takes what it sends.
     assert "stock is low" in caplog.messages
 """
+
+
+@pytest.mark.parametrize("end", ["", "telemetry.shutdown(1.0)", "raise SystemExit(0)"])
+def test_without_a_collector_the_end_is_near_and_standard_output_is_the_commands_own(end: str) -> None:
+    # It only logs the losses.
+    done = run(f"import telemetry; telemetry.configure('shop', logs='otlp')\n{ONE_SPAN}\n{end}")
+    assert (done.returncode, done.stdout) == (0, "id,sku\n")
+
+
+def test_an_exit_without_a_collector_gives_up_before_the_exporter_would() -> None:
+    # The SDK's own shutdown is not bounded at all.
+    code = f"import time, telemetry\n{LAST}telemetry.configure('shop')\n{ONE_SPAN}\nstarted = time.monotonic()"
+    done = run(code, OTEL_EXPORTER_OTLP_TIMEOUT="90")
+    assert done.stdout.split() == ["id,sku", "took", "True"]
+    assert done.stderr == "1 spans were lost: 127.0.0.1:9 did not take them\n"
+
+
+def test_what_runs_at_the_exit_after_ours_finds_logging_as_it_was() -> None:
+    code = "import atexit, logging; atexit.register(lambda: print(logging.raiseExceptions))"
+    assert prints(f"{code}\nimport telemetry; telemetry.configure('shop')", ROOT) == "True"
+
+
+def test_an_exit_sends_what_is_queued() -> None:
+    with Receiver() as receiver:
+        prints(
+            f"import telemetry; telemetry.configure('shop')\n{ONE_SPAN}",
+            ROOT,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+            OTEL_BSP_SCHEDULE_DELAY="60000",
+        )
+        assert [span.name for span in receiver.spans] == ["export"]
+
+
+def test_a_child_that_was_forked_sends_its_spans_at_its_exit() -> None:
+    with Receiver() as receiver:
+        prints(
+            f"""
+import os, sys, telemetry
+telemetry.configure("shop", metrics=None)
+if child := os.fork():
+    os.waitpid(child, 0)
+else:
+    {ONE_SPAN.replace(chr(10), chr(10) + "    ")}
+""",
+            ROOT,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+            OTEL_BSP_SCHEDULE_DELAY="60000",
+            GRPC_ENABLE_FORK_SUPPORT="1",
+        )
+        assert [span.name for span in receiver.spans] == ["export"]
 
 
 def test_servers_commands_and_tests_end_long_before_the_exporter_gives_up(tmp_path: Path) -> None:

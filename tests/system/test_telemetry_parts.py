@@ -7,8 +7,6 @@ import pytest
 
 from tests.telemetry.process import ROOT, prints
 
-pytestmark = pytest.mark.processes
-
 FOLDER = ROOT / "telemetry"
 LIBRARIES = ("flask", "requests", "sqlalchemy", "redis")
 BESIDE = {"sqlalchemy": ("pools", "statements"), "redis": ("commands",)}
@@ -119,9 +117,9 @@ def test_the_folder_works_under_another_name_within_a_package(tmp_path: Path) ->
 
 
 def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
-    assert prints("import telemetry; print(hasattr(telemetry, 'instrument_everything'))") == "False"
+    assert prints("import telemetry; print(hasattr(telemetry, 'instrument_everything'))", ROOT) == "False"
 
 
 def test_the_model_of_a_trace_is_read_without_the_sdk() -> None:
     code = "import sys, telemetry.traces; print([name for name in sys.modules if name.startswith('opentelemetry')])"
-    assert prints(code) == "[]"
+    assert prints(code, ROOT) == "[]"
