@@ -2,10 +2,14 @@
 
 import os
 import signal
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from tests.house import House
 
 # Set it before gRPC is imported, since its fork handlers may end a child that has not become PostgreSQL yet.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -28,3 +32,15 @@ class ByHouse(LoadScopeScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByHouse:
     """Return the schedule that distributes tests among processes; pytest-xdist calls it."""
     return ByHouse(config, log)
+
+
+@pytest.fixture(scope="module")
+def house() -> "Iterator[House]":
+    """Every part, at its default settings. A test that stops or changes a part restores it."""
+    # Tests without a house need none of what this imports.
+    from tests.house import DATABASES, SERVICES, House
+
+    with House() as house:
+        house.start(*DATABASES, "jaeger", "collector")
+        house.start(*SERVICES)
+        yield house

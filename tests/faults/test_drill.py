@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from doctor.jaeger import Jaeger
 from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span, traces_from_json
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House
+from tests.house import PATIENCE_SECONDS, House
 from waybill.drill import ORDERS, Plan, plan_of
 from waybill.environment import INTERRUPTED
 from waybill.incident import unsealed
@@ -25,15 +24,6 @@ from waybill.supervise import ROOT
 NANOSECONDS = 1_000_000_000
 NAMES = [name for name, scenario in SCENARIOS.items() if not scenario.refusal]
 """Refusals, whose names are also ordinary words for outcomes of an order."""
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    """Every part. A test that changes a part changes it back."""
-    with House() as house:
-        house.start(*DATABASES, "jaeger", "collector")
-        house.start(*SERVICES)
-        yield house
 
 
 def test_the_right_answer_ends_well_and_no_span_tells_the_fault(house: House) -> None:

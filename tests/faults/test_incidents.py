@@ -1,25 +1,15 @@
 """A release of incidents: twelve folders, each with a right key that only its traces reveal."""
 
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from exhibition.scenarios import SCENARIOS
 from tests.faults.test_drill import check_incident, tool
-from tests.house import DATABASES, SERVICES, House
+from tests.house import House
 from waybill.drill import NEVER_LOOKED_FOR
 from waybill.incident import RECORDED, unsealed
-
-
-@pytest.fixture
-def house() -> Iterator[House]:
-    """Every part."""
-    with House() as house:
-        house.start(*DATABASES, "jaeger", "collector")
-        house.start(*SERVICES)
-        yield house
 
 
 @pytest.mark.timeout(1200)

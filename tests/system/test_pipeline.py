@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +16,7 @@ import requests
 
 from doctor.jaeger import Jaeger
 from telemetry.traces import Trace
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_until
+from tests.house import PATIENCE_SECONDS, House, wait_until
 from tests.shapes import assert_documented
 from waybill import binaries
 from waybill.registry import TRACED
@@ -29,15 +28,6 @@ BY_STATUS = {
     409: {"gateway", "order", "inventory"},
 }
 FEW = 10
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    """Every part, at its default settings. A test that stops a part starts it again."""
-    with House() as house:
-        house.start(*DATABASES, "jaeger", "collector")
-        house.start(*SERVICES)
-        yield house
 
 
 @pytest.fixture(scope="module")

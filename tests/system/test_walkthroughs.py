@@ -8,7 +8,6 @@ import re
 import shlex
 import time
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,7 +17,7 @@ from doctor.jaeger import Jaeger
 from exhibition.scenarios import SCENARIOS
 from telemetry.traces import Span, Trace
 from tests.documents import blocks
-from tests.house import DATABASES, PATIENCE_SECONDS, SERVICES, House, wait_for
+from tests.house import PATIENCE_SECONDS, House, wait_for
 from waybill.walkthroughs import page, search
 
 IDS = re.compile(r'"(id|order_id|trace_id)":"[^"]+"')
@@ -29,14 +28,6 @@ SLOW_NS = 500_000_000
 """The shortest duration that a page has Jaeger search for."""
 NOT_FOUND_BY_ITSELF = {"lost-context"}
 """The scenario whose search finds every order; the reader selects the traces that begin in payment."""
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    with House() as house:
-        house.start(*DATABASES, "jaeger", "collector")
-        house.start(*SERVICES)
-        yield house
 
 
 @pytest.fixture(scope="module")
