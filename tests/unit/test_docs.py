@@ -60,6 +60,11 @@ def test_every_link_leads_somewhere(file: Path) -> None:
             assert not anchor or anchor in [re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings]
 
 
+@each_document
+def test_what_is_bold_shows_no_stray_star(file: Path) -> None:
+    assert not re.findall(r"^\*{3}[^*\n]+\*{2}(?!\*)", file.read_text(), re.MULTILINE)
+
+
 def test_the_index_leads_to_every_page() -> None:
     index = ROOT / "docs/README.md"
     walkthroughs = ROOT / "docs/walkthroughs/README.md"
