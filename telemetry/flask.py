@@ -197,6 +197,10 @@ class _Wsgi:
         request.asked_for = request.attributes.copy()
         return request.asked_for
 
+    def _parse_active_request_count_attrs(self, attributes: dict[str, Any], *_: object) -> dict[str, Any]:
+        """Leave the choice to `_Active`, which looks for two of them."""
+        return attributes
+
     def collect_custom_request_headers_attributes(self, environ: Environ) -> dict[str, Any]:
         """Search the headers only if some are wanted."""
         wanted = os.environ.get(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)

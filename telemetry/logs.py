@@ -2,9 +2,10 @@
 
 import logging
 import sys
+from functools import partial
 from typing import Any
 
-from opentelemetry import _logs
+from opentelemetry import _logs, metrics
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
@@ -15,6 +16,7 @@ from opentelemetry.semconv.attributes.service_attributes import SERVICE_VERSION
 
 from .conventions import SCHEMA_URL
 from .errors import frames, type_name
+from .sdk import Tally
 from .texts import sound
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -63,9 +65,28 @@ class OtlpHandler(logging.Handler):
         self.provider.shutdown()
 
 
+class RecordCount:
+    """Counts the records for `otel.sdk.log.created`. One measurement of the SDK takes as long as making a span."""
+
+    def __init__(self) -> None:
+        created = Tally()
+        self.emit_log = partial(created.add, 1)
+        """Called by the SDK."""
+        meter = metrics.get_meter("opentelemetry-sdk")
+        meter.create_observable_counter(
+            "otel.sdk.log.created",
+            [created.tell],
+            "{log_record}",
+            "The number of logs submitted to enabled SDK Loggers.",
+        )
+
+
 def configure(resource: Resource, exporter: LogRecordExporter, limits: LogRecordLimits | None = None) -> OtlpHandler:
     """Add a handler to the root logger that sends records to the exporter."""
     provider = LoggerProvider(resource, shutdown_on_exit=False, log_record_limits=limits)
+    # NoOpLoggerMetrics, and whatever a newer SDK has there, stay.
+    if type(getattr(provider, "_logger_metrics", None)).__name__ == "LoggerMetrics":
+        provider._logger_metrics = RecordCount()
     provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     otlp = OtlpHandler(provider)
     logging.getLogger().addHandler(otlp)

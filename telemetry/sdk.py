@@ -43,14 +43,14 @@ class Tally:
         """Set up counts for attributes with these `names`; an attribute with an empty value is left out."""
         self.names = names
         self._lock = Lock()
-        self._counts: Counter[tuple[str, ...]] = Counter()
+        self._counts: Counter[tuple[Any, ...]] = Counter()
 
-    def add(self, number: int, *values: str) -> None:
+    def add(self, number: int, *values: str | int) -> None:
         """Add to the count for these values of the attributes."""
         with self._lock:
             self._counts[values] += number
 
-    def counts(self) -> Counter[tuple[str, ...]]:
+    def counts(self) -> Counter[tuple[Any, ...]]:
         """Return the counts, by values."""
         with self._lock:
             return self._counts.copy()

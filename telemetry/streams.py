@@ -10,7 +10,6 @@ from typing import Any
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import Counter
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import Link, Span, SpanKind
@@ -19,6 +18,7 @@ from . import __version__
 from .conventions import MESSAGING_SYSTEM, SCHEMA_URL
 from .durations import Durations
 from .errors import type_name
+from .sdk import Tally
 from .threads import Within, suppress_instrumentation
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
@@ -41,19 +41,31 @@ send_duration = Durations(
         explicit_bucket_boundaries_advisory=SECONDS,
     )
 )
-sent_messages = meter.create_counter(
-    "messaging.client.sent.messages",
-    unit="{message}",
-    description="Number of messages producer attempted to send to the broker.",
-)
-consumed_messages = meter.create_counter(
-    "messaging.client.consumed.messages",
-    unit="{message}",
-    description="Number of messages that were delivered to the application.",
-)
 
 SYSTEM = "redis"
+MESSAGING_OPERATION_NAME = "messaging.operation.name"
 MESSAGING_OPERATION_TYPE = "messaging.operation.type"
+MESSAGING_DESTINATION_NAME = "messaging.destination.name"
+MESSAGING_CONSUMER_GROUP_NAME = "messaging.consumer.group.name"
+COUNTED = (
+    *(MESSAGING_SYSTEM, MESSAGING_OPERATION_NAME, MESSAGING_DESTINATION_NAME, MESSAGING_CONSUMER_GROUP_NAME),
+    *(SERVER_ADDRESS, SERVER_PORT, ERROR_TYPE),
+)
+"""The attributes by which messages are counted."""
+
+sent_messages, consumed_messages = Tally(*COUNTED), Tally(*COUNTED)
+meter.create_observable_counter(
+    "messaging.client.sent.messages",
+    [sent_messages.tell],
+    "{message}",
+    "Number of messages producer attempted to send to the broker.",
+)
+meter.create_observable_counter(
+    "messaging.client.consumed.messages",
+    [consumed_messages.tell],
+    "{message}",
+    "Number of messages that were delivered to the application.",
+)
 NOTHING: Mapping[str, str] = {}
 FIELDS = ("traceparent", "tracestate", "baggage")
 """The fields of a message that carry its context, with the names of the W3C's headers."""
@@ -100,7 +112,7 @@ def processing(
     """
     sender = propagate.extract(_context_of(fields))
     sent_in = trace.get_current_span(sender).get_span_context()
-    attributes = {**_attributes("process", destination, server), "messaging.consumer.group.name": group}
+    attributes = {**_attributes("process", destination, server), MESSAGING_CONSUMER_GROUP_NAME: group}
     with (
         Within({}, sender if join_trace else trace.set_span_in_context(trace.INVALID_SPAN, sender)),
         tracer.start_as_current_span(
@@ -130,7 +142,7 @@ class _Measured:
     def __init__(
         self,
         duration: Durations,
-        messages: Counter,
+        messages: Tally,
         attributes: dict[str, str | int],
         of_duration: Mapping[str, str] = NOTHING,
     ) -> None:
@@ -147,14 +159,14 @@ class _Measured:
         if isinstance(error, Exception):
             attributes = {**attributes, ERROR_TYPE: type_name(error)}
         self.duration.record(seconds, {**attributes, **self.of_duration})
-        self.messages.add(1, attributes)
+        self.messages.add(1, *(attributes.get(name, "") for name in COUNTED))
 
 
 def _attributes(operation: str, destination: str, server: tuple[str, int]) -> dict[str, str | int]:
     return {
         MESSAGING_SYSTEM: SYSTEM,
-        "messaging.operation.name": operation,
-        "messaging.destination.name": destination,
+        MESSAGING_OPERATION_NAME: operation,
+        MESSAGING_DESTINATION_NAME: destination,
         SERVER_ADDRESS: server[0],
         SERVER_PORT: server[1],
     }

@@ -38,5 +38,7 @@ def configure(service: str, **options: Any) -> "Telemetry":
 
 def __getattr__(name: str) -> Any:
     if name in _FILES:
-        return getattr(import_module(f".{_FILES[name]}", __name__), name)
+        # Kept, so that this function is not called again.
+        found = globals()[name] = getattr(import_module(f".{_FILES[name]}", __name__), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

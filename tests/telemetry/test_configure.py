@@ -326,6 +326,26 @@ telemetry.shutdown()
     assert [attribute.key for attribute in record.attributes] == ["order_id"]
 
 
+def test_each_record_is_counted_once_for_the_sdks_own_metric() -> None:
+    # If the class differs with a newer SDK, check whether it still needs RecordCount.
+    with Receiver() as receiver:
+        kind = prints(
+            """
+import logging, telemetry
+handle = telemetry.configure("shop", spans=None, logs="otlp")
+for number in range(3):
+    logging.getLogger("shop").warning("placed")
+print(type(handle.log_handler.provider._logger_metrics).__name__)
+telemetry.shutdown()
+""",
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+        )
+        metrics = {metric.name: metric for _, metric in receiver.metrics}
+    created = metrics["otel.sdk.log.created"]
+    assert ([point.as_int for point in created.sum.data_points], created.sum.is_monotonic) == ([3], True)
+    assert (kind, created.unit) == ("RecordCount", "{log_record}")
+
+
 def test_a_disabled_sdk_starts_no_thread_and_says_nothing() -> None:
     done = forked(
         f"import threading, telemetry; telemetry.configure('shop', logs='otlp')\n{ONE_SPAN}\n"
