@@ -97,11 +97,18 @@ def incident(seed: int | None, all_of_them: bool, out: Path) -> None:
             record(plan_of(each), out / f"incident-{number:02}")
         with tarfile.open(out / "incidents.tar.gz", "w:gz") as archive:
             for folder in sorted(out.glob("incident-*")):
-                archive.add(folder, folder.name)
+                archive.add(folder, folder.name, filter=_of_nobody)
     finally:
         # It is only removed if it is empty, because nothing could be recorded.
         with suppress(OSError):
             out.rmdir()
+
+
+def _of_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return the member of an archive without the user who made it."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 @click.command()

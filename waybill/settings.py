@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     @property
     def sampler_metrics_ports(self) -> tuple[int, ...]:
-        """Return the URLs where the Collectors of the second tier serve their own metrics."""
+        """Return the ports where the Collectors of the second tier serve their own metrics."""
         return self.sampler_1_metrics_port, self.sampler_2_metrics_port
 
     @property

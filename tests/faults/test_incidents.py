@@ -24,4 +24,5 @@ def test_twelve_incidents_are_recorded_with_right_keys_and_packed(house: House, 
     assert {unsealed(folder).kind for folder in folders} == SCENARIOS.keys() - NEVER_LOOKED_FOR
     with tarfile.open(out / "incidents.tar.gz") as archive:
         assert {name.partition("/")[0] for name in archive.getnames()} == {folder.name for folder in folders}
+        assert {(member.uid, member.uname, member.gname) for member in archive} == {(0, "", "")}
     assert (out / "incidents.tar.gz").stat().st_size < 5 * 2**20
