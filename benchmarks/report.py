@@ -26,7 +26,13 @@ UNSTEADY = "The machine was busy with other work: the turns of one variant diffe
 
 def tables(results: Results, micro: Mapping[str, Mapping[str, float]] | None = None) -> str:
     """Return everything in Markdown, which is also readable in a terminal."""
-    blocks = [_summary(results), _by_part(results), _by_kind(results), *([micro_table(micro)] if micro else [])]
+    blocks = [
+        _summary(results),
+        _speeds(results),
+        _by_part(results),
+        _by_kind(results),
+        *([micro_table(micro)] if micro else []),
+    ]
     return "\n\n".join(filter(None, blocks))
 
 
@@ -62,6 +68,14 @@ def _summary(results: Results) -> str:
             ]
         )
     return table(heading, rows)
+
+
+def _speeds(results: Results) -> str:
+    speeds = Spread.of([results.speed(turn) for turn in results.turns])
+    return (
+        f"The machine was {speeds.low:.2f} to {speeds.high:.2f} times as fast as in the median turn of {results.base}, "
+        "by the time that a fixed piece of work took; orders a second and CPU times are converted to that speed."
+    )
 
 
 def _by_part(results: Results) -> str:

@@ -1,4 +1,8 @@
-"""Compute figures from all turns: ratios of turns of the same round, medians, and CPU time by part and by kind."""
+"""Compute figures from all turns: ratios of turns of the same round, medians, and CPU time by part and by kind.
+
+The machine is not equally fast in all turns, so that orders a second and CPU times are converted to one speed: the one
+at which the yardstick takes its median time in the turns of the base.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -43,13 +47,25 @@ class Results:
         """Return the turns of a variant, in the order of the rounds."""
         return sorted((turn for turn in self.turns if turn.variant == name), key=lambda turn: turn.round)
 
+    def speed(self, turn: Measured) -> float:
+        """Return how fast the machine was during a turn; 1 is the speed that all figures are converted to."""
+        return median(base.yardstick_ms for base in self.of(self.base)) / turn.yardstick_ms
+
+    def orders_a_second(self, turn: Measured) -> float:
+        """Return the orders a second that were answered without an error, at the one speed."""
+        return turn.orders_a_second / self.speed(turn)
+
+    def cpu_of(self, turn: Measured, *parts: str) -> float:
+        """Return the CPU time an order of parts together in a turn, in milliseconds at the one speed."""
+        return sum(turn.cpu_ms.get(part, 0) for part in parts) * self.speed(turn)
+
     def ratio(self, name: str, to: str = "") -> Spread | None:
         """Return the orders a second of a variant relative to another's, by default the base's.
 
         Each turn is divided by the other's turn of the same round; None if no round has both.
         """
-        other = {turn.round: turn.orders_a_second for turn in self.of(to or self.base)}
-        ratios = [turn.orders_a_second / other[turn.round] for turn in self.of(name) if other.get(turn.round)]
+        other = {turn.round: self.orders_a_second(turn) for turn in self.of(to or self.base)}
+        ratios = [self.orders_a_second(turn) / other[turn.round] for turn in self.of(name) if other.get(turn.round)]
         return Spread.of(ratios) if ratios else None
 
     def median(self, name: str, value: Callable[[Measured], float]) -> float:
@@ -58,13 +74,13 @@ class Results:
 
     def cpu(self, name: str, *parts: str) -> float:
         """Return the CPU time an order of parts together, in milliseconds."""
-        return self.median(name, lambda turn: sum(turn.cpu_ms.get(part, 0) for part in parts))
+        return self.median(name, lambda turn: self.cpu_of(turn, *parts))
 
     def added(self, name: str, *parts: str, to: str = "") -> float:
         """Return how much more CPU time an order a variant takes in these parts than another, in the same rounds."""
         other = {turn.round: turn for turn in self.of(to or self.base)}
         return median(
-            sum(turn.cpu_ms.get(part, 0) - other[turn.round].cpu_ms.get(part, 0) for part in parts)
+            self.cpu_of(turn, *parts) - self.cpu_of(other[turn.round], *parts)
             for turn in self.of(name)
             if turn.round in other
         )
@@ -86,7 +102,7 @@ class Results:
     @property
     def steady(self) -> bool:
         """Return whether the turns of the base are alike, so that the machine had no other work."""
-        speeds = Spread.of([turn.orders_a_second for turn in self.of(self.base)])
+        speeds = Spread.of([self.orders_a_second(turn) for turn in self.of(self.base)])
         return speeds.high - speeds.low <= STEADY * speeds.median
 
     @property
@@ -106,7 +122,7 @@ class Results:
             ratio = self.ratio(name)
             variants[name] = {
                 "ratio": asdict(ratio) if ratio else None,
-                "orders_a_second": self.median(name, lambda turn: turn.orders_a_second),
+                "orders_a_second": self.median(name, self.orders_a_second),
                 "p50_ms": self.median(name, lambda turn: turn.answers.p50_ms),
                 "p99_ms": self.median(name, lambda turn: turn.answers.p99_ms),
                 "cpu_ms_an_order": {part: self.cpu(name, part) for part in self.of(name)[0].cpu_ms},

@@ -19,6 +19,7 @@ import psycopg
 
 from benchmarks.load import Answers, place_orders
 from benchmarks.variants import TRACED, Variant
+from benchmarks.yardstick import Yardstick
 from waybill import postgres
 from waybill.ledger.balance import Ledger
 from waybill.ledger.numbers import read
@@ -57,6 +58,8 @@ class Measured:
     """The bytes of OTLP without compression, in requests of 512 spans; 0 if nothing was encoded."""
     lost: int
     """Spans that ended in the services and are not stored in Jaeger."""
+    yardstick_ms: float
+    """The CPU time that a fixed piece of work took during the load: the slower the machine was, the longer."""
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -155,7 +158,8 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
             before_load = orders.wait_shipped(check)
             parts = processes(system.folder)
             before = cpu_seconds(parts)
-            answers = place_orders(system.settings.gateway_url, seconds, check)
+            with Yardstick() as yardstick:
+                answers = place_orders(system.settings.gateway_url, seconds, check)
             # Measure before the last orders are shipped, since that takes no memory.
             memory = sum(map(memory_of, parts)) / MEBIBYTE
             completed = orders.wait_shipped(check) - before_load
@@ -177,6 +181,7 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
         spans_an_order=ended / everything,
         bytes_a_span=size,
         lost=lost,
+        yardstick_ms=yardstick.ms,
         warnings=tuple(getattr(system, "warnings", ())),
     )
 

@@ -22,13 +22,14 @@ from benchmarks.result import Results
 from benchmarks.trees import is_commit
 from benchmarks.turn import Measured
 from benchmarks.variants import VARIANTS, choose
+from benchmarks.yardstick import Yardstick
 from waybill.supervise import ROOT, Part
 
 
 def turn(variant: str, number: int, a_second: float, order_ms: float = 1.0, **changed: float) -> Measured:
     answers = Answers(orders=round(10 * a_second), failed=0, seconds=10, p50_ms=5, p99_ms=9)
     cpu = {"order": order_ms, "collector": changed.pop("collector", 0.0)}
-    measured = Measured(variant, number, answers, 100, cpu, 700, 2300, 23, 400, 0)
+    measured = Measured(variant, number, answers, 100, cpu, 700, 2300, 23, 400, 0, 2.0)
     return replace(measured, **changed)  # type: ignore[arg-type]
 
 
@@ -38,6 +39,20 @@ def test_a_ratio_is_of_two_turns_of_one_round() -> None:
     assert ratio is not None
     assert (ratio.low, ratio.high) == (0.8, 0.9)
     assert ratio.median == pytest.approx(0.85)
+
+
+def test_a_turn_on_a_slower_machine_counts_as_if_it_was_as_fast() -> None:
+    slow = turn("ours", 0, 40, order_ms=3.0, yardstick_ms=4.0)
+    results = Results([turn("untraced", 0, 100), slow, turn("ours", 1, 7)], base="untraced")
+    ratio = results.ratio("ours")
+    assert ratio is not None
+    assert (ratio.median, results.speed(slow), results.added("ours", "order")) == (0.8, 0.5, 0.5)
+
+
+def test_the_yardstick_times_what_it_does() -> None:
+    with Yardstick() as yardstick:
+        pass
+    assert yardstick.ms > 0
 
 
 def test_there_is_no_ratio_of_variants_that_never_met() -> None:
