@@ -1,5 +1,5 @@
-"""How fast the machine is during a turn: on a virtual one, the CPU time of the same work changes with what others do on
-its host.
+"""Time a fixed piece of work beside a load. On a virtual machine its CPU time changes with what others do on the host,
+and so does that of the services.
 """
 
 import copy
