@@ -6,6 +6,7 @@ at which the yardstick takes its median time in the turns of the base.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -49,7 +50,11 @@ class Results:
 
     def speed(self, turn: Measured) -> float:
         """Return how fast the machine was during a turn; 1 is the speed that all figures are converted to."""
-        return median(base.yardstick_ms for base in self.of(self.base)) / turn.yardstick_ms
+        return self._yardstick_ms / turn.yardstick_ms
+
+    @cached_property
+    def _yardstick_ms(self) -> float:
+        return self.median(self.base, lambda turn: turn.yardstick_ms)
 
     def orders_a_second(self, turn: Measured) -> float:
         """Return the orders a second that were answered without an error, at the one speed."""

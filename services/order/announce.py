@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from uuid import UUID
 
 from opentelemetry import propagate
@@ -26,11 +27,10 @@ def announce_again(engine: Engine, shipped: Sequence[UUID], under_way: Sequence[
 
     fulfilment is asked again later for all others.
     """
-    # This does not belong to an order: a wait for a connection and the statements would be separate traces.
-    with suppress_instrumentation():
-        db = engine.connect()
-    with db, db.begin():
+    with ExitStack() as stack:
+        # This does not belong to an order: a wait for a connection and the statements would be separate traces.
         with suppress_instrumentation():
+            db = stack.enter_context(engine.begin())
             store.confirm(db, shipped)
             store.ask_later(db, under_way)
             lost = store.ask_later(db, missing)

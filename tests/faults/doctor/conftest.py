@@ -9,19 +9,10 @@ from typing import Any
 import pytest
 
 from tests.faults.doctor.runs import OtherCollector, OtherJaeger, process, wait_until
-from tests.house import DATABASES, SERVICES, House
+from tests.house import House
 from tests.ports import free_port
 from waybill import binaries
 from waybill.parts import answers
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    """Every part, at its default settings. A test that changes a part restores it."""
-    with House() as house:
-        house.start(*DATABASES, "jaeger", "collector")
-        house.start(*SERVICES)
-        yield house
 
 
 @pytest.fixture(scope="module")
