@@ -133,13 +133,13 @@ def insert_orders(
 
 
 def place(house: House, orders: int) -> float:
-    """Return the median seconds of orders that are placed one after another."""
+    """Return the mean seconds of orders that are placed one after another: a few that are held up count, too."""
     seconds = []
     for _ in range(orders):
         began = time.perf_counter()
         assert house.order().status_code == 201
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return statistics.mean(seconds)
 
 
 def count(house: House, table: str, condition: str) -> int:
