@@ -140,7 +140,7 @@ test-packages: $(VENV)/dev ## test the wheels in empty environments, and telemet
 test-faults: $(VENV)/dev ## disconnect, stop and kill parts under load, then check the books, the ledger and the doctor
 ##   SEED=7               repeat a run
 ##   RHYTHM=2             kill twice as often
-	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 2 tests/faults tests/celery_shop
+	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 3 tests/faults tests/celery_shop
 
 test-kubernetes: $(VENV)/dev ## test overlays/demo on kubectl's cluster: updates, kills, scaling and policies under load
 	$(VENV)/bin/pytest tests/kubernetes
