@@ -76,14 +76,16 @@ def instrument_app(
     `public` means that callers are strangers: their trace context ends here, and so does their baggage, except for what
     `keep_baggage` returns for that header.
 
-    Called again for the same app with the same arguments, do nothing; raise RuntimeError if they are others.
+    Called again for the same app with the same arguments, do nothing; raise RuntimeError if they are others. Raise
+    ValueError if `untraced` or the variable has something else than regular expressions.
     """
+    excluded = excluded_by(untraced)
     if not claim(app, public, keep_baggage, tuple(untraced)):
         return
     if getattr(app, "_is_instrumented_by_opentelemetry", False):
         log.warning("%s is instrumented by opentelemetry-instrumentation-flask already, and keeps its spans", app.name)
     else:
-        _instrument(app, excluded_by(untraced))
+        _instrument(app, excluded)
     if public:
         app.wsgi_app = strip_incoming(app.wsgi_app, keep_baggage)  # type: ignore[assignment,method-assign]
 

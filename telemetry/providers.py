@@ -7,7 +7,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
@@ -193,6 +194,20 @@ class Telemetry:
 _configured: tuple[dict[str, Any], Telemetry] | None = None
 
 
+@contextmanager
+def _without_empty_variables() -> Iterator[None]:
+    """Hide the variables that count as unset for a block: the SDK refuses an empty value in some, and logs others."""
+    empty = {name: value for name, value in os.environ.items() if name.startswith("OTEL_") and not value}
+    for name in empty:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        for name, value in empty.items():
+            os.environ.setdefault(name, value)
+
+
+@_without_empty_variables()
 def configure(
     service: str,
     *,
@@ -221,14 +236,18 @@ def configure(
     without the other samples every tenth trace. With OTEL_SDK_DISABLED=true nothing is recorded or sent.
 
     Called again with the same arguments, return the same handle and change nothing. Raise RuntimeError if the
-    arguments differ: OpenTelemetry has one set of providers in a process. Raise ValueError if the sampler, its
-    argument, an interval or the protocol is invalid: the SDK would sample everything and say so in a log
-    line. Raise TypeError if `spans`, `metrics` or `logs` is none of the three.
+    arguments differ: OpenTelemetry has one set of providers in a process. Raise ValueError if a variable has an invalid
+    sampler, argument of it, interval, time or protocol: the SDK would sample everything and say so in a log line. Raise
+    TypeError if `spans`, `metrics` or `logs` is none of the three, or `sampler` is no sampler.
     """
     global _configured
     for signal, exporter in (("spans", spans), ("metrics", metrics), ("logs", logs)):
         if exporter not in (OTLP, None) and not hasattr(exporter, "export"):
             raise TypeError(f'{signal}: use "otlp", an exporter, or None, not {exporter!r}')
+    if sampler is not None and not hasattr(sampler, "should_sample"):
+        raise TypeError(f"sampler: use a sampler, not {sampler!r}")
+    if isinstance(baggage_keys, str):
+        raise ValueError(f"baggage_keys: use a list of keys, such as [{baggage_keys!r}]")
     arguments = {
         "service": service,
         "version": version,
@@ -348,9 +367,9 @@ def _nothing_of_length(record: logging.LogRecord) -> bool:
 
 def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> Any:
     """Make the exporter of a signal for the protocol that the environment names."""
-    protocol = _of_traces_or_all("PROTOCOL", signal) or "grpc"
+    variable, protocol = _of_signal_or_all("PROTOCOL", signal, "grpc")
     if protocol not in ("grpc", "http/protobuf"):
-        raise ValueError("OTEL_EXPORTER_OTLP_PROTOCOL: use grpc or http/protobuf")
+        raise ValueError(f"{variable}: use grpc or http/protobuf")
     package = f"opentelemetry.exporter.otlp.proto.{protocol.partition('/')[0]}"
     file, name = {
         "traces": ("trace_exporter", "OTLPSpanExporter"),
@@ -361,7 +380,12 @@ def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> A
         exporter = getattr(import_module(f"{package}.{file}"), name)
     except ModuleNotFoundError as error:
         distribution = package.replace(".", "-")
-        raise ModuleNotFoundError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} needs the package {distribution}") from error
+        raise ModuleNotFoundError(f"{variable}={protocol} needs the package {distribution}") from error
+    variable, seconds = _of_signal_or_all("TIMEOUT", signal, "10")
+    try:
+        float(seconds)
+    except ValueError:
+        raise ValueError(f"{variable}: use a number of seconds, such as 10") from None
     encode_in_fewer_steps()
     if protocol != "grpc":
         return exporter()
@@ -370,20 +394,22 @@ def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> A
 
         exporter = otlp.LeanSpanExporter
     # gRPC does not use a user and a password in a URL, and its exporter would write them to the log.
-    endpoint = _of_traces_or_all("ENDPOINT", signal)
+    _, endpoint = _of_signal_or_all("ENDPOINT", signal)
     url = urlsplit(endpoint)
     clean = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in url.netloc else None
     return exporter(endpoint=clean, channel_options=GRPC_CHANNEL_OPTIONS)
 
 
-def _of_traces_or_all(what: str, signal: str) -> str:
+def _of_signal_or_all(what: str, signal: str, default: str = "") -> tuple[str, str]:
+    """Return the exporter's variable that applies to a signal, and its value."""
     own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"
-    return os.environ.get(own) or os.environ.get(common) or ""
+    variable = own if os.environ.get(own) else common
+    return variable, os.environ.get(variable) or default
 
 
 def _address() -> str:
     """Return host and port of the Collector, without a user's name and password."""
-    endpoint = _of_traces_or_all("ENDPOINT", "traces") or "localhost:4317"
+    _, endpoint = _of_signal_or_all("ENDPOINT", "traces", "localhost:4317")
     netloc = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").netloc
     return netloc.rpartition("@")[2]
 

@@ -16,6 +16,7 @@ from .boundary import Environ
 from .urls import DEFAULT_PORTS
 
 EXTENSION = "telemetry.instrument_app"
+EXCLUDED = ("OTEL_PYTHON_FLASK_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
 HEALTH_CHECKS = ("healthz", "readyz")
 HOSTNAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 
@@ -29,11 +30,16 @@ def claim(app: Any, *arguments: object) -> bool:
 
 
 def excluded_by(untraced: Collection[str]) -> Callable[[Environ], bool]:
-    """Return a function that says by WSGI environment whether to skip a request: Flask may refuse to read the URL."""
-    paths = re.compile("|".join(f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)))
-    variables = os.environ.get("OTEL_PYTHON_FLASK_EXCLUDED_URLS", os.environ.get("OTEL_PYTHON_EXCLUDED_URLS", ""))
-    expressions = [url.strip() for url in variables.split(",") if url.strip()]
-    urls = re.compile("|".join(expressions)) if expressions else None
+    """Return a function that says by WSGI environment whether to skip a request: Flask may refuse to read the URL.
+
+    Raise ValueError if something is not a list of regular expressions.
+    """
+    if isinstance(untraced, str):
+        raise ValueError(f"untraced: use a list of expressions, such as [{untraced!r}]")
+    paths = _compiled("untraced", [f"(?:{path.removeprefix('/')})" for path in (*HEALTH_CHECKS, *untraced)])
+    variable = next(filter(os.environ.get, EXCLUDED), "")
+    expressions = [url.strip() for url in os.environ.get(variable, "").split(",") if url.strip()]
+    urls = _compiled(variable, expressions) if expressions else None
 
     def excluded(environ: Environ) -> bool:
         path = environ.get("PATH_INFO", "")
@@ -46,6 +52,14 @@ def excluded_by(untraced: Collection[str]) -> Callable[[Environ], bool]:
         return bool(urls.search(f"{environ.get('wsgi.url_scheme', 'http')}://{host}{place}"))
 
     return excluded
+
+
+def _compiled(name: str, expressions: list[str]) -> re.Pattern[str]:
+    joined = "|".join(expressions)
+    try:
+        return re.compile(joined)
+    except re.error as error:
+        raise ValueError(f"{name}: not a regular expression, {joined!r}: {error}") from None
 
 
 def server(environ: Environ) -> dict[str, str | int]:

@@ -48,9 +48,10 @@ def instrument_app(
     untraced: Collection[str] = (),
 ) -> None:
     """Trace every request to the app; arguments and errors are those of `telemetry.instrument_app`."""
+    excluded = excluded_by(untraced)
     if not claim(app, public, keep_baggage, tuple(untraced)):
         return
-    app.wsgi_app = _traced(app.wsgi_app, excluded_by(untraced))  # type: ignore[assignment,method-assign]
+    app.wsgi_app = _traced(app.wsgi_app, excluded)  # type: ignore[assignment,method-assign]
     # The mark of the official instrumentation, which then does not touch the app.
     app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]
     flask.request_started.connect(_name_request, app)

@@ -56,6 +56,17 @@ def test_what_is_no_exporter_is_refused_by_the_name_of_its_argument() -> None:
     assert 'TypeError: logs: use "otlp", an exporter, or None, not True' in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("baggage_keys='tenant'", "ValueError: baggage_keys: use a list of keys, such as ['tenant']"),
+        ("sampler='always_on'", "TypeError: sampler: use a sampler, not 'always_on'"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_refused_by_its_name(argument: str, said: str) -> None:
+    assert said in forked(f"import telemetry; telemetry.configure('shop', {argument})").stderr
+
+
 # The caller's own
 
 
@@ -279,11 +290,31 @@ print(record.event_name, record.severity_text, record.severity_number.name)
         ("OTEL_TRACES_SAMPLER_ARG", "nan"),
         ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "10s"),
     ],
 )
 def test_a_wrong_variable_is_refused_by_its_name(variable: str, value: str) -> None:
     done = forked("import telemetry; telemetry.configure('shop')", **{variable: value})
     assert f"ValueError: {variable}: use " in done.stderr
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    # Compose writes one for `${OTEL_EXPORTER_OTLP_TIMEOUT:-}`. The SDK refuses some, and logs a stack for others.
+    names = (
+        *("EXPORTER_OTLP_TIMEOUT", "EXPORTER_OTLP_TRACES_TIMEOUT", "EXPORTER_OTLP_COMPRESSION", "BSP_MAX_QUEUE_SIZE"),
+        *("EXPORTER_OTLP_PROTOCOL", "METRICS_EXEMPLAR_FILTER", "METRIC_EXPORT_TIMEOUT", "BLRP_SCHEDULE_DELAY"),
+        *("EXPORTER_OTLP_ENDPOINT", "TRACES_SAMPLER_ARG", "RESOURCE_ATTRIBUTES", "SPAN_ATTRIBUTE_COUNT_LIMIT"),
+    )
+    done = forked(
+        "import os, telemetry; handle = telemetry.configure('shop', logs='otlp')\n"
+        f"print(*(os.environ['OTEL_' + name] == '' for name in {names}))\nos._exit(0)",
+        **{f"OTEL_{name}": "" for name in names},
+    )
+    assert (done.stdout.split(), done.stderr) == (["True"] * len(names), "")
+    opted_in = "import os, telemetry; telemetry.configure('shop'); print(os.environ['OTEL_SEMCONV_STABILITY_OPT_IN'])"
+    assert prints(opted_in, OTEL_SEMCONV_STABILITY_OPT_IN="") == "http,database"
 
 
 # Logging
@@ -324,6 +355,20 @@ telemetry.shutdown()
         )
         (record,) = [record for _, record in receiver.logs if record.body.string_value == "placed"]
     assert [attribute.key for attribute in record.attributes] == ["order_id"]
+
+
+def test_a_handler_that_was_removed_comes_back_with_the_next_call() -> None:
+    code = """
+import logging.config, telemetry
+def ours():
+    return [type(each).__name__ for each in logging.getLogger().handlers].count("OtlpHandler")
+for _ in range(2):
+    telemetry.configure("shop", spans=None, metrics=None, logs="otlp")
+    print(ours())
+    logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}})
+    print(ours())
+"""
+    assert prints(code).split() == ["1", "0", "1", "0"]
 
 
 def test_each_record_is_counted_once_for_the_sdks_own_metric() -> None:

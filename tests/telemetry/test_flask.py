@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -549,6 +550,28 @@ def test_a_response_propagator_of_the_application_stays(memory: InMemorySpanExpo
 # Untraced paths
 
 
+@pytest.mark.parametrize(
+    ("variable", "untraced", "said"),
+    [
+        ("", "/metrics", "untraced: use a list of expressions, such as ['/metrics']"),
+        ("", ["/assets/("], "untraced: not a regular expression, '(?:healthz)|(?:readyz)|(?:assets/()': missing )"),
+        ("livez,(", [], "OTEL_PYTHON_FLASK_EXCLUDED_URLS: not a regular expression, 'livez|(': missing )"),
+    ],
+)
+def test_what_is_no_list_of_expressions_is_refused_by_its_name(
+    memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, variable: str, untraced: list[str], said: str
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_FLASK_EXCLUDED_URLS", variable)
+    app = Flask("shop")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        instrument_app(app, untraced=untraced)
+    # The app can still be instrumented.
+    monkeypatch.delenv("OTEL_PYTHON_FLASK_EXCLUDED_URLS")
+    instrument_app(app)
+    Client(app).get("/")
+    assert only(memory)
+
+
 def test_health_checks_and_untraced_paths_have_no_spans(
     memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,6 +593,7 @@ def test_the_variable_for_every_library_leaves_out_requests_too(
     memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_PYTHON_EXCLUDED_URLS", "livez")
+    monkeypatch.setenv("OTEL_PYTHON_FLASK_EXCLUDED_URLS", "")
     app = Flask("shop")
     instrument_app(app)
     Client(app).get("/livez")
