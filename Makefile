@@ -21,7 +21,7 @@ setup: $(VENV)/tool ## create the environment .venv, from hash-locked requiremen
 demo: $(VENV)/tool ## start everything, place three orders and show a trace; Ctrl-C stops it all
 ##   SAMPLING=tail        keep only some traces; SAMPLING=two-tier: two Collectors behind the first one choose
 ##   METRICS=on           start Prometheus too
-##   ALERTS=demo          with short windows: alerts fire within two minutes
+##   ALERTS=demo          start Prometheus with short windows: alerts fire within two minutes
 ##   STORAGE=badger       keep traces on disk; by default they are gone after Ctrl-C
 ##   RETENTION=7          how many days to keep traces
 	$(call run,$(CHOICES) $(WAYBILL) up --demo)
@@ -29,7 +29,7 @@ demo: $(VENV)/tool ## start everything, place three orders and show a trace; Ctr
 up: $(VENV)/tool ## start everything in the background
 ##   SAMPLING=tail        keep only some traces; SAMPLING=two-tier: two Collectors behind the first one choose
 ##   METRICS=on           start Prometheus too
-##   ALERTS=demo          with short windows: alerts fire within two minutes
+##   ALERTS=demo          start Prometheus with short windows: alerts fire within two minutes
 ##   STORAGE=memory       traces are gone after `make down`; by default they survive it (badger)
 ##   RETENTION=7          how many days to keep traces
 	$(call run,$(CHOICES) $(WAYBILL) up --background)
@@ -165,7 +165,7 @@ live-check: $(VENV)/dev ## make the services do everything they can, and check w
 	LIVE_CHECK_FOLDER=.waybill/live-check LIVE_CHECK_FORWARD="$$FORWARD" $(VENV)/bin/pytest tests/system/test_live_check.py
 
 telemetry-docs: $(VENV)/dev ## rewrite the tables of docs/telemetry.md and chassis/names.py from telemetry-schema/
-	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_telemetry_schema.py -k written
+	UPDATE_TREES=1 $(VENV)/bin/pytest --quiet tests/unit/test_telemetry_docs.py
 
 lint: $(VENV)/dev ## check style, types, and which folder imports which
 	$(VENV)/bin/ruff check .

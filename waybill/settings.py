@@ -5,11 +5,12 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import click
 from platformdirs import user_cache_path
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from waybill import typed
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
     jaeger_metrics_port: Port = PORTS["jaeger_metrics_port"]
     prometheus_port: Port = PORTS["prometheus_port"]
     metrics: Literal["off", "on"] = "off"
-    """True if Prometheus stores the metrics, and Jaeger shows them: docs/metrics.md."""
+    """`on` if Prometheus stores the metrics, and Jaeger shows them: docs/metrics.md. Demo alerts switch it on."""
     alerts: Literal["production", "demo"] = "production"
     """The windows of Prometheus' alerts: as in deploy/alerts.yaml, or short enough to watch them fire."""
     sampling: Literal["off", "tail", "two-tier"] = "off"
@@ -64,6 +65,16 @@ class Settings(BaseSettings):
     retention: Annotated[int, Field(ge=1)] = 7
     """The number of days that a trace is kept on disk, or in OpenSearch."""
     opensearch_url: str = "http://127.0.0.1:9200"
+
+    @model_validator(mode="after")
+    def _start_prometheus_for_alerts(self) -> Self:
+        if self.alerts == "demo" and "metrics" not in self.model_fields_set:
+            self.metrics = "on"
+        if self.alerts == "demo" and self.metrics == "off":
+            both = f"{typed.setting('alerts', 'demo')}=demo and {typed.setting('metrics', 'off')}=off"
+            words = "{both} exclude each other: Prometheus fires the alerts"
+            raise PydanticCustomError("alerts", words, {"both": both})
+        return self
 
     @property
     def gateway_url(self) -> str:
@@ -104,5 +115,10 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = (f"{typed.setting(str(e['loc'][0]), e['input'])}={e['input']}: {e['msg']}." for e in error.errors())
-        raise click.ClickException("\n".join(wrong)) from error
+        raise click.ClickException("\n".join(map(_problem, error.errors()))) from error
+
+
+def _problem(error: ErrorDetails) -> str:
+    if not error["loc"]:
+        return f"{error['msg']}."
+    return f"{typed.setting(str(error['loc'][0]), error['input'])}={error['input']}: {error['msg']}."

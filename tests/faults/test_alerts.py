@@ -1,6 +1,6 @@
 """Each fault in the real system fires its alert, which leads to a trace; ordinary orders fire none.
 
-The windows are the ones of `make up METRICS=on ALERTS=demo`.
+The windows are the ones of `make up ALERTS=demo`.
 """
 
 import threading

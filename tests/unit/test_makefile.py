@@ -87,6 +87,7 @@ def test_what_is_typed_reaches_the_tool_whole_and_the_message_names_it(
     [
         (("trace", "ID=it's"), "is not a trace id"),
         (("up", "ALERTS=loud"), "ALERTS=loud: Input should be 'production' or 'demo'."),
+        (("up", "ALERTS=demo", "METRICS=off"), "ALERTS=demo and METRICS=off exclude each other: Prometheus fires"),
         (("up", "RETENTION=0"), "RETENTION=0: Input should be greater than or equal to 1."),
         (("up", "SAMPLING=some (of them)"), "SAMPLING=some (of them): Input should be 'off', 'tail' or 'two-tier'."),
     ],

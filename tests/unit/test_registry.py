@@ -67,6 +67,13 @@ def test_the_tool_runs_the_parts_of_the_registry(monkeypatch: pytest.MonkeyPatch
     assert {name for part in parts for name in part.after} <= set(PARTS)
 
 
+def test_prometheus_runs_if_demo_alerts_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(binaries, "find", Path)
+    monkeypatch.delenv("WAYBILL_METRICS", raising=False)
+    monkeypatch.setenv("WAYBILL_ALERTS", "demo")
+    assert "prometheus" in [part.name for part in all_parts(Settings(state_dir=tmp_path))]
+
+
 def test_the_tool_runs_a_second_tier_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(binaries, "find", Path)
     parts = all_parts(Settings(state_dir=tmp_path, metrics="on", sampling="two-tier"))
