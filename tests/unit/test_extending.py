@@ -52,11 +52,11 @@ class Copy:
             timeout=240,
         )
 
-    def tests(self, *files: str) -> set[str]:
+    def tests(self, *files: str, **environment: str) -> set[str]:
         """Return the names of the tests of these files that fail, without those that start processes."""
         # The plugins of the environment take longer to load than these tests to run.
         options = ["-q", "-m", "not processes", "-p", "xdist.plugin"]
-        done = self.run("-m", "pytest", *options, *files, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+        done = self.run("-m", "pytest", *options, *files, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **environment)
         assert done.returncode in (0, 1), done.stdout + done.stderr
         return set(re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.MULTILINE))
 
@@ -131,6 +131,23 @@ def test_a_scenario_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
         mark = "  <--" if new.endswith(".md") else ""
         (copy.root / new).write_text(re.sub(r"(CLIENT +INSERT reservations)$", rf"\1{mark}", text, flags=re.MULTILINE))
     assert copy.tests("tests/unit/test_walkthroughs.py", "tests/unit/test_scenarios.py") == set()
+
+
+def test_an_attribute_is_added_by_the_steps_of_the_page(copy: Copy) -> None:
+    described, carried, call = (*snippets("Add a span attribute", "yaml"), *snippets("Add a span attribute", "text"))
+    copy.edit("telemetry-schema/attributes.yaml", "      - id: order.outcome\n", described)
+    spans = (copy.root / "telemetry-schema/spans.yaml").read_text()
+    before, span, after = spans.partition("  - id: span.waybill.process_order\n")
+    after = after.replace("      - ref: order.id\n", f"{carried}      - ref: order.id\n", 1)
+    (copy.root / "telemetry-schema/spans.yaml").write_text(before + span + after)
+    # The constant is used before it is written: the order of steps does not matter.
+    copy.edit("services/order/process.py", '        with tracer.start_as_current_span("validate")', call)
+    copy.replace("services/order/process.py", "import ORDER_ID, ", "import ORDER_ID, ORDER_LINES, ", times=1)
+    generated = "tests/unit/test_telemetry_docs.py"
+    assert len(copy.tests(generated)) == 2
+    assert copy.tests(generated, UPDATE_TREES="1") == set()
+    assert 'ORDER_LINES = "order.lines"' in (copy.root / "chassis/names.py").read_text()
+    assert copy.tests(generated, "tests/unit/test_telemetry_schema.py", "tests/unit/test_once.py") == set()
 
 
 def test_the_files_that_the_page_names_exist() -> None:
