@@ -1,4 +1,4 @@
-# The stand-in for postgres as the public image is: it can be started as its own user, who owns its volume.
+# Make the stand-in for postgres like the public image: it can be started as its own user, the owner of its volume.
 ARG IMAGE
 FROM ${IMAGE} AS standin
 FROM scratch

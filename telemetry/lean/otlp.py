@@ -1,7 +1,7 @@
 """Spans as OTLP, written by hand: the official encoder makes an object for each attribute and each of its values.
 
-What is the same in every batch (most attributes, scopes, the resource) is kept as bytes. The official exporter sends
-it. The numbers are those of the fields:
+Parts that are the same in every batch (most attributes, scopes, the resource) are kept as bytes. The official exporter
+sends them. The numbers are those of the fields:
 https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
 """
 
@@ -28,7 +28,7 @@ LONGEST_KEPT = 1000
 """Characters of a value that is kept as bytes. Longer ones, such as stacks, are seldom the same twice."""
 
 KNOWN, REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
-"""Flags: it is known whether the parent, or what is linked, is in another process; and it is."""
+"""Flags: the first says that the parent, or the linked span, is in this process, the second that it is in another."""
 
 kind_and_times = Struct("<BBBQBQ").pack
 time_of_event = Struct("<BQ").pack

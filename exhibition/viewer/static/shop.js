@@ -1,6 +1,6 @@
 // Places orders, and shows the trace of each as it arrives. The gateway draws it: templates/waterfall.html.
 
-// A line may be slow: an order is waited for longer than the gateway works on it, and a page as long as more of it comes.
+// The network may be slow: wait for an order longer than the gateway works on it, and for a page while more of it comes.
 const ANSWER_MS = 30_000;
 const SILENCE_MS = 30_000;
 // Tail sampling decides ten seconds after the first span.
@@ -55,8 +55,8 @@ async function placeOrder(scenario) {
 }
 
 async function send(body, scenario = "") {
-  // An order whose outcome is not known is sent again under its key, so that it is not placed twice. It is the one that
-  // is meant if the same is chosen, or nothing that shall go wrong; with another fault it is another order.
+  // If the outcome of an order is unknown, send it again under its key, so that it is not placed twice. It is the same
+  // order if the same items and fault, or no fault, are chosen; another fault makes it another order.
   const meant = unsettled.body === body && (!scenario || unsettled.scenario === scenario);
   if (!meant) unsettled = { body, scenario, key: newKey() };
   const { key } = unsettled;
@@ -86,7 +86,7 @@ function show(orderTraceId, traceresponse) {
   place.replaceChildren();
   again.hidden = true;
   if (!orderTraceId || !traceresponse) return say("The answer names no trace.");
-  // The trace of this answer: that of an order that was sent again is the one in which it came first.
+  // The trace of this answer. The body of an order that was sent again names the trace of the first attempt.
   // https://w3c.github.io/trace-context/#traceresponse-header
   const [, traceId, , flags] = traceresponse.split("-");
   if (parseInt(flags, 16) & 1) {
@@ -97,7 +97,7 @@ function show(orderTraceId, traceresponse) {
 }
 
 function newKey() {
-  // Not randomUUID(), which is there only on loopback and under https.
+  // Not randomUUID(), which exists only on loopback and with https.
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -108,7 +108,7 @@ function tell(kind, title, text = "") {
   outcome.replaceChildren(heading, text && `: ${text}`);
 }
 
-// Shows a trace, and more of it as it arrives, until nothing new has come for a while: what is behind the queue is late.
+// Show a trace, and more of it as it arrives, until nothing new has come for a while: spans behind the queue are late.
 async function follow(traceId, before, isOrder) {
   const mine = { traceId, before };
   shown = mine;
@@ -121,7 +121,7 @@ async function follow(traceId, before, isOrder) {
     await new Promise((done) => setTimeout(done, pause));
     pause = Math.min(pause * 1.5, LONGEST_PAUSE_MS);
     view = await read(traceId);
-    // Another order was placed meanwhile, or this one is looked at again.
+    // Another order was placed meanwhile, or this one is shown again.
     if (shown !== mine) return;
     if (spansIn(view) && (spansIn(view) !== spansShown() || view.dataset.lines !== linesShown())) {
       changed = performance.now();
@@ -134,7 +134,7 @@ async function follow(traceId, before, isOrder) {
     if (trouble && view) drawInstead(view);
     say(trouble ? `${trouble} Trying again …` : progress());
     quiet = spansShown() ? QUIET_MS : FIRST_SPANS_MS;
-    // A gateway that cannot be reached has not said that there is nothing new.
+    // If the gateway cannot be reached, there may be something new.
   } while ((!view || performance.now() - changed < quiet) && performance.now() - began < LONGEST_MS);
 
   if (view) drawInstead(view);
@@ -153,7 +153,7 @@ async function read(traceId) {
   }
 }
 
-// Gives up if nothing comes for a while, and not because much comes slowly.
+// Give up if nothing comes for a while, but not if a long text comes slowly.
 async function textOf(url) {
   const silence = new AbortController();
   let timer, text = "";
@@ -196,7 +196,7 @@ function troubleOf(view) {
   return view ? view.dataset.problem : "The gateway cannot be reached.";
 }
 
-// Spans that are shown stay, whatever is wrong later.
+// Keep the spans that are shown, even if a later request fails.
 function drawInstead(view) {
   const stands = place.firstElementChild?.dataset;
   if (!spansShown() && (stands?.state !== view.dataset.state || stands.problem !== view.dataset.problem)) draw(view);
@@ -211,7 +211,7 @@ function draw(view, before) {
     compare.textContent = "Compare with the order before";
     link.after(compare);
   }
-  // Who reads an open span, or stands on one, goes on doing so.
+  // Open spans stay open, and the focus stays on its element.
   const open = [...place.querySelectorAll("details[open]")].map((details) => details.closest("tr").id);
   const focused = place.contains(document.activeElement) ? address(document.activeElement) : null;
   place.replaceChildren(view);
@@ -220,21 +220,21 @@ function draw(view, before) {
   highlight();
 }
 
-// On a phone the trace is below what can be seen.
+// On a phone, the trace is below the visible part of the page.
 function bringIntoView() {
   if (place.getBoundingClientRect().top < window.innerHeight * 0.75) return;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   outcome.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 
-// Where an element that can have the focus will be found in the next view.
+// Return a selector that finds a focusable element again in the next view.
 function address(element) {
   const row = element.closest("tr");
   const href = element.getAttribute("href");
   return `${row ? `#${row.id} ` : ""}${href ? `a[href="${CSS.escape(href)}"]` : "summary"}`;
 }
 
-// As :target does for what was there when the page came.
+// Do what :target does for elements that were there when the page was loaded.
 function highlight() {
   for (const row of place.querySelectorAll("tr")) row.classList.toggle("target", `#${row.id}` === location.hash);
 }
