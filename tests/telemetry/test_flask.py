@@ -1,6 +1,7 @@
 """instrument_app makes spans in somebody else's app, and does not change it otherwise."""
 
 import gc
+import inspect
 import logging
 import re
 import sys
@@ -23,13 +24,16 @@ from flask import (
 )
 from flask.sessions import SecureCookieSessionInterface
 from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation import flask as official
 from opentelemetry.instrumentation import propagators, wsgi
+from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, create_environ
 
 import telemetry
+from telemetry import flask as telemetry_flask
 from telemetry import lean
 from telemetry.lean import flask as lean_flask
 from tests.telemetry.conftest import Recorded
@@ -403,6 +407,34 @@ def test_headers_that_are_asked_for_are_on_the_span(
     app.add_url_rule("/tea", "/tea", lambda: Response("tea", headers={"x-shop": "tea"}))
     Client(app).get("/tea", headers={"x-shop": "tea"})
     assert (only(memory).attributes or {})[f"http.{side}.header.x_shop"] == ("tea",)
+
+
+# Beside the instrumentation itself
+
+
+def test_an_app_that_is_instrumented_otherwise_keeps_its_one_span(
+    way: Any, memory: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs, ours = Flask("theirs"), Flask("ours")
+    FlaskInstrumentor.instrument_app(theirs)
+    if way is telemetry:
+        instrument_app(theirs)
+        assert "theirs is instrumented by opentelemetry-instrumentation-flask already" in caplog.text
+        Client(theirs).get("/")
+        assert only(memory)
+        memory.clear()
+    instrument_app(ours)
+    FlaskInstrumentor.instrument_app(ours)
+    Client(ours).get("/")
+    assert only(memory)
+
+
+def test_each_function_that_is_replaced_is_one_that_the_instrumentation_calls() -> None:
+    code = inspect.getsource(official)
+    for module, kind in (("otel_wsgi", telemetry_flask._Wsgi), ("trace", telemetry_flask._Trace)):
+        replaced = [name for name in vars(kind) if not name.startswith("__")]
+        assert replaced
+        assert [name for name in replaced if f"{module}.{name}(" not in code] == []
 
 
 # An app that calls another one

@@ -1,5 +1,7 @@
 """Outgoing calls, in this process, to a small server in the test."""
 
+import inspect
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -278,6 +280,13 @@ URLS = [
     "mailto:ann@shop.example",
     "",
 ]
+
+
+def test_each_function_that_is_replaced_is_one_that_the_instrumentation_calls() -> None:
+    replaced = re.findall(r"^ +official\.(\w+) =", inspect.getsource(official._do_it_in_fewer_steps), re.MULTILINE)
+    code = inspect.getsource(instrumentation)
+    assert "urlparse" in replaced
+    assert [name for name in replaced if f" {name}(" not in code] == []
 
 
 @pytest.mark.parametrize("url", URLS)

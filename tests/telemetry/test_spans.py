@@ -187,6 +187,13 @@ def test_the_tracers_of_this_sdk_are_light(recorded: Recorded) -> None:
     assert type(trace.get_tracer_provider().get_tracer("test")) is LightTracer
 
 
+def test_a_light_span_is_its_own_record(recorded: Recorded) -> None:
+    with trace.get_tracer("test").start_as_current_span("outer"):
+        span = trace.get_tracer("test").start_span("inner")
+        span.end()
+    assert recorded.spans[0] is span
+
+
 class Refused(Exception):
     """An error of the user's."""
 
@@ -212,6 +219,9 @@ def _blocks(tracer: trace.Tracer) -> None:
                 raise error
         for options in ({"record_exception": False}, {"set_status_on_exception": False}):
             with suppress(Refused), tracer.start_as_current_span(str(*options), **options):
+                raise Refused
+        for options in ({}, {"record_exception": False}, {"set_status_on_exception": False}):
+            with suppress(Refused), tracer.start_span(f"entered itself {[*options]}", **options):
                 raise Refused
         with suppress(Refused), tracer.start_as_current_span("ended before") as ended:
             ended.end()

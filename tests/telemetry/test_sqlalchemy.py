@@ -307,6 +307,11 @@ def test_an_engine_that_is_instrumented_twice_has_one_span_for_each_statement(
     assert recorded.names == ["SELECT orders"]
 
 
+def test_nothing_listens_to_the_pool_for_each_checkout(sqlite: Engine) -> None:
+    # The instrumentation does, for a metric with an older name.
+    assert [*sqlite.pool.dispatch.checkout, *sqlite.pool.dispatch.checkin] == []
+
+
 def test_an_error_of_ours_costs_no_statement_and_is_told_once(
     recorded: Recorded, sqlite: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
