@@ -13,6 +13,7 @@ files of libraries that you do not have, and so that `telemetry.traces` costs no
 
 __version__ = "0.2.0"
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +59,25 @@ _FILES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _FILES:
+def importing(module: dict[str, Any], files: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module, which imports the file of a name when the name is first used."""
+
+    def find(name: str) -> Any:
+        package = module["__name__"]
+        if name not in files:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            file = import_module(f".{files[name]}", package)
+        except ImportError as error:
+            raise ImportError(
+                f"{package}.{name} cannot be imported: {error}. "
+                "The README of the folder says which packages each library needs."
+            ) from error
         # Kept, so that this function is not called again.
-        found = globals()[name] = getattr(import_module(f".{_FILES[name]}", __name__), name)
+        found = module[name] = getattr(file, name)
         return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    return find
+
+
+__getattr__ = importing(globals(), _FILES)

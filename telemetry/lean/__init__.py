@@ -9,8 +9,9 @@ Spans, attributes, metrics and boundaries are the same as by default; the README
 Use everything else, such as `StrictAdapter`, from `telemetry`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .. import importing
 
 if TYPE_CHECKING:
     from ..providers import Telemetry
@@ -36,9 +37,4 @@ def configure(service: str, **options: Any) -> "Telemetry":
     return configure(service, lean=True, **options)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _FILES:
-        # Kept, so that this function is not called again.
-        found = globals()[name] = getattr(import_module(f".{_FILES[name]}", __name__), name)
-        return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importing(globals(), _FILES)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.telemetry.process import ROOT, prints
+from tests.telemetry.process import ROOT, prints, run
 
 FOLDER = ROOT / "telemetry"
 LIBRARIES = ("flask", "requests", "sqlalchemy", "redis")
@@ -114,6 +114,14 @@ def test_the_folder_works_under_another_name_within_a_package(tmp_path: Path) ->
     uses = "".join(USES[library] for library in LIBRARIES)
     code = SET_UP + uses + TELL + f"\nfrom {name} import streams, testing\nprint('telemetry' in sys.modules)"
     assert prints(code.format(name=name, absent=["telemetry"]), tmp_path) == "GET /, GET, SELECT, GET\nFalse"
+
+
+@pytest.mark.parametrize("package", ["telemetry", "telemetry.lean"])
+def test_a_library_that_is_not_there_is_named_with_what_to_do(package: str) -> None:
+    code = SET_UP + "from telemetry import lean\n" + f"{package}.instrument_redis()"
+    said = run(code.format(name="telemetry", absent=absent("redis"))).stderr.splitlines()[-1]
+    assert said.startswith(f"ImportError: {package}.instrument_redis cannot be imported: ")
+    assert said.endswith("The README of the folder says which packages each library needs.")
 
 
 def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
