@@ -145,7 +145,7 @@ test-faults: $(VENV)/dev ## disconnect, stop and kill parts under load, then che
 test-kubernetes: $(VENV)/dev ## test overlays/demo on kubectl's cluster: updates, kills, scaling and policies under load
 	$(VENV)/bin/pytest tests/kubernetes
 
-kubernetes-files: ## copy what deploy/kubernetes shares with the other ways to where kubectl reads it
+kubernetes-files: ## copy the configurations of the Collector, Jaeger and nginx into deploy/kubernetes, where kubectl reads them
 	cp deploy/edge/nginx.conf deploy/kubernetes/base/edge-nginx.conf
 	cp collector-config.yaml deploy/kubernetes/overlays/demo/collector-config.yaml
 	cp deploy/jaeger.yaml deploy/kubernetes/overlays/demo/jaeger-config.yaml

@@ -73,7 +73,7 @@ FIELDS = ("traceparent", "tracestate", "baggage")
 
 @contextmanager
 def sending(destination: str, origin: Context, server: tuple[str, int]) -> Iterator[tuple[Span, dict[str, str]]]:
-    """A PRODUCER span around the sending of one message, and the fields to send with it.
+    """Yield a PRODUCER span around the sending of one message, and the fields to send with it.
 
     `origin` is the context of the cause of the message, which may have been stored long ago. `server` is host
     and port of the queue. The command itself is not traced. Set `messaging.message.id` once it is known.
@@ -105,7 +105,7 @@ def processing(
     *,
     join_trace: bool = True,
 ) -> Iterator[Span]:
-    """A CONSUMER span around the processing of one message, linked to the span that sent it, and its duration.
+    """Yield a CONSUMER span around the processing of one message, linked to the span that sent it; record its duration.
 
     With `join_trace` it is also the sender's child, so that a message is part of the trace that caused it. The
     conventions allow this for messages that are processed one by one. Without it, it begins a new trace.

@@ -154,7 +154,7 @@ class Receiver:
 
 
 def render(spans: Iterable[Span], attributes: Sequence[str] = (), replace: Mapping[str, str] | None = None) -> str:
-    """Traces as text to review and compare: one line a span, children indented below their parent.
+    """Return traces as text to review and compare: one line a span, children indented below their parent.
 
     A line has the service, the kind, the name, ERROR, those of `attributes` that the span has, [events] with
     those of `attributes` that they have, and -> links. `replace` maps values that differ from run to run, such as

@@ -117,7 +117,7 @@ def outcome(pieces: Sequence[int]) -> str:
 
 @contextmanager
 def tiers(*options: str, **environment: str) -> Iterator[Tiers]:
-    """Two samplers, and an agent in front of them, none of which runs yet. WAYBILL_SAMPLING has to be `two-tier`."""
+    """Yield two samplers and an agent in front of them, not started yet. WAYBILL_SAMPLING has to be `two-tier`."""
     with ExitStack() as stack:
         found = Tiers(stack.enter_context(House(environment)), stack, options=options)
         for name in SAMPLERS:

@@ -41,7 +41,7 @@ def _place_and_show(jaeger: Jaeger) -> None:
 
 
 def _place(kind: Kind) -> tuple[int, str]:
-    """Returns the HTTP status and the trace id."""
+    """Return the HTTP status and the trace id."""
     with loopback.session() as session:
         answer = session.post(
             f"{settings().gateway_url}/orders", json=kind.request([SKU]), headers=kind.headers(), timeout=ORDER_SECONDS

@@ -93,7 +93,7 @@ def stop_when_stdin_closes() -> None:
 
 
 def stop_when_all_have_left(runner: LocalRunner) -> None:
-    """A customer leaves when no order is left to be placed."""
+    """Stop once all customers have left: each leaves when no order is left to be placed."""
     if runner.spawning_greenlet:
         runner.spawning_greenlet.join()
     runner.user_greenlets.join()

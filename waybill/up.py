@@ -212,7 +212,7 @@ def _ask_to_stop(supervisor: Supervisor, _number: int, _frame: FrameType | None)
 
 @contextmanager
 def _progress(parts: list[Part]) -> Iterator[Note]:
-    """Shows the state of each part: lines that change in a terminal, or one line when it is ready elsewhere."""
+    """Show the state of each part: lines that change in a terminal, or one line when it is ready elsewhere."""
     console = Console()
     texts = {part.name: "waiting" for part in parts}
     if not console.is_terminal:

@@ -194,7 +194,7 @@ def mount(app: Flask) -> None:
 
     @blueprint.get("/openapi.json")
     def describe_api() -> ResponseReturnValue:
-        """This description of the API, OpenAPI 3.1."""
+        """Describe this API, in OpenAPI 3.1."""
         return jsonify(description)
 
     app.register_blueprint(blueprint)

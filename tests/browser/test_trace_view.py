@@ -261,7 +261,7 @@ WEB_UI = b'<div id="jaeger-ui-root"></div>'
 
 @contextmanager
 def jaeger_behind(house: House, index: bytes) -> Iterator[int]:
-    """The port of the house's Jaeger with this page as its front: not every build has a web UI."""
+    """Yield the port of the house's Jaeger with this page as its front: not every build has a web UI."""
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -132,12 +132,12 @@ def shipped(receiver: Receiver, status: int = 200) -> None:
 
 
 def of_carrier(receiver: Receiver) -> list[Span]:
-    """The spans of the carrier."""
+    """Return the spans of the carrier."""
     return [span for span in receiver.spans if span.service == "carrier"]
 
 
 def names(receiver: Receiver, service: str) -> set[str]:
-    """The names of a service's spans."""
+    """Return the names of a service's spans."""
     return {span.name for span in receiver.spans if span.service == service}
 
 

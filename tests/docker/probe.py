@@ -1,4 +1,4 @@
-"""Run beside a part of the stack, in its network and among its processes, as its user, to see what it could do.
+"""Report the possibilities of a part of the stack: run as its user, in its network and among its processes.
 
 Reads the addresses to try from the command line, as JSON, and writes its findings as JSON. It only needs
 Python, and the part's image does not even need that.
@@ -40,7 +40,7 @@ def connects(address: tuple[str, int]) -> bool:
 
 
 def write_error(file: Path) -> str | None:
-    """The name of the error, such as EROFS for a read-only file system."""
+    """Return the name of the error, such as EROFS for a read-only file system."""
     try:
         file.write_text("")
     except OSError as error:

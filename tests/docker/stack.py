@@ -46,7 +46,7 @@ class Stack:
         return ["compose", "--file", "docker-compose.yml", "--project-name", PROJECT, *arguments]
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """The environment for a command on this stack: its ports, and the test's variables."""
+        """Return the environment for a command on this stack: its ports, and the test's variables."""
         # The stack reads these too, but the tests are about its defaults.
         read = ("OTEL_", "COMPOSE_", "SAMPLING", "STORAGE", "RETENTION", "WAYBILL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(read)}
@@ -72,7 +72,7 @@ class Stack:
         return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in inspected}
 
     def url(self, port: str) -> str:
-        """The base URL behind a published port."""
+        """Return the base URL behind a published port."""
         return f"http://127.0.0.1:{self.ports[port]}"
 
     def get(self, port: str, path: str, **query: str) -> requests.Response:

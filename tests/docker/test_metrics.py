@@ -83,7 +83,7 @@ def test_prometheus_has_its_version_and_keeps_a_day_and_a_size(measured: Stack) 
 
 
 def query(stack: Stack, expression: str) -> list[Any]:
-    """The instant vector that Prometheus gives for an expression."""
+    """Return the instant vector that Prometheus gives for an expression."""
     found: list[Any] = stack.get("prometheus", "/api/v1/query", query=expression).json()["data"]["result"]
     return found
 

@@ -187,7 +187,7 @@ def test_a_service_has_as_many_workers_as_it_is_told(stack: Stack) -> None:
 
 
 def passwords_of(stack: Stack) -> list[str]:
-    """The passwords of all database roles, and Valkey's."""
+    """Return the passwords of all database roles, and Valkey's."""
     each = 'for secret in /run/secrets/*; do cat "$secret"; echo; done'
     valkey = stack.compose("exec", "valkey", "cat", "/run/secrets/password")
     return [*stack.compose("exec", "postgres", "sh", "-c", each).split(), valkey.strip()]

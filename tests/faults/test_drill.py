@@ -208,7 +208,7 @@ def check_incident(folder: Path) -> None:
 
 
 def story(folder: Path) -> list[object]:
-    """The status of each order's answer, in the order in which they came."""
+    """Return the status of each order's answer, in the order in which they came."""
     traces = [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
     found = [one for trace in traces for one in traces_from_json(trace["resourceSpans"])]
     of_orders = [

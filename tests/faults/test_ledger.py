@@ -356,7 +356,7 @@ def times_given_up(house: House, name: str) -> int:
 
 
 def nobody() -> str:
-    """An endpoint that accepts nothing."""
+    """Return an endpoint that accepts nothing."""
     return f"http://127.0.0.1:{free_port()}"
 
 

@@ -149,6 +149,6 @@ def count(house: House, table: str, condition: str) -> int:
 
 
 def environment(house: House, service: str) -> dict[str, str]:
-    """The environment of a service's job."""
+    """Return the environment of a service's job."""
     passwords = postgres.passwords(house.folder / "data")
     return {**os.environ, "DATABASE_URL": postgres.url(service, passwords, house.settings.postgres_port)}

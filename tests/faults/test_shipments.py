@@ -317,7 +317,7 @@ def asked_for(house: House, order: str, when: str = "ask_at IS NOT NULL") -> boo
 
 @contextmanager
 def forbidden(house: House) -> Iterator[None]:
-    """A constraint that every shipment violates."""
+    """Add a constraint that every shipment violates."""
     house.query("fulfilment", "ALTER TABLE shipments ADD CONSTRAINT nothing CHECK (false) NOT VALID")
     try:
         yield

@@ -104,7 +104,7 @@ class OverHttp(SpanExporter):
 
 
 def tracer(service: str, otlp_port: int) -> Tracer:
-    """A tracer whose spans are exported, and have arrived, when they end."""
+    """Return a tracer whose spans are exported, and have arrived, when they end."""
     provider = TracerProvider(resource=Resource({"service.name": service}), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(OverHttp(otlp_port)))
     return provider.get_tracer("test")

@@ -182,7 +182,7 @@ def orders(house: House, receiver: KeepingReceiver) -> None:
 
 
 def refusals(house: House) -> None:
-    """All that the gateway refuses beside what `orders` has, and what strangers send it."""
+    """Send the gateway everything that it refuses and `orders` does not send, and the headers of strangers."""
     slow = {"baggage": "waybill.scenario=slow-acquirer"}
     key = {"Idempotency-Key": str(uuid.uuid4())}
     with ThreadPoolExecutor(ORDERS + 12) as customers:

@@ -93,7 +93,7 @@ def data() -> Iterator[Path]:
 
 @contextmanager
 def server(data: Path) -> Iterator[int]:
-    """A running server with the databases of all services; yields its port."""
+    """Start a server with the databases of all services; yields its port."""
     port = free_port()
     passwords = postgres.passwords(data)
     postgres.prepare(data, passwords)

@@ -129,7 +129,7 @@ def test_tail_sampling_keeps_what_matters_and_a_tenth_of_the_rest_and_nothing_in
         send_by_service(house, [of for of in some if service_of(of) != "fulfilment"])
     decided = "otelcol_processor_tail_sampling_global_count_traces_sampled"
     wait_until(lambda: own(house, decided) == len(traces), "every trace is decided on")
-    # The consumer was away, while more traces came than are kept: what it sends now follows the decision.
+    # The consumer was away while more traces came than are kept: its spans follow the decision.
     send_spans(house, [one_span() for _ in range(MANY)])
     send_by_service(house, late)
 
@@ -260,7 +260,7 @@ def by_trace(spans: Iterable[ResourceSpans]) -> dict[bytes, Trace]:
 
 
 def copy_of(trace: Trace, *, quick: bool = False) -> Trace:
-    """The same spans in a trace of its own; `quick` has it all happen within 100 ms, on the busiest machine."""
+    """Return the same spans in another trace; `quick` makes them end within 100 ms, even on the busiest machine."""
     trace_id = random.randbytes(16)
     start = min(span_of(of).start_time_unix_nano for of in trace)
     length = max(span_of(of).end_time_unix_nano for of in trace) - start
@@ -287,7 +287,7 @@ def counted(house: House) -> float:
 
 
 def send_by_service(house: House, spans: Sequence[ResourceSpans]) -> None:
-    """As services do: what one of them holds, of many traces, in one request."""
+    """Send spans as services do: one request for each service, with its spans of many traces."""
     for service in TRACED:
         send_spans(house, [of for of in spans if service_of(of) == service])
 

@@ -150,7 +150,7 @@ class FrozenData(Exception):
 
 
 class Bare(Exception):
-    """Has no place for a weak reference, and refuses what it gets."""
+    """Has no place for a weak reference, and no attributes can be added."""
 
     __slots__ = ("reason",)
 

@@ -13,7 +13,7 @@ from chassis.client import Client
 
 
 def create_app() -> Flask:
-    """The app factory."""
+    """Return the app."""
     telemetry.configure("odd")
     app = Flask("odd")
     telemetry.instrument_app(app)

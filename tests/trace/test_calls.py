@@ -85,7 +85,7 @@ def test_trust_depends_on_host_and_port(url: str, trusted: bool) -> None:
 
 @contextmanager
 def server(redirect: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[set[str]]]]:
-    """A third party on a free port; yields its URL, and the names of the headers of each request."""
+    """Start a third party on a free port; yields its URL, and the names of the headers of each request."""
     received: list[set[str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -111,7 +111,7 @@ def server(redirect: Mapping[str, str] | None = None) -> Iterator[tuple[str, lis
 
 
 def session_that_trusts(*urls: str) -> requests.Session:
-    """A session like those of the services."""
+    """Return a session like those of the services."""
     session = requests.Session()
     session.trust_env = False
     session.mount("http://", StrictAdapter(urls))

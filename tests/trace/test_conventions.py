@@ -206,7 +206,7 @@ def test_a_call_lasts_until_its_answer_was_read_or_given_up(odd: str, received: 
 
 @contextmanager
 def third_party(drips: int) -> Iterator[str]:
-    """A server whose answers arrive slowly, 20 bytes a second."""
+    """Start a server whose answers arrive slowly, 20 bytes a second."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -54,7 +54,7 @@ esac
 
 
 def go_script(build: str) -> str:
-    """A `go` of which only `go build` does something: it runs `build`, with the path to write to in $target."""
+    """Return a `go` of which only `go build` does something: it runs `build`, with the path to write to in $target."""
     return f"""#!/bin/sh
 case "$1" in
 version) echo go version go1.26.8 linux/amd64 ;;

@@ -251,7 +251,7 @@ def test_a_share_is_said_as_people_say_it(share: float, words: str) -> None:
 
 
 def span(name: str, kind: str, start: int, end: int, parent: str | None = None, **facts: object) -> Span:
-    """Times in milliseconds; the id is the name, the service its first word."""
+    """Return a span with times in milliseconds; its id is the name, its service the first word of that."""
     times = (start * MILLISECOND, end * MILLISECOND)
     return Span("t", name, parent, name, kind, name.split()[0], *times, **facts)  # type: ignore[arg-type]
 

@@ -139,7 +139,7 @@ def test_no_trace_of_none_is_no_score() -> None:
 
 
 def graded(folder: Path, answer: dict[str, Any], *options: str) -> tuple[int, str]:
-    """The exit status of `waybill grade`, and what it prints."""
+    """Return the exit status of `waybill grade`, and its output."""
     (folder / "answer.json").write_text(json.dumps(answer))
     result = CliRunner().invoke(grade, ["--incident", str(folder), *options, str(folder / "answer.json")])
     return result.exit_code, result.output

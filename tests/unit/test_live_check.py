@@ -74,7 +74,7 @@ def span(name: str = "PUT", number: int = 2, **changed: Any) -> Span:
 
 
 def failed(error: str, **changed: Any) -> Span:
-    """A call that was answered with an error, or never."""
+    """Return a call that was answered with an error, or never."""
     answered = error.isdecimal()
     said = {key: value for key, value in CALL.items() if answered or not key.startswith(("http.resp", "network.prot"))}
     said |= {"error.type": error} | ({"http.response.status_code": int(error)} if answered else {})

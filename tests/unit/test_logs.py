@@ -22,7 +22,7 @@ MORE_THAN_THE_QUEUE_HOLDS = 5000
 
 
 class Exporter(LogRecordExporter):
-    """Keeps what it gets, once it may."""
+    """Keeps the records that it gets, once the test lets it."""
 
     def __init__(self) -> None:
         self.may_send = threading.Event()
@@ -39,7 +39,7 @@ class Exporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def force_flush(self, timeout_millis: int = 0) -> bool:
         return True

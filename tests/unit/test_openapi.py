@@ -188,12 +188,12 @@ def test_a_changed_model_changes_the_description(monkeypatch: pytest.MonkeyPatch
 
 
 def orders(description: Json) -> jsonschema_rs.Validator:
-    """Tells what is an order, by the description."""
+    """Return a validator of orders, made from the description."""
     return validator(description, "OrderRequest")
 
 
 def validator(description: Json, name: str) -> jsonschema_rs.Validator:
-    """Tells what has this shape, by the description."""
+    """Return a validator of a schema of the description."""
     return jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}"} | description)
 
 

@@ -28,11 +28,12 @@ FOR_STRANGERS = [
 ]
 
 
-def test_the_folder_that_is_copied_has_the_licence_of_the_rest() -> None:
+def test_the_folder_that_is_copied_and_the_distributions_have_the_licence_of_the_rest() -> None:
     licence = (ROOT / "LICENSE").read_text()
     assert "Apache License" in licence
     assert "The Waybill Authors" in licence
-    assert (ROOT / "telemetry/LICENSE").read_text() == licence
+    for folder in ("telemetry", "doctor"):
+        assert (ROOT / folder / "LICENSE").read_text() == licence
 
 
 @pytest.mark.parametrize("file", FOR_STRANGERS)

@@ -214,7 +214,7 @@ def spans_of(tree: Path) -> Iterator[tuple[str, str, str]]:
 
 @cache
 def constants_of_names() -> dict[str, str]:
-    """The value of each constant in chassis/names.py, and in OpenTelemetry's package of the conventions."""
+    """Return the value of each constant in chassis/names.py, and in OpenTelemetry's package of the conventions."""
     names = {*registry().attributes, *conventions().attributes}
     return {name.replace(".", "_").upper(): name for name in names}
 
@@ -226,7 +226,7 @@ def calls(file: Path, *names: str) -> Iterator[ast.Call]:
 
 
 def spans_made_in(file: Path) -> Iterator[str]:
-    """A pattern for the name of each span that the source starts."""
+    """Yield a pattern for the name of each span that the source starts."""
     for call in calls(file, "start_as_current_span", "start_span"):
         name = call.args[0]
         parts = name.values if isinstance(name, ast.JoinedStr) else [name]

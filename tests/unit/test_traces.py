@@ -19,7 +19,7 @@ TRACE = bytes(range(16))
 
 
 def message(number: int, parent: int = 0, **more: Any) -> Span:
-    """A span whose id is its number."""
+    """Return a span whose id is its number."""
     above = parent.to_bytes(8) if parent else b""
     return Span(trace_id=TRACE, span_id=number.to_bytes(8), parent_span_id=above, name=f"span {number}", **more)
 
@@ -36,7 +36,7 @@ def export(spans: Iterable[Span]) -> ExportTraceServiceRequest:
 
 
 def as_json(spans: Iterable[Span]) -> list[dict[str, Any]]:
-    """OTLP's own JSON, with hexadecimal ids and enumerations as numbers."""
+    """Return OTLP's own JSON, with hexadecimal ids and enumerations as numbers."""
     groups: list[dict[str, Any]] = MessageToDict(export(spans), use_integers_for_enums=True)["resourceSpans"]
 
     def correct(thing: Any) -> None:

@@ -44,7 +44,7 @@ def text(key: str, value: str) -> dict[str, Any]:
 
 @contextmanager
 def jaeger(answer: Answer) -> Iterator[Traces]:
-    """A server instead of Jaeger, which answers like this."""
+    """Start a server instead of Jaeger, which answers like this."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -83,7 +83,7 @@ class Ledger:
         return sum(service.waiting for service in self.services)
 
     def lost_before_collector(self, service: Service) -> int:
-        """Spans of a service that left their process, or died with it, but did not arrive."""
+        """Return the number of spans of a service that left their process, or died with it, but did not arrive."""
         if not self.per_service or self._too_many_series or not self.exact or self.collector_restarted:
             return service.failed
         return max(0, service.ended - service.dropped - service.waiting - service.accepted)

@@ -177,7 +177,7 @@ def collector_with(house: House, *configs: str, **environment: str) -> Iterator[
 
 @contextmanager
 def dropping(house: House, condition: str) -> Iterator[None]:
-    """Our Collector with a filter that drops spans."""
+    """Start our Collector with a filter that drops spans."""
     drop = f"processors::filter: {{traces: {{span: [{json.dumps(condition)}]}}}}"
     with collector_with(house, drop, "service::pipelines::traces/jaeger::processors: [filter]"):
         yield
@@ -272,7 +272,7 @@ class GuardedOtlp(Quiet):
 
 @contextmanager
 def guarded_grpc() -> Iterator[str]:
-    """Accepts OTLP over gRPC, with the right key."""
+    """Accept OTLP over gRPC, with the right key."""
 
     def export(_request: bytes, context: grpc.ServicerContext) -> bytes:
         if dict(context.invocation_metadata()).get("authorization") != KEY:

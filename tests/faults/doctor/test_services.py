@@ -216,7 +216,7 @@ def test_a_variable_for_others_is_no_fault(house: House) -> None:
     with checkout(house, **others) as url:
         report = yours(url, *addresses(house))
     report.finds_nothing()
-    # So nothing is said of them: only what was looked at keeps no spans back.
+    # So the report does not mention them; it names the variables that it has checked.
     assert "keeps spans back: the SDK's switch, the sampler, the exporter's endpoint, proxies" in report.text
 
 

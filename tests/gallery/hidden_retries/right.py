@@ -1,4 +1,4 @@
-"""A basket whose price is asked for again where prices is overloaded."""
+"""A basket whose price is asked for again if prices is overloaded."""
 
 import os
 

@@ -27,7 +27,7 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _op
 def a_problem_is_that_of_its_response(
     _context: schemathesis.CheckContext, response: schemathesis.Response, _case: schemathesis.Case
 ) -> None:
-    """A problem document has the status and the trace that the response has."""
+    """Check that a problem document has the status and the trace that the response has."""
     if response.headers.get("content-type") == ["application/problem+json"]:
         problem = response.json()
         assert problem["status"] == response.status_code

@@ -63,7 +63,7 @@ def by_hand(house: House, part: str = "gateway") -> Iterator[http.client.HTTPCon
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_error_of_ours(house: House) -> Iterator[None]:
-    """Check that no service had an unexpected error, no matter what was sent."""
+    """Check that no service had an unexpected error, whatever was sent."""
     yield
     for part in OURS:
         assert "unexpected error" not in (house.folder / "logs" / f"{part}.log").read_text(), part
