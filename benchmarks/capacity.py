@@ -134,7 +134,11 @@ def page(measured: Mapping[str, Any]) -> str:
 
 
 @click.command("capacity")
-@click.option("--rate", type=click.IntRange(1), help="Spans a second, before sampling; without it, four of them.")
+@click.option(
+    "--rate",
+    type=click.IntRange(1),
+    help="Spans a second, before sampling; without this option, four rates are computed.",
+)
 @click.option("--keep", default=KEEP, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="Share kept.")
 @json_option
 @click.option("--write", is_flag=True, help="Put the tables into docs/scale.md.")

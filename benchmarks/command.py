@@ -44,7 +44,9 @@ def _commit(_context: click.Context, _option: click.Parameter, value: str) -> st
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Turns of each variant.")
 @click.option("--duration", default=8, show_default=True, type=click.IntRange(1), help="Seconds of load a turn.")
 @click.option("--variants", default="", callback=_chosen, help=f"Some of {','.join(VARIANTS)}; by default all.")
-@click.option("--seed", type=int, help="Of the order of the turns; by default another each time, which is printed.")
+@click.option(
+    "--seed", type=int, help="The seed of the order of the turns; by default a new one each time, which is printed."
+)
 @click.option(
     "--base", default="", metavar="COMMIT", callback=_commit, help="Compare the working tree with this commit instead."
 )

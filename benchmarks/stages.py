@@ -218,9 +218,9 @@ def _node(url: str) -> dict[str, float]:
 
 @click.command()
 @click.option("--orders", default=2000, show_default=True, type=click.IntRange(60), help="How many in each turn.")
-@click.option("--bench", type=Path, help="What `waybill bench --json` has printed, for the services.")
+@click.option("--bench", type=Path, help="The output of `waybill bench --json`, for the services.")
 @click.option("--opensearch", default="", help="The URL of an OpenSearch that nothing else uses.")
-@click.option("--write", is_flag=True, help="Put the figures into figures.json; what was not measured stays.")
+@click.option("--write", is_flag=True, help="Put the figures into figures.json; those that were not measured stay.")
 def main(orders: int, bench: Path | None, opensearch: str, write: bool) -> None:
     """Measure the cost of a span at each stage, from the services to the storage."""
     found = {

@@ -237,7 +237,7 @@ def free_ports() -> dict[str, int]:
             free.append(port)
         if len(free) == len(names):
             return dict(zip(names, free, strict=True))
-    raise click.ClickException(f"Of the ports {PORTS.start} to {PORTS.stop - 1}, fewer than {len(names)} are free.")
+    raise click.ClickException(f"Fewer than {len(names)} of the ports {PORTS.start} to {PORTS.stop - 1} are free.")
 
 
 class _Orders:

@@ -36,7 +36,7 @@ Omittable = SkipJsonSchema[None]
 class Fault(BaseModel):
     """A mistake in one field of a body."""
 
-    pointer: str = Field(description="Where it is in the body: a JSON pointer as a URI fragment, RFC 6901, section 6.")
+    pointer: str = Field(description="The place in the body: a JSON pointer as a URI fragment, RFC 6901, section 6.")
     detail: str
 
 
@@ -45,13 +45,13 @@ class ProblemDocument(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="The kind of problem; `about:blank` where the status says it all.")
+    type: str = Field(description="The kind of problem; `about:blank` if the status says enough.")
     title: str
     status: int
-    detail: str | Omittable = Field(None, description="What happened, and what to do about it; for people.")
-    errors: list[Fault] | Omittable = Field(None, description="Each wrong field of the body, the first ten.")
-    part: str | Omittable = Field(None, description="Who does not answer.")
-    trace_id: TraceId | Omittable = Field(None, description="The trace to look at, where there is one.")
+    detail: str | Omittable = Field(None, description="An explanation for people: the problem, and how to solve it.")
+    errors: list[Fault] | Omittable = Field(None, description="The first ten wrong fields of the body.")
+    part: str | Omittable = Field(None, description="The service that does not answer.")
+    trace_id: TraceId | Omittable = Field(None, description="The trace to look at, if there is one.")
 
 
 class Problem(Exception):

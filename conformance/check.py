@@ -58,7 +58,7 @@ RULES_OF_OUR_OWN = {
     "sent_twice": "A span, a log record or a metric is there twice.",
     "outside_of_parent": "A span begins before its parent, or ends after it in the same process.",
     "missing_parent": "A span names a parent that never came.",
-    "word_of_a_stranger": "What a stranger sent became part of a metric or of a resource.",
+    "word_of_a_stranger": "A text from a stranger became part of a metric or of a resource.",
     "never_sent": "The registry has what nobody sent.",
 }
 

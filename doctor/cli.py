@@ -72,16 +72,22 @@ def together(*decorators: Callable[..., Any]) -> Callable[..., Any]:
 
 options = together(
     click.option("--service-url", callback=_url, default="", help="A URL of your service that is safe to ask."),
-    click.option("--method", help="How to ask it: GET by default, or POST where there is --data."),
+    click.option("--method", help="The method of the request: by default GET, or POST if there is --data."),
     click.option("--data", metavar="TEXT|@FILE", callback=_body, help="The body to send; JSON is sent as such."),
     click.option("--header", metavar="NAME:VALUE", multiple=True, callback=_headers, help="A header to send."),
-    click.option("--otlp", callback=_url, default="", help="Where your service sends its spans."),
+    click.option("--otlp", callback=_url, default="", help="The endpoint to which your service sends its spans."),
     click.option("--jaeger", callback=_url, default="", help="Jaeger's web page and API."),
-    click.option("--trace", metavar="ID", callback=_trace, default="", help="A trace that exists, to look at instead."),
+    click.option(
+        "--trace",
+        metavar="ID",
+        callback=_trace,
+        default="",
+        help="An existing trace to examine instead of making a request.",
+    ),
     click.option(
         "--protocol",
         type=click.Choice(["grpc", "http/protobuf"]),
-        help="How your service sends; by default http/protobuf where the port is 4318, else grpc.",
+        help="The protocol of your service; by default http/protobuf if the port is 4318, else grpc.",
     ),
     click.option(
         "--expect",
@@ -95,9 +101,9 @@ options = together(
         type=click.FloatRange(min=0),
         default=30.0,
         show_default=True,
-        help="How long spans may be on their way.",
+        help="How long to wait for spans.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON."),
+    click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON."),
 )
 """The options of the doctor: the things to check, and the request to make. `addresses_of` reads them."""
 

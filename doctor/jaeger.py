@@ -116,13 +116,17 @@ class Jaeger:
         try:
             return list(answer.get("result", {}).get("resourceSpans", []))
         except (AttributeError, TypeError) as error:
-            raise JaegerError(f"What answers at {self.url} with traces is not Jaeger: {error!r}.") from error
+            raise JaegerError(
+                f"The server at {self.url} is not Jaeger: its answer has no traces ({error!r})."
+            ) from error
 
     def _as_traces(self, resource_spans: list[dict[str, Any]]) -> list[Trace]:
         try:
             return traces_from_json(resource_spans)
         except ValueError as error:
-            raise JaegerError(f"What answers at {self.url} with traces is not Jaeger: {error!r}.") from error
+            raise JaegerError(
+                f"The server at {self.url} is not Jaeger: its answer has no traces ({error!r})."
+            ) from error
 
     def _json(self, path: str, query: Mapping[str, str | int] | None = None) -> dict[str, Any] | None:
         """Return the answer, or None for 404."""

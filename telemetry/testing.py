@@ -99,7 +99,7 @@ class Receiver:
             self._logs.clear()
             self._metrics.clear()
 
-    def wait_for(self, predicate: Callable[[], T], timeout: float = 10.0, what: str = "What was waited for") -> T:
+    def wait_for(self, predicate: Callable[[], T], timeout: float = 10.0, what: str = "The expected telemetry") -> T:
         """Call `predicate` now and after every arrival; return its first result that is true.
 
         `wait_for(lambda: [span for span in receiver.spans if span.name == "ship"])` returns those spans.

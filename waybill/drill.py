@@ -168,7 +168,7 @@ def traces_of(jaeger: Jaeger, orders: Sequence[Order]) -> Table:
 def ask(console: Console, plan: Plan) -> Answer:
     """Ask the three questions. Raises click.Abort at Ctrl-C, and if there is no answer."""
     hints = hints_of(plan)
-    console.print("\nWhich span tells what is wrong? `hint` gets a hint.")
+    console.print("\nWhich span shows the fault? `hint` gets a hint.")
     services = sorted({service for each in SCENARIOS.values() for service, _ in each.spans} | OTHERS)
     service = _ask(f"Service ({', '.join(services)})", hints, services)
     span = _ask("Name of the span", hints)

@@ -76,7 +76,7 @@ class IncidentAnswer(BaseModel):
 
 
 @click.command()
-@click.option("--seed", type=click.IntRange(min=0), metavar="NUMBER", help="The incident; the same drill has it.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="NUMBER", help="The seed of the incident, as in the drill.")
 @click.option("--all", "all_of_them", is_flag=True, help=f"Record {RECORDED}, and pack them into incidents.tar.gz.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The folder, which must not exist."

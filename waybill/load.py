@@ -38,7 +38,13 @@ def _mix(_context: click.Context, _parameter: click.Parameter, value: str) -> di
 
 @click.command()
 @click.option("--orders", type=click.IntRange(min=1), default=200, show_default=True, help="How many to place.")
-@click.option("--users", type=click.IntRange(min=1), default=8, show_default=True, help="Placing them at once.")
+@click.option(
+    "--users",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="How many customers place them at the same time.",
+)
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),

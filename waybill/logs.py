@@ -27,13 +27,15 @@ SHOWN = (EXCEPTION_TYPE,)
 
 
 @click.command()
-@click.option("--service", type=click.Choice(sorted(registry.SHIPPED)), help="Only what this service wrote.")
+@click.option("--service", type=click.Choice(sorted(registry.SHIPPED)), help="Only lines of this service.")
 @click.option(
-    "--severity", type=click.Choice(SEVERITIES, case_sensitive=False), help="Only what is so severe, or more."
+    "--severity",
+    type=click.Choice(SEVERITIES, case_sensitive=False),
+    help="Only lines of this severity or a higher one.",
 )
-@click.option("--trace", metavar="ID", callback=a_trace_id, help="Only what belongs to this trace.")
+@click.option("--trace", metavar="ID", callback=a_trace_id, help="Only lines of this trace.")
 @click.option("--file", type=click.Path(path_type=Path), help="Another file of the Collector's file exporter.")
-@click.option("--once", is_flag=True, help="End after what is there.")
+@click.option("--once", is_flag=True, help="End after the lines that are there.")
 def logs(service: str | None, severity: str | None, trace: str | None, file: Path | None, once: bool) -> None:
     """Show the last 50 log lines of the services, and then new ones, until Ctrl-C."""
     severe = SEVERITIES[SEVERITIES.index(severity) :] if severity else ()

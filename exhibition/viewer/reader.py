@@ -41,7 +41,7 @@ class Traces:
         try:
             found = traces_from_json(json.loads(body)["result"].get("resourceSpans", []))
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise Unreadable("What answers at Jaeger's address is not Jaeger 2.13 or newer.") from error
+            raise Unreadable("The server at Jaeger's address is not Jaeger 2.13 or newer.") from error
         return Waterfall(found[0]) if found else None
 
     def link(self, trace_id: str) -> str | None:

@@ -40,7 +40,7 @@ class Item(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sku: str = Field(pattern=SKU, description="Of `GET /products`, and in one item only.")
+    sku: str = Field(pattern=SKU, description="One of `GET /products`; each may be in one item only.")
     quantity: IntegralNumber = Field(ge=1, le=1000)
 
 
@@ -52,7 +52,7 @@ class OrderRequest(BaseModel):
     items: list[Item] = Field(min_length=1, max_length=50)
     payment_token: Annotated[str, AfterValidator(refuse_card_number)] = Field(
         pattern=VISIBLE_ASCII,
-        description="It stands for a card, which we never see: what passes for a card's number is refused. "
+        description="It represents a card, which we never see: a number that could be a card's is refused. "
         "`tok_declined` is declined.",
     )
 
@@ -61,17 +61,17 @@ class PlacedOrder(BaseModel):
     """An order as it stands."""
 
     id: UUID
-    status: OrderStatus = Field(description="All but `pending` are final; `rejected` is one of an unknown product.")
-    total: Money | None = Field(description="Null while the order is pending, and where it was refused.")
-    items: list[OrderedItem] | None = Field(description="Null where `total` is.")
+    status: OrderStatus = Field(description="All but `pending` are final; `rejected` means that a product is unknown.")
+    total: Money | None = Field(description="Null while the order is pending, and if it was refused.")
+    items: list[OrderedItem] | None = Field(description="Null if `total` is.")
     trace_id: TraceId | None = Field(description="The trace in which it was placed.")
 
 
 class PaidOrder(PlacedOrder):
-    """Show an order, refused ones too, and its payment."""
+    """An order, refused ones too, and its payment."""
 
     payment: PaymentStatus | None = Field(
-        description="Looked up beside the order. Null where there is none, or payment does not answer."
+        description="Looked up separately. Null if there is none, or if payment does not answer."
     )
 
 
@@ -85,7 +85,7 @@ class Scenario(BaseModel):
 class Scenarios(BaseModel):
     """The faults that there are."""
 
-    enabled: bool = Field(description="Whether asking for one has an effect.")
+    enabled: bool = Field(description="True if scenarios take effect.")
     scenarios: list[Scenario]
 
 

@@ -39,7 +39,7 @@ class Order(BaseModel):
 class Money(BaseModel):
     """An amount of money."""
 
-    amount: int = Field(description="In minor units: cents, where the currency is EUR.")
+    amount: int = Field(description="In minor units: cents, if the currency is EUR.")
     currency: str = Field(pattern="^[A-Z]{3}$", description="ISO 4217.")
 
 

@@ -38,21 +38,21 @@ Json = dict[str, Any]
 Model = type[BaseModel]
 
 DESCRIPTION = """\
-A shop, of which every order is traced.
+A shop that traces every order.
 
 Amounts of money are integers in minor units, with an ISO 4217 currency. Errors are problem documents, RFC 9457.
 The header `traceresponse`, from an editors' draft of the W3C, names the trace of a request, and `trace_id` the one of
 an error. A `traceparent` that is sent here has no effect.
 
 Another path is answered with 404, and another method with 405, as described in `#/components/responses`; but `HEAD` is
-answered where `GET` is, and `OPTIONS` at each path. Four more answers can come to anything, with a problem document:
-414 and 431, without a trace, where the address or a header is longer than 8 KiB; 421, where the name in `Host` is not
-one of this service; and 500, if the mistake is ours."""
+answered if `GET` is, and `OPTIONS` on each path. Every request can get four more answers, with a problem document: 414
+and 431, without a trace, if the address or a header is longer than 8 KiB; 421, if the name in `Host` is not one of this
+service; and 500, if the mistake is ours."""
 
 REFUSALS = {
     400: "The body is not JSON, a header is not sound, or there is no such scenario (`unknown-scenario`).",
     402: "The payment was declined (`payment-declined`). Nothing was charged.",
-    403: "A page of another origin sent it.",
+    403: "The request came from a page of another origin.",
     404: "There is nothing here, or no order that has this id (`order-not-found`).",
     405: "The path has other methods.",
     408: "The body stopped coming; the service waits until the request's deadline, 5 seconds if not set otherwise.",
@@ -110,7 +110,7 @@ PARAMETERS: Json = {
         "in": "header",
         "name": "Idempotency-Key",
         "description": "The same key with the same order places it once, however often it is sent. Without a key each "
-        "request is another order: after a 503, or no answer, the first one may stand and be charged, and a repeat "
+        "request is another order: after a 503, or no answer, the first one may exist and be charged, and a repeat "
         "makes a second one.",
         "schema": {"type": "string", "pattern": IDEMPOTENCY_KEY.pattern},
         "example": "b0c6b1f4-5d3e-4b8f-9f57-0f6d9a1d2c3b",
@@ -135,8 +135,8 @@ DOCUMENT: Json = {"application/json": {"schema": {"type": "object"}}}
 class ProblemDocument(problems.ProblemDocument):
     """An error, RFC 9457. A member that does not apply is left out."""
 
-    order_id: str | Omittable = Field(None, description="The order that it is about.")
-    sku: str | Omittable = Field(None, description="The product that there is not enough of.")
+    order_id: str | Omittable = Field(None, description="The order in question.")
+    sku: str | Omittable = Field(None, description="The product that is sold out, or of which there are too few.")
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,9 @@ class Operation:
 
 TAGS = {
     "shop": "Products and orders.",
-    "faults": "What a caller can break, for one request.",
+    "faults": "Faults that a caller can ask for, in one request.",
     "pages": "For a browser.",
-    "operation": "What runs here, and whether it does.",
+    "operation": "The paths of the API, and the health of the service.",
 }
 
 OPERATIONS = {
@@ -214,7 +214,7 @@ def describe(app: Flask) -> Json:
     return {
         "openapi": "3.1.1",
         "info": {"title": "Waybill", "version": VERSION, "description": DESCRIPTION},
-        "servers": [{"url": "/", "description": "The gateway that this description came from."}],
+        "servers": [{"url": "/", "description": "The gateway that sent this description."}],
         "security": [],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,

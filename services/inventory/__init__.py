@@ -35,7 +35,7 @@ def create_app() -> Flask:
         "waybill.stock",
         lambda: [Observation(product.available, {PRODUCT_SKU: product.sku}) for product in catalogue.products()],
         unit="{item}",
-        description="What is left of each product.",
+        description="The stock of each product.",
     )
     app = new_app("inventory", settings, checks={"database": partial(database.ping, engine)})
     app.register_blueprint(create_blueprint(catalogue))

@@ -92,7 +92,7 @@ class Catalogue:
                 sku: PRICE.validate_json(value, strict=True) for sku, value in zip(skus, values, strict=True) if value
             }
         except ValidationError:
-            log.warning("the cache holds what is not a price: reading from the database")
+            log.warning("the cache has a value that is not a price: reading from the database")
             return {}
 
     def _remember(self, prices: dict[str, Price]) -> None:

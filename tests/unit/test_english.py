@@ -10,7 +10,7 @@ from typing import TypeGuard
 import pytest
 
 from tests.documents import ALL, ROOT, prose
-from tests.unit.test_once import comments
+from tests.unit.test_once import comments, literals
 
 ROOMS = (
     "benchmarks",
@@ -74,6 +74,8 @@ def lines(file: Path) -> Iterator[str]:
         yield from prose(file).splitlines()
     elif file.suffix == ".py":
         yield from (comment.lstrip("# ") for comment in comments(file))
+        # Help texts, descriptions and messages.
+        yield from (text for text, code in literals(file) if code and text.endswith((".", ". ")))
         yield from (line.strip() for text in docstrings(parsed(file)) for line in text.splitlines())
     elif file.suffix in (".yaml", ".yml", ".toml", ".js", ".css", ".sh", ".Dockerfile") or file.name in (
         "Makefile",

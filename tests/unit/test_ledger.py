@@ -366,7 +366,7 @@ def test_what_the_collector_could_not_write_to_its_queue_does_not_wait_there() -
     assert kept.queued == 40
     assert found(kept) == [(60, "between payment and the Collector")]
     assert "it could not write them to its queue" in verdict(kept)
-    assert "what was in it may be lost: is the disk full?" in verdict(kept)
+    assert "the spans in it may be lost: is the disk full?" in verdict(kept)
 
 
 def test_all_waits_in_a_queue_that_is_full_or_that_another_collector_has_left() -> None:
@@ -395,7 +395,9 @@ def test_if_jaeger_does_not_answer_sent_spans_are_in_doubt_and_waiting_ones_are_
     page = services(process("payment", 10), accepted={"waybill/payment": 10})
     assert good(ledger(Snapshot(page, collector(10, queued=10), None), settled=False))
     kept = ledger(Snapshot(page, collector(10, queued=4), None))
-    assert doubts(kept) == ["What became of those sent is not known: Jaeger does not answer at 127.0.0.1:8890"]
+    assert doubts(kept) == [
+        "It is unknown whether the sent spans were stored: Jaeger does not answer at 127.0.0.1:8890"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,6 @@ def _report(binary: Binary, tried: list[str]) -> str:
     steps = "\n".join(f"- {step}" for step in tried)
     return (
         f"{binary.title} could not be found, downloaded or built:\n{steps}\n"
-        f"Set {binary.variable} to the path of one that you have; or, where a Go module proxy can be reached but "
+        f"Set {binary.variable} to the path of one that you have; or, if a Go module proxy can be reached but "
         f"GitHub cannot, install Go {GO_NEEDED} and run this again."
     )

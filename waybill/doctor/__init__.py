@@ -18,7 +18,7 @@ SCENARIO = "cold-cache"
     type=click.Choice([SCENARIO, "lost-context"]),
     default=SCENARIO,
     show_default=True,
-    help="What our order is to run; lost-context is one in which the doctor finds something.",
+    help="The scenario of the doctor's order; in lost-context, the doctor finds a fault.",
 )
 def doctor(scenario: str, wait: float, as_json: bool, **given: Any) -> None:
     """Find out where spans get lost: name the first broken hop, its likely cause and the fix.

@@ -77,17 +77,17 @@ def doubts(ledger: Ledger) -> list[str]:
     ]
     if ledger.queue_unwritable:
         found.append(
-            "The Collector could not write to the disk of its queue, and what was in it may be lost: is the disk full?"
+            "The Collector could not write to the disk of its queue, and the spans in it may be lost: is the disk full?"
         )
     if ledger.samplers_away:
         found.append(
-            f"{_count(ledger.samplers_away, 'sampler')} of the second tier did not answer: if it was killed, what it "
-            "had not decided on is lost, and was not counted. What comes for it waits in the first tier"
+            f"{_count(ledger.samplers_away, 'sampler')} of the second tier did not answer: if it was killed, the "
+            "traces that it had not decided on are lost, and were not counted. Its new spans wait in the first tier"
         )
     if ledger.sampler_restarted:
         found.append(
             "A sampler was restarted and has forgotten its numbers: traces that were under way may be split, and if "
-            "it was killed, what it had not decided on is lost, and was not counted"
+            "it was killed, the traces that it had not decided on are lost, and were not counted"
         )
     if ledger.evicted_traces:
         traces = _count(ledger.evicted_traces, "trace")
@@ -97,7 +97,7 @@ def doubts(ledger: Ledger) -> list[str]:
         found.append(f"Jaeger has forgotten {traces} to make room for newer ones: see max_traces in deploy/jaeger.yaml")
     if ledger.now.jaeger is None and ledger.sent:
         port = ledger.settings.jaeger_metrics_port
-        found.append(f"What became of those sent is not known: Jaeger does not answer at 127.0.0.1:{port}")
+        found.append(f"It is unknown whether the sent spans were stored: Jaeger does not answer at 127.0.0.1:{port}")
     return found
 
 
