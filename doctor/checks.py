@@ -214,7 +214,7 @@ def notice_health_checks(jaeger: Jaeger, service: str) -> Iterator[Finding]:
     """Yield a notice if a service traces its health checks. Raises JaegerError."""
     now = datetime.now(UTC)
     traces = jaeger.find_traces(service, now - RECENT, now + timedelta(minutes=1), LATEST)
-    roots = [span for trace in traces for span in trace.spans if span.parent_span_id is None]
+    roots = [span for trace in traces for span in trace.roots]
     checks = [
         path for span in roots if span.kind == "SERVER" and (path := path_of(span)).rpartition("/")[2] in HEALTH_CHECKS
     ]
@@ -246,9 +246,8 @@ def has_database_spans(trace: Trace, service: str) -> bool:
 
 
 def _check_ids(trace: Trace) -> None:
-    roots = [span for span in trace.spans if span.parent_span_id is None]
-    if len(roots) > 1:
-        raise Broken("ids-repeat", trace_id=trace.trace_id, detail=f"it has {len(roots)} roots")
+    if len(trace.roots) > 1:
+        raise Broken("ids-repeat", trace_id=trace.trace_id, detail=f"it has {len(trace.roots)} roots")
     if len(trace.by_id) < len(trace.spans):
         raise Broken("ids-repeat", trace_id=trace.trace_id, detail="two spans have the same id")
 
@@ -262,7 +261,7 @@ def _begun_elsewhere(trace: Trace) -> Span | None:
 
 def _check_parents(trace: Trace, top: Span | None) -> None:
     for span in sorted(trace.spans, key=lambda span: span.start_ns):
-        if span.parent_span_id is not None and span.parent_span_id not in trace.by_id and span is not top:
+        if span.parent_span_id in trace.missing and span is not top:
             raise Broken("parent-missing", trace_id=trace.trace_id, span=span.name, service=span.service)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import requests
 
-from telemetry.testing import Receiver, Span, assert_tree, render
+from telemetry.testing import Receiver, Span, Trace, assert_tree, render
 from tests.house import PATIENCE_SECONDS, House
 
 SHOWN = (
@@ -113,15 +113,14 @@ def only(spans: Iterable[Span], *, service: str, name: str, kind: str | None = N
 
 def assert_one_tree(spans: Sequence[Span]) -> None:
     """Check for one root, no gap, a limited size, and each failure recorded once on its way up through a process."""
-    by_id = {span.span_id: span for span in spans}
-    assert len(by_id) == len(spans) <= MOST_SPANS
-    assert [span.parent_span_id for span in spans].count(None) == 1
-    assert {span.parent_span_id for span in spans} <= {None, *by_id}
+    trace = Trace(spans[0].trace_id, tuple(spans))
+    assert trace.problems() == []
+    assert len(spans) <= MOST_SPANS
     for span in spans:
-        above = by_id.get(span.parent_span_id or "")
+        above = trace.by_id.get(span.parent_span_id or "")
         while failed(span) and above and above.service == span.service:
             assert not failed(above), f"{above.name} records again what {span.name} did"
-            above = by_id.get(above.parent_span_id or "")
+            above = trace.by_id.get(above.parent_span_id or "")
 
 
 def failed(span: Span) -> bool:
