@@ -30,7 +30,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFl
 from opentelemetry.trace.span import TraceState
 
 from telemetry.sdk import CountingProvider
-from telemetry.spans import FewCalls, LightSpan, LightTracer
+from telemetry.spans import FewCalls, LightSpan, LightTracer, Started
 from tests.telemetry.conftest import EXAMPLES, Recorded
 
 texts = st.text(max_size=12) | st.sampled_from(["a" * 8, "a" * 9])
@@ -185,6 +185,8 @@ def test_the_tracers_of_this_sdk_are_light(recorded: Recorded) -> None:
     # If this fails with a newer SDK, check its Tracer.start_span and Span.__init__, and whether LightTracer is still
     # needed.
     assert type(trace.get_tracer_provider().get_tracer("test")) is LightTracer
+    # One that was there before the provider has a block without generators too.
+    assert type(trace.ProxyTracer("test").start_as_current_span("block")) is Started
 
 
 def test_a_light_span_is_its_own_record(recorded: Recorded) -> None:
