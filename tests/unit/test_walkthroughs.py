@@ -54,7 +54,9 @@ def test_a_page_shows_the_tested_tree_and_marks_the_span_that_tells(scenario: st
     tree = (ROOT / f"tests/trace/scenario_{scenario}.tree").read_text()
     (shown,) = blocks(page(scenario), "tree")
     if shown.replace(MARK, "") != tree and os.environ.get("UPDATE_TREES") == "1":
-        page(scenario).write_text(page(scenario).read_text().replace(shown, marked_as_before(shown, tree)))
+        # With the fence, since the block of a new page may be empty.
+        old, new = (f"```tree\n{text}```" for text in (shown, marked_as_before(shown, tree)))
+        page(scenario).write_text(page(scenario).read_text().replace(old, new))
         warnings.warn(f"UPDATE_TREES=1: wrote {page(scenario)}", stacklevel=1)
         (shown,) = blocks(page(scenario), "tree")
     assert shown.replace(MARK, "") == tree, "out of date: `make trees`"
