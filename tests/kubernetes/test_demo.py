@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import yaml
 
 from chassis.capacity import THREADS
 from tests.kubernetes.cluster import (
@@ -62,6 +63,13 @@ def test_one_command_starts_it_and_a_second_one_lets_a_customer_in(demo: float) 
         assert span.resource["deployment.environment.name"] == "demo"
 
 
+def test_a_second_apply_would_change_nothing(demo: float) -> None:
+    manifests = yaml.safe_load_all(kubectl("kustomize", "deploy/kubernetes/overlays/demo"))
+    # The Job is deleted a minute after it has ended.
+    lasting = [each for each in manifests if each["kind"] != "Job"]
+    kubectl("diff", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": lasting}))
+
+
 def test_slow_callers_stop_nobody(demo: float) -> None:
     # More than all gateways have threads.
     callers = 2 * THREADS * len(pods("gateway"))
@@ -81,6 +89,7 @@ def test_an_update_of_every_deployment_loses_no_order_and_no_span(demo: float) -
     after = {pod["metadata"]["name"] for pod in pods()}
     stays = {name for name in before if name.startswith(("jaeger", "otel-collector", "postgres", "valkey"))}
     assert before & after == stays
+    assert not [each["involvedObject"]["name"] for each in objects("events") if each["reason"] == "FailedPreStopHook"]
 
 
 def test_a_drain_leaves_one_of_each_and_no_customer_notices(demo: float) -> None:

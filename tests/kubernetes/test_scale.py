@@ -141,6 +141,31 @@ def test_another_number_of_tail_samplers_loses_no_span_and_splits_traces_under_w
     assert len(split) < len(traces) / 4
 
 
+def test_a_tail_sampler_that_crashes_loses_what_it_had_not_decided_on_and_nothing_else(placed: list[str]) -> None:
+    # The tail samplers keep all traces, since the test above.
+    victim, *others = [f"tail-sampler-{n}" for n in range(3)]
+    before, of_others = settled(), sum(map(accepted, others))
+    with Customers() as customers:
+        customers.wait_for(EACH)
+        crash(victim)
+    with Customers() as later:
+        later.wait_for(EACH)
+    assert set(customers.statuses) == set(later.statuses) == {201}, (customers.statuses, later.statuses)
+    find_traces(later.placed)
+    after = settled()
+    reached_agent, stored = after.accepted - before.accepted, after.stored - before.stored
+    assert after.ended - before.ended == reached_agent
+    # What the others accepted, and the victim since it is back, is stored.
+    assert stored >= sum(map(accepted, others)) - of_others + accepted(victim)
+    assert stored < reached_agent
+    with jaeger() as client:
+        found = [trace for trace_id in customers.placed if (trace := client.trace(trace_id))]
+    print(
+        f"{len(customers.placed) - len(found)} of {len(customers.placed)} traces are lost,"
+        f" {sum(not whole(trace) for trace in found)} are not whole; {reached_agent - stored} of {reached_agent} spans"
+    )
+
+
 def test_an_update_of_the_agents_loses_no_trace(placed: list[str]) -> None:
     # The tail samplers keep all traces, since the test above.
     before = {pod["metadata"]["name"] for pod in pods("otel-collector")}
@@ -179,6 +204,23 @@ def scale_samplers(number: int) -> None:
         ),
         f"there are {number}",
     )
+
+
+def crash(pod: str) -> None:
+    """Make the process of a pod crash, and wait until it is ready again.
+
+    The kubelet lets even a pod that is deleted by force end in order, and a Go program crashes on SIGQUIT.
+    """
+
+    def restarts() -> int:
+        (status,) = [each for each in pods("tail-sampler") if each["metadata"]["name"] == pod]
+        return int(status["status"]["containerStatuses"][0]["restartCount"]) if is_ready(status) else -1
+
+    before = restarts()
+    beside = ["--target=app", "--image=waybill:local", "--profile=restricted", "--image-pull-policy=IfNotPresent"]
+    script = "import os, signal; os.kill(1, signal.SIGQUIT)"
+    kubectl("debug", f"pod/{pod}", *beside, "--attach=false", "--", "python", "-c", script)
+    wait_until(lambda: restarts() > before, f"{pod} has crashed and is back")
 
 
 @dataclass(frozen=True)
