@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.metrics._internal import _ProxyMeter
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
@@ -135,6 +136,18 @@ def test_nothing_is_lost_between_threads() -> None:
 def test_this_sdk_keeps_its_sums_in_the_place_that_ours_are_added_to() -> None:
     # If this fails with a newer SDK, check whether its Histogram.record still takes as long as a span.
     ours = Durations(_histogram(MeterProvider([_reader()], shutdown_on_exit=False), "ours"))
+    for _ in range(3):
+        ours.record(1, STATUS[0])
+    assert [len(series or ()) for series in ours._series.values()] == [1]
+
+
+def test_a_histogram_from_before_the_provider_is_found_too() -> None:
+    # OpenTelemetry gives each of ours this proxy, since modules make them when they are imported.
+    proxy = _ProxyMeter("test")
+    ours = Durations(proxy.create_histogram("ours"))
+    ours.record(1, STATUS[0])
+    assert not ours._series
+    proxy.on_set_meter_provider(MeterProvider([_reader()], shutdown_on_exit=False))
     for _ in range(3):
         ours.record(1, STATUS[0])
     assert [len(series or ()) for series in ours._series.values()] == [1]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.attributes import BoundedAttributes
@@ -16,6 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
+from telemetry.lean import otlp
 from telemetry.lean.otlp import LeanSpanExporter, encode
 from telemetry.testing import Receiver
 from tests.telemetry.conftest import EXAMPLES
@@ -110,7 +112,9 @@ def test_an_attribute_that_does_not_fit_costs_itself_only() -> None:
     assert _attributes_of({"strange": object(), "there": 1}).keys() == {"there"}
 
 
-def test_the_official_exporter_sends_it() -> None:
+def test_the_official_exporter_sends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[bytes] = []
+    monkeypatch.setattr(otlp, "encode", lambda spans: encoded.append(encode(spans)) or encoded[-1])
     span = ReadableSpan("one", SpanContext(1, 2, False), attributes={"a": 1}, start_time=3, end_time=4)
     with Receiver() as receiver:
         for exporter in (OTLPSpanExporter(receiver.endpoint), LeanSpanExporter(receiver.endpoint)):
@@ -118,3 +122,4 @@ def test_the_official_exporter_sends_it() -> None:
             exporter.shutdown()
         official, ours = receiver.spans
     assert ours == official
+    assert len(encoded) == 1
