@@ -73,7 +73,8 @@ def command(data: Path, port: int) -> list[str]:
         "port": str(port),
         # A socket's path may have 107 characters, and the path of this folder may be longer.
         "unix_socket_directories": "",
-        "shared_buffers": "32MB",
+        # Small: the kernel caches the files too.
+        "shared_buffers": "16MB",
         "max_connections": "60",
     }
     settings = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
