@@ -160,6 +160,7 @@ def test_a_tail_sampler_that_crashes_loses_what_it_had_not_decided_on_and_nothin
     assert stored < reached_agent
     with jaeger() as client:
         found = [trace for trace_id in customers.placed if (trace := client.trace(trace_id))]
+    assert len(found) < len(customers.placed)
     print(
         f"{len(customers.placed) - len(found)} of {len(customers.placed)} traces are lost,"
         f" {sum(not whole(trace) for trace in found)} are not whole; {reached_agent - stored} of {reached_agent} spans"
