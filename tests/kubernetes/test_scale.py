@@ -155,7 +155,7 @@ def test_a_tail_sampler_that_crashes_loses_what_it_had_not_decided_on_and_nothin
     after = settled()
     reached_agent, stored = after.accepted - before.accepted, after.stored - before.stored
     assert after.ended - before.ended == reached_agent
-    # What the others accepted, and the victim since it is back, is stored.
+    # The spans that the others accepted are stored, and those that the victim accepted since it is back.
     assert stored >= sum(map(accepted, others)) - of_others + accepted(victim)
     assert stored < reached_agent
     with jaeger() as client:
