@@ -26,6 +26,8 @@ SPANS_OF_AN_ORDER = 23
 CUSTOMERS = 4
 REPORT_SECONDS = 3
 COLLECTOR_QUEUE, SERVICE_QUEUE = 600, 64
+MISCOUNTED = 10
+"""The SDK counts a span as dropped if its queue is full, and then appends it: in between, others may have been sent."""
 SMALL = [
     # Queues that are soon full, and batches that are a small part of them.
     f"yaml:exporters::otlp_http::sending_queue::queue_size: {COLLECTOR_QUEUE}",
@@ -117,7 +119,8 @@ def test_at_twice_the_load_it_waits_refuses_and_drops_the_oldest_no_customer_not
     assert {answer.status_code for answer in answers} == {201}
     # Everything that the Collector accepted is stored; the rest was lost in the services, and counted there.
     assert ledger.on_the_way == own(house, "otelcol_exporter_send_failed_spans") == 0
-    assert 0 < ledger.dropped <= lost <= ledger.dropped + given_up
+    assert ledger.dropped > MISCOUNTED
+    assert -MISCOUNTED <= lost - ledger.dropped <= given_up + MISCOUNTED
     # The excess half is more than that.
     assert lost < ledger.ended / 2
     assert losses(ledger)[0].spans == ledger.dropped
