@@ -116,17 +116,16 @@ class Jaeger:
         try:
             return list(answer.get("result", {}).get("resourceSpans", []))
         except (AttributeError, TypeError) as error:
-            raise JaegerError(
-                f"The server at {self.url} is not Jaeger: its answer has no traces ({error!r})."
-            ) from error
+            raise self._without_traces(error) from error
 
     def _as_traces(self, resource_spans: list[dict[str, Any]]) -> list[Trace]:
         try:
             return traces_from_json(resource_spans)
         except ValueError as error:
-            raise JaegerError(
-                f"The server at {self.url} is not Jaeger: its answer has no traces ({error!r})."
-            ) from error
+            raise self._without_traces(error) from error
+
+    def _without_traces(self, error: Exception) -> JaegerError:
+        return JaegerError(f"The server at {self.url} is not Jaeger: its answer has no traces ({error!r}).")
 
     def _json(self, path: str, query: Mapping[str, str | int] | None = None) -> dict[str, Any] | None:
         """Return the answer, or None for 404."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents import ROOT
+from tests.unit.test_english import parsed
 
 FILES = [file for room in ("services", "exhibition") for file in sorted((ROOT / room).rglob("*.py"))]
 FACTORIES = [file for file in FILES if "def create_app(" in file.read_text()]
@@ -33,10 +34,6 @@ def test_an_app_factory_uses_no_name_before_it_is_assigned(file: Path) -> None:
     assert "app" in assigned
     # Also in a function that is called later.
     assert [node.id for node in names if node.lineno < assigned.get(node.id, 0)] == []
-
-
-def parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
 
 
 def called_in(file: Path) -> set[str]:
