@@ -67,11 +67,11 @@ class SpanCounts:
     https://opentelemetry.io/docs/specs/semconv/otel/sdk-metrics/
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meter_provider: metrics.MeterProvider | None = None) -> None:
         self.started = Tally("otel.span.parent.origin", OTEL_SPAN_SAMPLING_RESULT)
         self.ended = Tally(OTEL_SPAN_SAMPLING_RESULT)
         self.ends = {decision._name_: partial(self.ended.add, 1, decision._name_) for decision in Decision}
-        meter = metrics.get_meter("opentelemetry-sdk")
+        meter = metrics.get_meter("opentelemetry-sdk", meter_provider=meter_provider)
         meter.create_observable_counter(
             "otel.sdk.span.started", [self.started.tell], "{span}", "The number of created spans."
         )
@@ -106,12 +106,16 @@ class CountingProvider(TracerProvider):
 
     counts: SpanCounts | None = None
 
+    def __init__(self, *args: Any, meter_provider: metrics.MeterProvider | None = None, **options: Any) -> None:
+        super().__init__(*args, meter_provider=meter_provider, **options)
+        self.meter_provider = meter_provider
+
     def get_tracer(self, *args: Any, **options: Any) -> trace.Tracer:
         """Return the SDK's tracer."""
         tracer = super().get_tracer(*args, **options)
         # NoOpTracerMetrics, and whatever a newer SDK has there, stay.
         if type(getattr(tracer, "_tracer_metrics", None)).__name__ == "TracerMetrics":
-            self.counts = self.counts or SpanCounts()
+            self.counts = self.counts or SpanCounts(self.meter_provider)
             tracer._tracer_metrics = self.counts  # type: ignore[attr-defined]
         if type(tracer) is Tracer:
             tracer.__class__ = LightTracer

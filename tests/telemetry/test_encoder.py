@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from opentelemetry.exporter.otlp.proto.common import _internal as attributes
 from opentelemetry.exporter.otlp.proto.common._internal import trace_encoder as official
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import (
@@ -86,7 +87,9 @@ def batches(draw: some.DrawFn) -> list[ReadableSpan]:
         limits = SpanLimits(**{f"max_{what}": draw(some.sampled_from([0, 1, 9])) for what in ("events", "links")})
         limits.max_span_attributes = draw(some.sampled_from([0, 2, 9]))
         resource = Resource({"service.name": draw(texts)}, draw(texts))
-        provider = kind(resource=resource, span_limits=limits, id_generator=Numbers())
+        provider = kind(
+            resource=resource, span_limits=limits, id_generator=Numbers(), meter_provider=NoOpMeterProvider()
+        )
         provider.add_span_processor(Keep(spans))
         for _ in range(draw(some.integers(0, 3))):
             parent = draw(some.one_of(some.none(), contexts))

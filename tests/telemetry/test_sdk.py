@@ -3,10 +3,12 @@
 import threading
 
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry.sdk import KeptResource, SpanCounts
+from telemetry.sdk import CountingProvider, KeptResource, SpanCounts
 from tests.telemetry.conftest import Recorded
 
 STARTED, LIVE = "otel.sdk.span.started", "otel.sdk.span.live"
@@ -68,3 +70,11 @@ def test_the_tracers_of_this_sdk_count_so(recorded: Recorded) -> None:
     # If this fails with a newer SDK, check whether it still needs CountingProvider.
     tracer = trace.get_tracer_provider().get_tracer("test")
     assert isinstance(tracer._tracer_metrics, SpanCounts)  # type: ignore[attr-defined]
+
+
+def test_a_provider_with_meters_of_its_own_is_counted_there_only(recorded: Recorded) -> None:
+    before, reader = recorded.points(STARTED), InMemoryMetricReader()
+    meters = MeterProvider([reader])
+    CountingProvider(shutdown_on_exit=False, meter_provider=meters).get_tracer("test").start_span("one").end()
+    assert sum(Recorded(recorded.exporter, reader).points(STARTED).values()) == 1
+    assert recorded.points(STARTED) == before

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import (
     ReadableSpan,
@@ -77,7 +78,9 @@ class Numbered(IdGenerator):
 
 def _provider(kind: type[TracerProvider], limits: SpanLimits, sampler: Sampler = DEFAULT_ON) -> Any:
     memory = InMemorySpanExporter()
-    provider = kind(sampler, Resource({"service.name": "shop"}), False, id_generator=Numbered(), span_limits=limits)
+    # Their spans are not among those that the tests of this process count.
+    options: dict[str, Any] = {"meter_provider": NoOpMeterProvider(), "span_limits": limits}
+    provider = kind(sampler, Resource({"service.name": "shop"}), False, id_generator=Numbered(), **options)
     provider.add_span_processor(SimpleSpanProcessor(memory))
     return provider, memory
 

@@ -8,6 +8,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common import _internal as attributes
 from opentelemetry.exporter.otlp.proto.common._internal import trace_encoder as official
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
@@ -54,7 +55,7 @@ def sent(
     kept: list[ReadableSpan] = []
     for kind in (TracerProvider, CountingProvider):
         exporter = InMemorySpanExporter()
-        provider = kind(resource=Resource(resource or {}))
+        provider = kind(resource=Resource(resource or {}), meter_provider=NoOpMeterProvider())
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         make(provider.get_tracer(HALF, HALF, HALF, {"note": HALF}))
         provider.get_tracer("other").start_span("beside").end()
