@@ -142,7 +142,7 @@ test-faults: $(VENV)/dev ## disconnect, stop and kill parts under load, then che
 ##   RHYTHM=2             kill twice as often
 	SEED=$${SEED:-1} $(VENV)/bin/pytest --numprocesses 3 tests/faults tests/celery_shop
 
-test-kubernetes: $(VENV)/dev ## test overlays/demo on kubectl's cluster: updates, kills, scaling and policies under load
+test-kubernetes: $(VENV)/dev ## test the three overlays on kubectl's cluster: updates, kills, scaling and policies under load
 	$(VENV)/bin/pytest tests/kubernetes
 
 kubernetes-files: ## copy the configurations of the Collector, Jaeger and nginx into deploy/kubernetes, where kubectl reads them

@@ -13,6 +13,7 @@ from tests.kubernetes.cluster import (
     DATABASES,
     NAMESPACE,
     OBSERVABILITY,
+    OF_A_TEST,
     Customers,
     find_traces,
     kubectl,
@@ -71,7 +72,8 @@ def make_what_is_outside() -> None:
     }
     kubectl("apply", "--filename", "-", stdin=json.dumps(service), namespace=OBSERVABILITY)
     wait_until(lambda: secrets().keys() >= {"postgres-secrets", "valkey-secrets"}, "the passwords are made")
-    make_namespace(NAMESPACE)
+    kubectl("apply", "--filename", "deploy/kubernetes/base/namespace.yaml")
+    kubectl("label", "namespace", NAMESPACE, f"{OF_A_TEST}=true")
     for name, data in secrets().items():
         if name.startswith(("postgres", "valkey")):
             continue

@@ -1,6 +1,7 @@
 """Check the output of kubectl for deploy/kubernetes against the schemas of Kubernetes and with a linter."""
 
 import json
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,9 @@ from tests.documents import ROOT
 from tests.kubernetes.conftest import require_kubectl
 
 FOLDER = ROOT / "deploy/kubernetes"
-OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
+FIXED = "scale-fixed"
+"""overlays/scale with the component fixed-samplers."""
+OVERLAYS = [*sorted(path.name for path in (FOLDER / "overlays").iterdir()), FIXED]
 """The overlays, which all include the base."""
 UV = str(ROOT / ".venv/bin/uv")
 VALIDATE = [UV, "tool", "run", "--quiet", "--from", "kubernetes-validate==1.37.0", "kubernetes-validate", "--strict"]
@@ -51,9 +54,14 @@ pytestmark = pytest.mark.timeout(600)
 def every_manifest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A file for each overlay, with the manifests that would be applied."""
     require_kubectl()
-    folder = tmp_path_factory.mktemp("manifests")
+    folder, copy = tmp_path_factory.mktemp("manifests"), tmp_path_factory.mktemp("copy") / "deploy"
+    shutil.copytree(FOLDER.parent, copy)
+    scale, fixed = (copy / "kubernetes/overlays" / name for name in ("scale", FIXED))
+    shutil.copytree(scale, fixed)
+    text = (fixed / "kustomization.yaml").read_text()
+    (fixed / "kustomization.yaml").write_text(text.replace("# - ../../components/fixed", "- ../../components/fixed"))
     for overlay in OVERLAYS:
-        done = run(["kubectl", "kustomize", str(FOLDER / "overlays" / overlay)])
+        done = run(["kubectl", "kustomize", str(copy / "kubernetes/overlays" / overlay)])
         assert done.returncode == 0, done.stderr
         (folder / f"{overlay}.yaml").write_text(done.stdout)
     return {overlay: folder / f"{overlay}.yaml" for overlay in OVERLAYS}
@@ -99,6 +107,23 @@ def test_every_pod_may_do_little(manifests: Path) -> None:
             for container in (*spec["containers"], *spec.get("initContainers", [])):
                 assert container["securityContext"]["readOnlyRootFilesystem"], name
                 assert set(container["resources"]) == {"requests", "limits"}, name
+
+
+def test_with_a_fixed_number_of_tail_samplers_nobody_asks_the_cluster_for_them(
+    every_manifest: dict[str, Path],
+) -> None:
+    found = {(each["kind"], each["metadata"]["name"]): each for each in documents(every_manifest[FIXED])}
+    others = {(each["kind"], each["metadata"]["name"]) for each in documents(every_manifest["scale"])}
+    agent, sampler = found["DaemonSet", "otel-collector"], found["StatefulSet", "tail-sampler"]
+    (container,) = agent["spec"]["template"]["spec"]["containers"]
+    assert [each.rpartition("/")[2] for each in container["args"]] == ["collector.yaml", "agent.yaml"]
+    names = yaml.safe_load({each["name"]: each.get("value") for each in container["env"]}["SAMPLERS"])
+    assert names == [f"tail-sampler-{n}.tail-sampler:4317" for n in range(sampler["spec"]["replicas"])]
+    assert others - set(found) == {
+        ("HorizontalPodAutoscaler", "tail-sampler"),
+        ("Role", "otel-collector"),
+        ("RoleBinding", "otel-collector"),
+    }
 
 
 def documents(file: Path) -> list[dict[str, Any]]:

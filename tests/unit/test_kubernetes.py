@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.documents import ROOT, quoted, rows
+from tests.documents import ROOT, blocks, quoted, rows
 from waybill.binaries.catalog import COLLECTOR, JAEGER
 from waybill.registry import NAMES, SERVICES, Service
 
 HERE = ROOT / "deploy/kubernetes"
+PAGE = ROOT / "docs/kubernetes.md"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 GUNICORN = runpy.run_path(str(ROOT / "chassis/gunicorn.conf.py"))
 PREPARE = runpy.run_path(str(ROOT / "deploy/docker/prepare.py"))
@@ -237,6 +238,21 @@ def test_the_probes_of_a_service_differ_in_what_they_ask() -> None:
     assert web["readinessProbe"]["httpGet"]["path"] == "/startedz"
     assert ".turning" in worker["livenessProbe"]["exec"]["command"][-1]
     assert ".alive" in worker["readinessProbe"]["exec"]["command"][-1]
+    # Two minutes: a file older than a minute, and then each check of a minute.
+    assert "-mmin -1)" in worker["livenessProbe"]["exec"]["command"][-1]
+    for probe in (web["livenessProbe"], worker["livenessProbe"]):
+        assert probe["periodSeconds"] * probe["failureThreshold"] == 60
+
+
+def test_the_name_server_is_the_one_that_the_page_says() -> None:
+    (names,) = [each for each in documents("base/network-policies.yaml") if each["metadata"]["name"] == "names"]
+    (peer,) = names["spec"]["egress"][0]["to"]
+    ((label, value),) = peer["podSelector"]["matchLabels"].items()
+    (namespace,) = peer["namespaceSelector"]["matchLabels"].values()
+    listen = (HERE / "base/edge-listen.conf").read_text()
+    found = re.search(rf"^resolver ([\w-]+)\.{namespace}\.svc\.cluster\.local ", listen, re.MULTILINE)
+    assert found
+    assert {found[1], namespace, f"{label}: {value}"} <= set(quoted(PAGE.read_text()))
 
 
 def test_each_service_of_two_has_a_budget() -> None:
@@ -313,7 +329,43 @@ def test_what_is_scaled_exists_and_its_number_stands_in_one_place() -> None:
         assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": kind, "name": name}
     patches = yaml.safe_load((HERE / "overlays/scale/kustomization.yaml").read_text())["patches"]
     (removed,) = [patch["target"]["name"] for patch in patches if "/spec/replicas" in patch.get("patch", "")]
-    assert set(removed.split("|")) == set(scalers)
+    assert set(removed.split("|")) == web
+    (samplers,) = of_kind("overlays/scale/tail-sampler.yaml", "StatefulSet")
+    assert "replicas" not in samplers["spec"]
+    limits = scalers["tail-sampler"]
+    assert f"`minReplicas: {limits['minReplicas']}` and `maxReplicas: {limits['maxReplicas']}`" in PAGE.read_text()
+
+
+def test_a_tail_sampler_is_taken_off_the_agents_list_by_its_label_as_the_page_says() -> None:
+    (samplers,) = of_kind("overlays/scale/tail-sampler.yaml", "StatefulSet")
+    (address,) = of_kind("overlays/scale/tail-sampler.yaml", "Service")
+    labels = samplers["spec"]["template"]["metadata"]["labels"]
+    assert address["spec"]["selector"].items() <= labels.items()
+    # Without this one, the StatefulSet still has the pod.
+    (label,) = address["spec"]["selector"].keys() - samplers["spec"]["selector"]["matchLabels"].keys()
+    (block,) = [block for block in blocks(PAGE, "sh") if " label pod " in block]
+    pod = re.search(rf"^kubectl --namespace waybill label pod (tail-sampler-\d) {label}-$", block, re.MULTILINE)
+    assert pod
+    (claim,) = samplers["spec"]["volumeClaimTemplates"]
+    volume = f"{claim['metadata']['name']}-{pod[1]}"
+    assert f"delete persistentvolumeclaim {volume}\n" in "".join(blocks(PAGE, "sh"))
+
+
+def test_the_line_that_fixes_the_number_of_tail_samplers_is_there_and_the_component_has_one_number() -> None:
+    line = "- ../../components/fixed-samplers"
+    assert f"  # {line}\n" in (HERE / "overlays/scale/kustomization.yaml").read_text()
+    assert f"`{line}`" in PAGE.read_text()
+    text = (HERE / "components/fixed-samplers/kustomization.yaml").read_text()
+    (replicas,) = re.findall(r"path: /spec/replicas, value: (\d+)", text)
+    assert re.findall(r"tail-sampler-(\d+)\.tail-sampler:4317", text) == [str(n) for n in range(int(replicas))]
+
+
+def test_the_page_creates_the_namespace_before_anything_in_it() -> None:
+    creating = [block for block in blocks(PAGE, "sh") if "kubectl --namespace waybill create " in block]
+    assert len(creating) == 2
+    for block in creating:
+        before, _, _ = block.partition("kubectl --namespace waybill create ")
+        assert "kubectl apply -f deploy/kubernetes/base/namespace.yaml\n" in before
 
 
 def test_the_shop_is_asked_by_its_name() -> None:
