@@ -59,6 +59,23 @@ def figures() -> dict[str, Any]:
         raise click.ClickException(f"{FIGURES} cannot be read: {error}") from error
 
 
+def update(found: Mapping[str, Any]) -> None:
+    """Put new figures into figures.json, and into docs/scale.md what follows from them; other figures stay.
+
+    Raises click.ClickException if the file or the page is not as expected.
+    """
+    measured = {**figures(), **found}
+    FIGURES.write_text(json.dumps(measured, indent=2) + "\n")
+    _write_page(measured)
+
+
+def _write_page(measured: Mapping[str, Any]) -> None:
+    # Only here: it loads what the bench needs.
+    from benchmarks.report import write_page
+
+    write_page(page(measured), PAGE, BEGIN)
+
+
 def capacity(rate: int, keep: float, measured: Mapping[str, Any]) -> Capacity:
     """Compute the needs of a rate, with one core a process, as overlays/scale limits it, and no reserve.
 
@@ -147,10 +164,7 @@ def command(rate: int | None, keep: float, wants_json: bool, write: bool) -> Non
     measured = figures()
     found = [capacity(each, keep, measured) for each in ([rate] if rate else RATES)]
     if write:
-        # Only here: it loads what the bench needs.
-        from benchmarks.report import write_page
-
-        write_page(page(measured), PAGE, BEGIN)
+        _write_page(measured)
     if wants_json:
         click.echo(json.dumps({"machine": measured["machine"], "rates": [asdict(each) for each in found]}, indent=2))
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import psutil
 
+from benchmarks import capacity
 from benchmarks.load import generator
 from benchmarks.result import Results, Spread
 from benchmarks.variants import LEAN, OURS, TRACED, UNTRACED, ZERO_CODE
@@ -140,7 +141,8 @@ def short_answer(results: Results) -> str:
 
 
 def write(results: Results, conditions: str, micro: Mapping[str, Mapping[str, float]] | None = None) -> None:
-    """Write all measurements into docs/cost.md, and the short answer into the pages that quote it.
+    """Write all measurements into docs/cost.md, and what other pages quote of them: the short answer, and in
+    docs/scale.md the figures of the services.
 
     The other pages are left as they are if the machine was busy with other work. Raises click.ClickException if a page
     has no markers to write between.
@@ -149,6 +151,8 @@ def write(results: Results, conditions: str, micro: Mapping[str, Mapping[str, fl
     write_page("\n\n".join([*answer, conditions, tables(results, micro)]))
     for page in QUOTED_IN if results.steady else ():
         write_page(short_answer(results), page)
+    if results.steady and (of_services := results.services()):
+        capacity.update(of_services)
 
 
 def write_page(text: str, page: Path = PAGE, mark: str = BEGIN) -> None:

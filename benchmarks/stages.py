@@ -1,8 +1,8 @@
-"""`python -m benchmarks.stages`: measure the cost of a span at each stage from the services to the storage.
+"""`python -m benchmarks.stages`: measure the cost of a span at each stage behind the services.
 
 The spans are those of a completed order, recorded from the real services (order.json), with a trace id for each
 order, and sent through the parts as `make up` starts them. The figures go to figures.json, from which `waybill
-capacity` computes.
+capacity` computes; those of the services are from `waybill bench --write`.
 """
 
 import itertools
@@ -22,10 +22,9 @@ import requests
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from benchmarks.capacity import FIGURES
+from benchmarks.capacity import update
 from benchmarks.report import machine
 from benchmarks.turn import cpu_seconds, memory_of, own_settings, processes
-from benchmarks.variants import TRACED
 from waybill.ledger.numbers import read
 from waybill.parts import all_parts
 from waybill.settings import Settings
@@ -184,17 +183,6 @@ def queue(orders: int) -> dict[str, float]:
         return {"queue_bytes": _size(parts.folder / "data/collector") / spans, "wire_bytes": sending.bytes_a_span}
 
 
-def services(measured: Path) -> dict[str, float]:
-    """Return the CPU time that tracing adds in the services, from the output of `waybill bench --json`."""
-    variants = json.loads(measured.read_text())["variants"]
-    traced, plain = variants["ours"], variants["untraced"]["cpu_ms_an_order"]
-    added = sum(traced["cpu_ms_an_order"][name] - plain[name] for name in TRACED)
-    return {
-        "services_cpu_us": added / traced["spans_an_order"] * 1e3,
-        "spans_a_trace": traced["spans_an_order"],
-    }
-
-
 def _size(folder: Path) -> int:
     """Return the disk space of a folder, whose files may have holes."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
@@ -218,11 +206,10 @@ def _node(url: str) -> dict[str, float]:
 
 @click.command()
 @click.option("--orders", default=2000, show_default=True, type=click.IntRange(60), help="How many in each turn.")
-@click.option("--bench", type=Path, help="The output of `waybill bench --json`, for the services.")
 @click.option("--opensearch", default="", help="The URL of an OpenSearch that nothing else uses.")
-@click.option("--write", is_flag=True, help="Put the figures into figures.json; those that were not measured stay.")
-def main(orders: int, bench: Path | None, opensearch: str, write: bool) -> None:
-    """Measure the cost of a span at each stage, from the services to the storage."""
+@click.option("--write", is_flag=True, help="Put the figures into figures.json and docs/scale.md; the others stay.")
+def main(orders: int, opensearch: str, write: bool) -> None:
+    """Measure the cost of a span at each stage behind the services."""
     found = {
         "machine": f"{machine()}; load average when it began: {os.getloadavg()[0]:.1f}",
         **two_tiers(orders),
@@ -230,11 +217,9 @@ def main(orders: int, bench: Path | None, opensearch: str, write: bool) -> None:
     }
     for kind in ("memory", "badger", *(["opensearch"] if opensearch else [])):
         found |= storage(kind, orders, opensearch if kind == "opensearch" else "")
-    if bench:
-        found |= services(bench)
     found = {name: round(value, 1) if isinstance(value, float) else value for name, value in found.items()}
     if write:
-        FIGURES.write_text(json.dumps({**json.loads(FIGURES.read_text()), **found}, indent=2) + "\n")
+        update(found)
     click.echo(json.dumps(found, indent=2))
 
 

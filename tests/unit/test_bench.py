@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import load, report
+from benchmarks import capacity, load, report
 from benchmarks.command import bench
 from benchmarks.load import Answers
 from benchmarks.result import Results
@@ -120,13 +120,28 @@ def test_figures_of_a_machine_with_other_work_are_quoted_on_no_other_page(
     pages = [tmp_path / "cost.md", tmp_path / "README.md"]
     for page in pages:
         page.write_text(f"{report.BEGIN}{report.END}")
+    figures, scale = tmp_path / "figures.json", tmp_path / "scale.md"
+    others = capacity.figures()
+    figures.write_text(json.dumps(others | {"services_cpu_us": 0.5}))
+    scale.write_text(f"{capacity.BEGIN}{report.END}")
+    monkeypatch.setattr(capacity, "FIGURES", figures)
+    monkeypatch.setattr(capacity, "PAGE", scale)
     monkeypatch.setattr(report, "QUOTED_IN", pages[1:])
     monkeypatch.setattr(report.write_page, "__defaults__", (pages[0], report.BEGIN))
-    turns = [turn("untraced", 0, 100), turn("ours", 0, 80), turn("untraced", 1, second), turn("ours", 1, 80)]
+    ours = [turn("ours", number, 80, order_ms=3.3) for number in range(2)]
+    turns = [turn("untraced", 0, 100), turn("untraced", 1, second), *ours]
     report.write(Results(turns, base="untraced"), "on some machine")
     assert "ours 0." in pages[0].read_text()
     assert (report.UNSTEADY in pages[0].read_text()) is not quoted
     assert ("ours 0." in pages[1].read_text()) is quoted
+    # 2.3 ms for 23 spans; the figures of other stages stay.
+    assert capacity.figures() == {**others, "services_cpu_us": 100.0 if quoted else 0.5, "spans_a_trace": 23.0}
+    assert written(scale, capacity.BEGIN) == (capacity.page(capacity.figures()) if quoted else "")
+
+
+def test_without_ours_or_untraced_there_is_no_figure_of_the_services() -> None:
+    assert Results([turn("untraced", 0, 100), turn("lean", 0, 80)], base="untraced").services() == {}
+    assert Results([turn("ours", 0, 80), turn("lean", 0, 80)], base="ours").services() == {}
 
 
 def test_the_short_answer_is_made_of_the_ratios() -> None:
@@ -138,8 +153,8 @@ def test_the_short_answer_is_made_of_the_ratios() -> None:
     assert report.short_answer(Results(turns[1:], base="zero-code")) == ""
 
 
-def written(page: Path) -> str:
-    return page.read_text().partition(report.BEGIN)[2].partition(report.END)[0].strip()
+def written(page: Path, mark: str = report.BEGIN) -> str:
+    return page.read_text().partition(mark)[2].partition(report.END)[0].strip()
 
 
 def test_every_variant_is_described_in_the_page() -> None:
