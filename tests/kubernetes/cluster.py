@@ -73,8 +73,8 @@ def objects(kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[d
 
 
 def pods(part: str = "") -> list[dict[str, Any]]:
-    """Return the pods of a part, or all except the Job's, without terminating ones."""
-    selector = f"app.kubernetes.io/name={part}" if part else "app.kubernetes.io/name,app.kubernetes.io/name!=passwords"
+    """Return the pods of a part, or all except those of Jobs, without terminating ones."""
+    selector = f"app.kubernetes.io/name={part}" if part else "app.kubernetes.io/name,!batch.kubernetes.io/job-name"
     return [pod for pod in objects("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
 
 
@@ -282,7 +282,7 @@ def books_balance() -> None:
 
 
 @contextmanager
-def applied(overlay: str, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+def applied(folder: str, before: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Apply an overlay, with customers beside it, and wait until it is ready; delete it with its data at the end.
 
     `before` creates everything that the overlay expects.
@@ -291,7 +291,7 @@ def applied(overlay: str, before: Callable[[], None] = lambda: None) -> Iterator
     with ExitStack() as stack:
         stack.callback(remove_leftovers)
         before()
-        kubectl("apply", "--kustomize", f"deploy/kubernetes/overlays/{overlay}")
+        kubectl("apply", "--kustomize", folder)
         kubectl("label", "namespace", NAMESPACE, f"{OF_A_TEST}=true")
         make_namespace(EDGE, **{"waybill-edge": "true"})
         kubectl("apply", "--filename", "-", stdin=json.dumps(CUSTOMERS_POD), namespace=EDGE)

@@ -18,7 +18,7 @@ def demo() -> Iterator[float]:
     # Without this, SIGTERM would end the process before the lines behind `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
-    with cluster.applied("demo"):
+    with cluster.applied("deploy/kubernetes/overlays/demo"):
         yield time.monotonic() - started
 
 

@@ -23,6 +23,7 @@ from tests.kubernetes.cluster import (
     objects,
     order_through_port_forward,
     pods,
+    query,
     wait_ready,
     wait_until,
 )
@@ -43,6 +44,12 @@ LISTENS = {
     "jaeger": [4318, 8890, 13133, 16686],
 }
 PARTS = sorted({service.name for service in SERVICES} | set(LISTENS))
+OLD = {
+    "order": ("orders", "id"),
+    "inventory": ("reservations", "order_id"),
+    "fulfilment": ("shipments", "order_id"),
+}
+"""The table with the rows of an order, and the column with its id, in each service that deletes old rows."""
 NAMELESS = {"acquirer", "postgres", "valkey"}
 """The parts that connect to nothing and so need no name server."""
 
@@ -187,7 +194,9 @@ def test_a_part_can_connect_only_to_the_parts_that_it_needs(reached: dict[str, s
     assert reached[part] - own == may | (set() if part in NAMELESS else {("names", 53)}) - own
 
 
-def test_a_stranger_in_the_cluster_reaches_nothing_and_who_is_let_in_only_the_edge(targets: list[Any]) -> None:
+def test_a_stranger_in_the_cluster_reaches_nothing_and_who_is_let_in_only_the_edge_or_the_metrics(
+    targets: list[Any],
+) -> None:
     addresses = json.dumps([address for _, address in targets])
     command = ["exec", "customers", "--", "python", "-c", (SCRIPTS / "probe.py").read_text(), addresses]
 
@@ -195,11 +204,14 @@ def test_a_stranger_in_the_cluster_reaches_nothing_and_who_is_let_in_only_the_ed
         return {name for name in named(kubectl(*command, namespace=EDGE), targets) if name[0] in LISTENS}
 
     assert reached() == {("edge", 8000)}
-    kubectl("label", "namespace", EDGE, "waybill-edge-")
+    metrics = {("otel-collector", 8888), ("otel-collector", 8889), ("jaeger", 8890)}
+    kubectl("label", "namespace", EDGE, "waybill-edge-", "waybill-metrics=true")
     try:
+        wait_until(lambda: reached() == metrics, "who reads metrics reaches nothing else", 60)
+        kubectl("label", "namespace", EDGE, "waybill-metrics-")
         wait_until(lambda: not reached(), "a stranger reaches nobody", 60)
     finally:
-        kubectl("label", "namespace", EDGE, "waybill-edge=true")
+        kubectl("label", "namespace", EDGE, "waybill-metrics-", "waybill-edge=true")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +253,24 @@ def test_jaeger_is_killed_and_new_traces_come(demo: float) -> None:
     assert after
     answer = order_through_port_forward()
     find_traces([answer.json()["trace_id"]])
+
+
+def test_a_job_deletes_old_orders_with_what_belongs_to_them_and_keeps_new_ones(demo: float) -> None:
+    # The last test, since the payments stay and the books no longer balance.
+    old, new = (order_through_port_forward().json()["id"] for _ in range(2))
+    confirmed = f"SELECT count(*) FROM orders WHERE id IN ('{old}', '{new}') AND ask_at IS NULL"
+    wait_until(lambda: query("order", confirmed) == ["2"], "both are known to be shipped", 120)
+    age = f"UPDATE %s SET created_at = created_at - interval '31 days' WHERE %s = '{old}'"
+    for name, (table, key) in OLD.items():
+        query(name, age % (table, key))
+        job = f"{name}-now"
+        kubectl("create", "job", f"--from=cronjob/{name}-retention", job)
+        try:
+            kubectl("wait", "--for=condition=Complete", f"job/{job}", "--timeout=300s")
+            assert f"1 of {table}" in kubectl("logs", f"job/{job}")
+        finally:
+            kubectl("delete", "job", job)
+        assert query(name, f"SELECT {key} FROM {table} WHERE {key} IN ('{old}', '{new}')") == [new], name
 
 
 def assert_undisturbed(customers: Customers) -> None:

@@ -38,7 +38,7 @@ ORDERS = 10
 def external() -> Iterator[None]:
     """Apply the overlay as it is, after everything that it expects, and delete all of it at the end."""
     require_cluster()
-    with cluster.applied("external", before=make_what_is_outside):
+    with cluster.applied("deploy/kubernetes/overlays/external", before=make_what_is_outside):
         yield
 
 

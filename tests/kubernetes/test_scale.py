@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
 
 import pytest
 import requests
@@ -45,7 +46,7 @@ DECIDED_SECONDS = 60
 def scale() -> Iterator[None]:
     """Apply the overlay, with customers beside it, and delete it with its data at the end."""
     require_cluster()
-    with cluster.applied("scale"):
+    with cluster.applied("tests/kubernetes/scale_on_one_node"):
         # The autoscaler sets the number.
         wait_until(lambda: len(list(filter(is_ready, pods("tail-sampler")))) == 2, "there are two tail samplers")
         yield
@@ -284,7 +285,8 @@ class Pages:
 
 
 def counts(pages: Pages) -> Counts:
-    (services,), (first,) = pages.read("otel-collector", 8889), pages.read("otel-collector", 8888)
+    # An agent on each node, with what the services of this node have told it.
+    services, first = (reduce(Numbers.with_those_of, pages.read("otel-collector", port)) for port in (8889, 8888))
     samplers, jaegers = pages.read("tail-sampler", 8888), pages.read("jaeger", 8890)
     ledger = Ledger(Settings(), Snapshot(services, first, None), frozenset(), settled=True)
     waiting = first.total("otelcol_exporter_queue_size", exporter=TO_SAMPLERS)

@@ -3,11 +3,14 @@
 It reads the files as they are. tests/kubernetes applies them.
 """
 
+import json
 import os
 import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,9 +18,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from benchmarks.capacity import FIGURES, KEEP, capacity
+from chassis.retention import RetentionSettings
 from tests.documents import ROOT, blocks, quoted, rows
+from waybill.binaries import find
 from waybill.binaries.catalog import COLLECTOR, JAEGER
-from waybill.registry import NAMES, SERVICES, Service
+from waybill.registry import NAMES, RETENTION, SERVICES, Service
 
 HERE = ROOT / "deploy/kubernetes"
 PAGE = ROOT / "docs/kubernetes.md"
@@ -43,6 +49,17 @@ TO_STORAGE = {
     ],
 }
 """The way of the spans behind the services, in an overlay."""
+STRANGERS = "waybill-edge=true"
+"""The label of a namespace whose pods may connect to the edge."""
+METRICS = "waybill-metrics=true"
+"""The label of a namespace whose pods may read metrics."""
+READ = {
+    "demo": {("otel-collector", 8888), ("otel-collector", 8889), ("jaeger", 8890)},
+    "scale": {("otel-collector", 8888), ("otel-collector", 8889), ("tail-sampler", 8888), ("jaeger", 8890)},
+}
+"""The ports with metrics, in an overlay."""
+ANYWHERE = "any address"
+ASK_THE_CLUSTER = {"demo": ("passwords",), "scale": ("passwords", "otel-collector")}
 OF_THE_POD = {"POD_NAME", "POD_UID", "POD_NAMESPACE", "NODE_NAME", "ENVIRONMENT"}
 """Variables that describe a process's pod, and that Docker does not have."""
 NOT_HERE = {"GOMEMLIMIT", "PROMETHEUS_URL", "OPENSEARCH_URL", "RETENTION", "SAMPLERS"}
@@ -178,15 +195,22 @@ def edges(*paths: str) -> tuple[set[tuple[str, str, int]], set[tuple[str, str, i
     """
     out, into = set(), set()
     for policy in (policy for path in paths for policy in of_kind(path, "NetworkPolicy")):
-        name = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
+        if policy["metadata"]["name"] in ("nobody", "names"):
+            continue
+        parts = selected(policy["spec"]["podSelector"])
         for direction, peers, found in (("egress", "to", out), ("ingress", "from", into)):
             for rule in policy["spec"].get(direction, []):
-                for peer in rule.get(peers, []):
-                    if name and "namespaceSelector" not in peer:
-                        others = selected(peer["podSelector"])
-                        pairs = [(name, other) if direction == "egress" else (other, name) for other in others]
-                        found.update((*pair, port["port"]) for pair in pairs for port in rule["ports"])
+                others = set().union(*map(ends, rule[peers])) if peers in rule else {ANYWHERE}
+                senders, receivers = (parts, others) if direction == "egress" else (others, parts)
+                found.update(product(senders, receivers, [port["port"] for port in rule["ports"]]))
     return out, into
+
+
+def ends(peer: dict[str, Any]) -> set[str]:
+    """Return the parts, or the label of the namespace, that a policy means by a peer."""
+    if "namespaceSelector" in peer:
+        return {"=".join(label) for label in peer["namespaceSelector"]["matchLabels"].items()}
+    return selected(peer["podSelector"])
 
 
 def selected(selector: dict[str, Any]) -> set[str]:
@@ -207,16 +231,69 @@ def test_the_policies_let_through_what_the_registry_says_and_nothing_else(overla
     wanted |= {("edge", "gateway", 8000)}
     wanted |= {(sender, receiver, PORT[receiver]) for sender, receiver in TO_STORAGE[overlay]}
     wanted |= {("gateway", "jaeger", 16686)} if overlay == "demo" else set()
+    wanted |= {(f"{name}-retention", "postgres", PORT["postgres"]) for name in RETENTION}
+    out, into = edges_of(overlay)
+    assert out == wanted | set(product(ASK_THE_CLUSTER[overlay], [ANYWHERE], [443, 6443]))
+    assert into == wanted | {(STRANGERS, "edge", 8000)} | {(METRICS, *where) for where in READ[overlay]}
+
+
+def edges_of(overlay: str) -> tuple[set[tuple[str, str, int]], set[tuple[str, str, int]]]:
     folders = ("base", "components/databases", f"overlays/{overlay}")
-    out, into = edges(*(f"{folder}/network-policies.yaml" for folder in folders))
-    assert out == wanted
-    assert into == wanted
+    return edges(*(f"{folder}/network-policies.yaml" for folder in folders))
+
+
+@pytest.mark.parametrize("overlay", TO_STORAGE)
+def test_the_page_has_each_connection_that_a_policy_allows_and_no_other(overlay: str) -> None:
+    *table, (who, to, port, overlays) = rows(PAGE, "Network policies")
+    said = set()
+    for senders, receivers, ports, where in table:
+        if where == "all" or overlay in where.split(", "):
+            said |= set(product(quoted(senders), quoted(receivers), map(int, ports.split(", "))))
+    out, into = edges_of(overlay)
+    assert said == out | into
+    (names,) = [each["spec"] for each in documents("base/network-policies.yaml") if each["metadata"]["name"] == "names"]
+    (expression,) = names["podSelector"]["matchExpressions"]
+    assert (expression["operator"], expression["values"]) == ("NotIn", quoted(who))
+    assert (to, port, overlays) == ("the cluster's name server", "53", "all")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("overlay", READ)
+def test_prometheus_finds_the_metrics_by_the_names_that_the_rules_expect(overlay: str, tmp_path: Path) -> None:
+    (text,) = [block for block in blocks(PAGE, "yaml") if "scrape_configs" in block]
+    (tmp_path / "prometheus.yaml").write_text(text)
+    command = [find("promtool"), "check", "config", "--lint=none", tmp_path / "prometheus.yaml"]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stderr
+    *naming, keep = yaml.safe_load(text)["scrape_configs"][0]["relabel_configs"]
+    found = set()
+    for part, port in pod_ports(overlay):
+        jobs = [rule["replacement"] for rule in naming if re.fullmatch(rule["regex"], f"{part};{port['name']}")]
+        found |= {(job, part, port["containerPort"]) for job in jobs}
+    assert {(part, port) for _, part, port in found} == READ[overlay]
+    docker = json.loads((ROOT / "deploy/docker/targets.json").read_text())
+    there = {(each["labels"]["job"], *where.split(":")) for each in docker for where in each["targets"]}
+    assert {(job, part, str(port)) for job, part, port in found if part != "tail-sampler"} == there
+    assert {job for job, *_ in found} == set(keep["regex"].split("|"))
+    table = {(*quoted(job), part, int(port)) for parts, port, job, _ in rows(PAGE, "Metrics") for part in quoted(parts)}
+    assert found <= table
+
+
+def pod_ports(overlay: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each port of the parts of an overlay, with the part's name."""
+    for path in (HERE / "overlays" / overlay).glob("*.yaml"):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document.get("kind") in ("Deployment", "StatefulSet", "DaemonSet"):
+                for each in document["spec"]["template"]["spec"].get("containers", []):
+                    yield from ((document["metadata"]["name"], port) for port in each.get("ports", []))
 
 
 def test_every_edge_is_one_of_a_network_under_docker() -> None:
     networks = [set(quoted(members)) for _, members, _, _ in rows(ROOT / "docs/docker.md", "Networks")]
     out, _ = edges("base/network-policies.yaml", "overlays/demo/network-policies.yaml")
-    assert not [edge for edge in out if not any({*edge[:2]} <= network for network in networks)]
+    # Docker has a job run in the container of its service.
+    pairs = {(sender.removesuffix("-retention"), receiver) for sender, receiver, _ in out}
+    assert not [pair for pair in pairs if not any({*pair} <= network for network in networks)]
 
 
 def test_nobody_connects_to_anybody_else() -> None:
@@ -378,6 +455,125 @@ def test_the_shop_is_asked_by_its_name() -> None:
 def test_what_is_outside_may_be_reached_by_those_who_need_it() -> None:
     policies = {each["metadata"]["name"]: each["spec"] for each in documents("overlays/external/network-policies.yaml")}
     users = {name: selected(policies[f"outside-{name}"]["podSelector"]) for name in ("postgres", "valkey", "telemetry")}
-    assert users["postgres"] == {service.name for service in SERVICES if service.database}
+    jobs = {f"{name}-retention" for name in RETENTION}
+    assert users["postgres"] == {service.name for service in SERVICES if service.database} | jobs
     assert users["valkey"] == {service.name for service in SERVICES if service.valkey}
     assert users["telemetry"] == {service.name for service in OURS}
+
+
+def generated(folder: str, name: str) -> str:
+    """Return the only setting in a ConfigMap that Kustomize generates."""
+    maps = yaml.safe_load((HERE / folder / "kustomization.yaml").read_text())["configMapGenerator"]
+    (literal,) = next(each["literals"] for each in maps if each["name"] == name)
+    return str(literal)
+
+
+def test_each_service_whose_data_grows_old_has_a_job_that_deletes_it_once_a_day() -> None:
+    jobs = {job["metadata"]["name"]: job["spec"] for job in documents("base/retention.yaml")}
+    assert set(jobs) == {f"{name}-retention" for name in RETENTION}
+    for name in RETENTION:
+        job = jobs[f"{name}-retention"]
+        assert re.fullmatch(r"\d+ \d+ \* \* \*", job["schedule"])
+        assert container(job["jobTemplate"])["command"] == ["python", "-m", f"services.{name}.retention"]
+        pod = job["jobTemplate"]["spec"]["template"]
+        assert pod["metadata"]["labels"] == {"app.kubernetes.io/name": f"{name}-retention"}
+        assert [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"]] == [f"{name}-secrets"]
+    patches = yaml.safe_load((HERE / "base/kustomization.yaml").read_text())["patches"]
+    assert {"path": "common/retention.yaml", "target": {"kind": "CronJob"}} in patches
+
+
+def test_a_job_that_deletes_old_data_may_do_no_more_than_a_service() -> None:
+    job = common("retention")["spec"]
+    assert job["concurrencyPolicy"] == "Forbid"
+    assert {"startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"} < set(job)
+    # It is over before the next one begins.
+    assert 0 < job["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 86_400
+    app, pod = container(job["jobTemplate"]), job["jobTemplate"]["spec"]["template"]["spec"]
+    (restricted,) = documents("components/restricted/restricted.yaml")
+    assert app["securityContext"] == container(restricted)["securityContext"]
+    assert app["resources"] == container(common("process"))["resources"]
+    assert app["volumeMounts"] == [{"name": "secrets", "mountPath": "/run/secrets", "readOnly": True}]
+    service = restricted["spec"]["template"]["spec"]
+    for field in ("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks"):
+        assert pod[field] == service[field]
+    user = common("process")["spec"]["template"]["spec"]["securityContext"]
+    assert pod["securityContext"] | service["securityContext"] == service["securityContext"] | user
+
+
+def test_the_age_of_old_data_is_set_once_and_is_that_of_the_code() -> None:
+    (days,) = container(common("retention")["spec"]["jobTemplate"])["env"]
+    field = RetentionSettings.model_fields[days["name"].lower()]
+    reference = days["valueFrom"]["configMapKeyRef"]
+    assert generated("base", reference["name"]) == f"{reference['key']}={field.default:g}"
+
+
+def test_an_autoscaler_adds_a_pod_before_the_others_are_at_their_limit_and_not_long_before() -> None:
+    scalers = {
+        each["metadata"]["name"]: each["spec"]["metrics"] for each in documents("overlays/scale/autoscalers.yaml")
+    }
+    shares = {name: metric["resource"]["target"]["averageUtilization"] for name, (metric,) in scalers.items()}
+    (web,) = documents("overlays/scale/requests.yaml")
+    (sampler,) = of_kind("overlays/scale/tail-sampler.yaml", "StatefulSet")
+    patches = yaml.safe_load((HERE / "overlays/scale/kustomization.yaml").read_text())["patches"]
+    (target,) = [patch["target"] for patch in patches if patch.get("path") == "requests.yaml"]
+    assert target == {"kind": "Deployment", "labelSelector": "app.kubernetes.io/component=web"}
+    # A process of a service may use a core; the memory of a tail sampler is full long before that.
+    figures = json.loads(FIGURES.read_text())
+    (stage,) = [each for each in capacity(1_000, KEEP, figures).stages if each.stage == "sampler"]
+    assert stage.limited_by == "memory"
+    full = stage.one_process_bears * figures["sampler_cpu_us"] / 1_000
+    for name, share in shares.items():
+        limit, manifest = (full, sampler) if name == "tail-sampler" else (1_000, web)
+        requested = container(manifest)["resources"]["requests"]["cpu"]
+        assert limit / 4 < int(requested.removesuffix("m")) * share / 100 < limit * 0.75, name
+        assert requested in PAGE.read_text()
+
+
+def test_the_volume_of_opensearch_holds_the_traces_that_are_kept() -> None:
+    (storage,) = of_kind("overlays/scale/opensearch.yaml", "StatefulSet")
+    (claim,) = storage["spec"]["volumeClaimTemplates"]
+    days = int(generated("overlays/scale", "traces").removeprefix("retention-days="))
+    # The lowest rate in docs/scale.md, with today's traces and a fifth more.
+    needed = capacity(1_000, KEEP, json.loads(FIGURES.read_text())).stored_bytes_a_day * (days + 1) * 1.2
+    assert int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30 > needed
+
+
+def test_the_class_of_the_ingress_is_for_the_reader_to_set() -> None:
+    (ingress,) = documents("overlays/scale/ingress.yaml")
+    assert f"replace `{ingress['spec']['ingressClassName']}` in `ingress.yaml`" in PAGE.read_text()
+
+
+def test_the_collector_of_the_operator_may_write_to_its_volume_and_do_no_more_than_ours() -> None:
+    (theirs,) = of_kind("overlays/external/opentelemetry-operator.yaml", "OpenTelemetryCollector")
+    (ours,) = of_kind("overlays/demo/collector.yaml", "StatefulSet")
+    (restricted,) = documents("components/restricted/restricted.yaml")
+    everybody, user = (each["spec"]["template"]["spec"]["securityContext"] for each in (restricted, ours))
+    assert theirs["spec"]["podSecurityContext"] == everybody | user
+    assert theirs["spec"]["securityContext"] == container(restricted)["securityContext"]
+    assert theirs["spec"]["image"].endswith(f":{COLLECTOR.release.version}")
+
+
+def test_a_role_of_the_operators_postgresql_may_connect_to_its_own_database_only() -> None:
+    path = "overlays/external/cloudnative-pg.yaml"
+    (cluster,) = of_kind(path, "Cluster")
+    databases = [each["spec"] for each in of_kind(path, "Database")]
+    # `sameuser` is the database that has the name of the role. The rest is refused.
+    assert cluster["spec"]["postgresql"]["pg_hba"] == ["host sameuser all all scram-sha-256", "host all all all reject"]
+    assert all(each["name"] == each["owner"] for each in databases)
+    roles = {role["name"] for role in cluster["spec"]["managed"]["roles"]}
+    script = (ROOT / "deploy/docker/create_databases.sh").read_text()
+    assert {each["name"] for each in databases} == roles == set(re.findall(r"waybill_\w+", script))
+    # `builtin` locales need 17 or newer.
+    (docker,) = re.findall(r"\$\{\w+_IMAGE:-postgres:([\d.]+)\}", (ROOT / "docker-compose.yml").read_text())
+    assert cluster["spec"]["imageName"].split(":")[1].startswith(f"{docker}-")
+    assert float(docker) >= 17
+
+
+def test_the_user_of_a_managed_opensearch_is_set_beside_its_address() -> None:
+    (text,) = [block for block in blocks(PAGE, "yaml") if "password_file" in block]
+    ours, readers = (
+        each["extensions"]["jaeger_storage"]["backends"]["opensearch"]["opensearch"]
+        for each in (yaml.safe_load((ROOT / "deploy/jaeger-opensearch.yaml").read_text()), yaml.safe_load(text))
+    )
+    assert "server_urls" in ours
+    assert set(readers) == {"auth"}
