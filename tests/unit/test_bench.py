@@ -200,6 +200,48 @@ def test_the_code_of_every_variant_can_be_imported_and_has_the_names_of_ours(nam
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)
 
 
+PARENTS = """
+import contextvars, json, sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
+from benchmarks import calls
+from chassis.tracing import way
+
+class Keep(SpanProcessor):
+    def on_end(self, span):
+        spans.append(span)
+
+way().configure("bench", spans=None)
+trace.get_tracer_provider().add_span_processor(Keep())
+spans, found = [], {}
+
+def once(name):
+    call = calls.CALLS[name]()
+    spans.clear()
+    call()
+
+for name in set(calls.CALLS) - {"encode a span"}:
+    contextvars.copy_context().run(once, name)
+    found[name] = [[span.name, bool(span.parent and span.parent.trace_flags.sampled)] for span in spans]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["ours", "lean"])
+def test_every_timed_call_makes_spans_with_a_sampled_parent_as_in_an_order(name: str, tmp_path: Path) -> None:
+    environment = os.environ | VARIANTS[name].lay_out(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", PARENTS], env=environment, capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    found = json.loads(done.stdout)
+    assert {call: len(spans) for call, spans in found.items()} == {
+        **dict.fromkeys(("flask", "requests", "sqlalchemy", "redis"), 1),
+        "stream message": 2,
+    }
+    assert [span for spans in found.values() for span, has_parent in spans if not has_parent] == []
+
+
 @pytest.mark.parametrize("name", ["", "no-such-branch", "--output=somewhere"])
 def test_what_is_no_commit_is_none(name: str) -> None:
     assert not is_commit(name)
