@@ -12,14 +12,15 @@ import psutil
 
 from benchmarks import capacity
 from benchmarks.load import generator
-from benchmarks.result import Results, Spread
+from benchmarks.result import REQUEST_PATH, Results, Spread
+from benchmarks.turn import Measured
 from benchmarks.variants import LEAN, OURS, TRACED, UNTRACED, ZERO_CODE
 from waybill.supervise import ROOT
 
 PAGE = ROOT / "docs/cost.md"
 QUOTED_IN = (ROOT / "README.md", ROOT / "docs/before-you-adopt.md")
 """Pages with the short answer."""
-BEGIN, END = "<!-- written by make bench: -->", "<!-- until here -->"
+BEGIN, END = "<!-- written by waybill bench --write: -->", "<!-- until here -->"
 OTHERS = ("acquirer", "postgres", "valkey", "jaeger")
 
 UNSTEADY = "The machine was busy with other work: the turns of one variant differ as much as the variants do."
@@ -32,6 +33,7 @@ def tables(results: Results, micro: Mapping[str, Mapping[str, float]] | None = N
         _speeds(results),
         _by_part(results),
         _by_kind(results),
+        _goals(results),
         *([micro_table(micro)] if micro else []),
     ]
     return "\n\n".join(filter(None, blocks))
@@ -61,10 +63,10 @@ def _summary(results: Results) -> str:
                 *([_spread(results.ratio(name, ZERO_CODE))] if zero else []),
                 f"{results.median(name, lambda turn: turn.answers.p50_ms):.0f}",
                 f"{results.median(name, lambda turn: turn.answers.p99_ms):.0f}",
-                "" if name == results.base else f"{results.added(name, *TRACED, 'collector', *OTHERS):.1f}",
+                "" if name == results.base else f"{results.added(name, *TRACED, 'collector', *OTHERS).median:.1f}",
                 f"{results.median(name, lambda turn: turn.spans_an_order):.1f}",
                 f"{size:.0f}" if size else "",
-                str(sum(turn.lost for turn in results.of(name))),
+                _lost(results.of(name)),
                 f"{max(turn.pss_mib for turn in results.of(name)):.0f}",
             ]
         )
@@ -73,9 +75,12 @@ def _summary(results: Results) -> str:
 
 def _speeds(results: Results) -> str:
     speeds = Spread.of([results.speed(turn) for turn in results.turns])
+    ratios = {name: results.ratio(name, converted=False) for name in results.names if name != results.base}
+    plain = [f"{name} {ratio.median:.2f}" for name, ratio in ratios.items() if ratio]
     return (
         f"The machine was {speeds.low:.2f} to {speeds.high:.2f} times as fast as in the median turn of {results.base}, "
-        "by the time that a fixed piece of work took; orders a second and CPU times are converted to that speed."
+        "by the time that a fixed piece of work took; orders a second and CPU times are converted to that speed. "
+        f"Not converted, the ratios are {', '.join(plain)}."
     )
 
 
@@ -90,12 +95,32 @@ def _by_part(results: Results) -> str:
 
 
 def _by_kind(results: Results) -> str:
-    kinds = results.kinds()
-    if not kinds:
-        return ""
-    untraced = results.cpu(UNTRACED, *TRACED)
-    rows = [[kind, f"{value:.1f}", f"{value / untraced:.2f}"] for kind, value in kinds.items()]
-    return table(["what ours adds, by kind", "CPU ms an order", "of what the services take untraced"], rows)
+    rows = []
+    for name, kinds in results.kinds().items():
+        untraced = results.cpu(UNTRACED, *TRACED)
+        for kind, added in kinds.items():
+            share = Spread(*(value / untraced for value in (added.median, added.low, added.high)))
+            rows.append([f"{name}: {kind}", _spread(added, 1), _spread(share)])
+    heading = ["what is added, by kind", "CPU ms an order, of the rounds", "of what the services take untraced"]
+    note = "A kind whose range includes 0 is less than these rounds can tell."
+    return f"{table(heading, rows)}\n\n{note}" if rows else ""
+
+
+def _goals(results: Results) -> str:
+    """Return the goals in ratio, and what this run has reached of them."""
+    rows = []
+
+    def row(what: str, goal: str, has: float, reached: bool) -> None:
+        rows.append([what, goal, f"{has:.3f}", "yes" if reached else "no"])
+
+    for name, *goals in ((OURS, 0.76, 1.10), (LEAN, 0.87, 1.22)):
+        for to, least in zip((UNTRACED, ZERO_CODE), goals, strict=True):
+            if to in results.names and (ratio := results.ratio(name, to)):
+                row(f"{name}: orders/s, ratio to {to}", f"at least {least}", ratio.median, ratio.median >= least)
+    if kinds := results.kinds().get(LEAN):
+        share = kinds[REQUEST_PATH].median / results.cpu(UNTRACED, *TRACED)
+        row(f"{LEAN}: {REQUEST_PATH}, of what the services take untraced", "at most 0.125", share, share <= 0.125)
+    return table(["goal", "", "this run", "reached"], rows) if rows else ""
 
 
 def micro_table(micro: Mapping[str, Mapping[str, float]]) -> str:
@@ -164,8 +189,17 @@ def write_page(text: str, page: Path = PAGE, mark: str = BEGIN) -> None:
     page.write_text(f"{before}{mark}\n\n{text}\n\n{END}{after}")
 
 
-def _spread(spread: Spread | None) -> str:
-    return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})" if spread else ""
+def _spread(spread: Spread | None, digits: int = 2) -> str:
+    if not spread:
+        return ""
+    middle, low, high = (f"{value:.{digits}f}" for value in (spread.median, spread.low, spread.high))
+    return f"{middle} ({low} to {high})"
+
+
+def _lost(turns: Sequence[Measured]) -> str:
+    """Return the spans that were lost in each turn, or one 0 if there were none in any."""
+    lost = ["unknown" if turn.lost is None else str(turn.lost) for turn in turns]
+    return "0" if set(lost) == {"0"} else ", ".join(lost)
 
 
 def _processor() -> str:

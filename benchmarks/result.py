@@ -11,10 +11,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.turn import Measured
-from benchmarks.variants import OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
+from benchmarks.variants import LEAN, LEAN_UNEXPORTED, OURS, TRACED, TRACES_ONLY, UNEXPORTED, UNTRACED
 
 STEADY = 0.2
 """The greatest allowed spread of the base's turns, relative to their median."""
+
+REQUEST_PATH = "request path"
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,17 @@ class Results:
         """Return the CPU time an order of parts together in a turn, in milliseconds at the one speed."""
         return sum(turn.cpu_ms.get(part, 0) for part in parts) * self.speed(turn)
 
-    def ratio(self, name: str, to: str = "") -> Spread | None:
+    def ratio(self, name: str, to: str = "", *, converted: bool = True) -> Spread | None:
         """Return the orders a second of a variant relative to another's, by default the base's.
 
         Each turn is divided by the other's turn of the same round; None if no round has both.
         """
-        other = {turn.round: self.orders_a_second(turn) for turn in self.of(to or self.base)}
-        ratios = [self.orders_a_second(turn) / other[turn.round] for turn in self.of(name) if other.get(turn.round)]
+
+        def rate(turn: Measured) -> float:
+            return self.orders_a_second(turn) if converted else turn.orders_a_second
+
+        other = {turn.round: rate(turn) for turn in self.of(to or self.base)}
+        ratios = [rate(turn) / other[turn.round] for turn in self.of(name) if other.get(turn.round)]
         return Spread.of(ratios) if ratios else None
 
     def median(self, name: str, value: Callable[[Measured], float]) -> float:
@@ -81,27 +87,40 @@ class Results:
         """Return the CPU time an order of parts together, in milliseconds."""
         return self.median(name, lambda turn: self.cpu_of(turn, *parts))
 
-    def added(self, name: str, *parts: str, to: str = "") -> float:
+    def added(self, name: str, *parts: str, to: str = "") -> Spread:
         """Return how much more CPU time an order a variant takes in these parts than another, in the same rounds."""
         other = {turn.round: turn for turn in self.of(to or self.base)}
-        return median(
-            self.cpu_of(turn, *parts) - self.cpu_of(other[turn.round], *parts)
-            for turn in self.of(name)
-            if turn.round in other
+        return Spread.of(
+            [
+                self.cpu_of(turn, *parts) - self.cpu_of(other[turn.round], *parts)
+                for turn in self.of(name)
+                if turn.round in other
+            ]
         )
 
-    def kinds(self) -> Mapping[str, float]:
-        """Return the CPU time that our tracing adds to an order, by what it is for; empty if a variant is missing.
+    def kinds(self) -> Mapping[str, Mapping[str, Spread]]:
+        """Return the CPU time that ours and lean add to an order, by what it is for.
 
-        Each kind is the time that is saved by leaving it out.
+        Each kind is the time that is saved by leaving it out. A variant is missing if one that it is compared with is.
         """
-        if not {UNTRACED, UNEXPORTED, TRACES_ONLY, OURS} <= set(self.names):
-            return {}
+        steps = {
+            OURS: {
+                REQUEST_PATH: (UNEXPORTED, UNTRACED),
+                "export of spans": (TRACES_ONLY, UNEXPORTED),
+                "metrics and logs": (OURS, TRACES_ONLY),
+            },
+            LEAN: {
+                REQUEST_PATH: (LEAN_UNEXPORTED, UNTRACED),
+                "export of spans, metrics and logs": (LEAN, LEAN_UNEXPORTED),
+            },
+        }
         return {
-            "request path": self.added(UNEXPORTED, *TRACED, to=UNTRACED),
-            "export of spans": self.added(TRACES_ONLY, *TRACED, to=UNEXPORTED),
-            "metrics and logs": self.added(OURS, *TRACED, to=TRACES_ONLY),
-            "Collector": self.added(OURS, "collector", to=UNTRACED),
+            name: {
+                **{kind: self.added(variant, *TRACED, to=less) for kind, (variant, less) in kinds.items()},
+                "Collector": self.added(name, "collector", to=UNTRACED),
+            }
+            for name, kinds in steps.items()
+            if {variant for pair in kinds.values() for variant in pair} <= set(self.names)
         }
 
     def services(self) -> Mapping[str, float]:
@@ -121,10 +140,14 @@ class Results:
         speeds = Spread.of([self.orders_a_second(turn) for turn in self.of(self.base)])
         return speeds.high - speeds.low <= STEADY * speeds.median
 
-    @property
-    def lost(self) -> int:
-        """Return how many spans were lost in all turns together."""
-        return sum(turn.lost for turn in self.turns)
+    def lost(self, *names: str) -> int | None:
+        """Return how many spans were lost in the turns of some variants, by default of all.
+
+        None if a service did not say how many it had ended. A turn with more spans than had ended counts as well: it
+        may not hide that another lost some.
+        """
+        lost = [turn.lost for name in names or self.names for turn in self.of(name)]
+        return None if None in lost else sum(abs(each or 0) for each in lost)
 
     @property
     def failed(self) -> int:
@@ -135,21 +158,25 @@ class Results:
         """Return everything in a form for programs."""
         variants = {}
         for name in self.names:
-            ratio = self.ratio(name)
+            ratio, unconverted = self.ratio(name), self.ratio(name, converted=False)
             variants[name] = {
                 "ratio": asdict(ratio) if ratio else None,
+                "unconverted_ratio": asdict(unconverted) if unconverted else None,
+                "yardstick_ms": self.median(name, lambda turn: turn.yardstick_ms),
                 "orders_a_second": self.median(name, self.orders_a_second),
                 "p50_ms": self.median(name, lambda turn: turn.answers.p50_ms),
                 "p99_ms": self.median(name, lambda turn: turn.answers.p99_ms),
                 "cpu_ms_an_order": {part: self.cpu(name, part) for part in self.of(name)[0].cpu_ms},
                 "spans_an_order": self.median(name, lambda turn: turn.spans_an_order),
                 "bytes_a_span": self.median(name, lambda turn: turn.bytes_a_span),
-                "spans_lost": sum(turn.lost for turn in self.of(name)),
+                "spans_lost": self.lost(name),
                 "peak_pss_mib": max(turn.pss_mib for turn in self.of(name)),
             }
         return {
             "base": self.base,
             "variants": variants,
-            "added_cpu_ms_by_kind": self.kinds(),
+            "added_cpu_ms_by_kind": {
+                name: {kind: asdict(spread) for kind, spread in kinds.items()} for name, kinds in self.kinds().items()
+            },
             "turns": [asdict(turn) for turn in self.turns],
         }

@@ -59,7 +59,7 @@ class OfTree:
         # Ctrl-C is handled here: otherwise `up` would stop on its own, and we with it.
         self._waybill("up", "--background")
 
-    def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
+    def spans(self, check: Callable[[], None]) -> tuple[int, float, int | None]:
         """Wait until no span is in transit any more.
 
         Its supervisor would restart a service that we stop, so spans are counted from the Collector on.

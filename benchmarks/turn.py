@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +34,7 @@ WARM_UP_SECONDS = 2.0
 SHIPPED_WITHIN_SECONDS = 60.0
 ARRIVED_WITHIN_SECONDS = 20.0
 POLL_SECONDS = 0.1
+MEMORY_EVERY_SECONDS = 2.0
 # Below the ports that the system assigns, and different from those of the tests.
 PORTS = range(32_400, 32_768)
 
@@ -50,14 +51,14 @@ class Measured:
     cpu_ms: Mapping[str, float]
     """CPU time per order, in milliseconds, by part."""
     pss_mib: float
-    """The memory of all parts when the load ended, without the bench itself."""
+    """The highest memory of all parts during the load and at its end, without the bench itself."""
     spans: int
     """Spans that ended in the services, in the whole turn."""
     spans_an_order: float
     bytes_a_span: float
     """The bytes of OTLP without compression, in requests of 512 spans; 0 if nothing was encoded."""
-    lost: int
-    """Spans that ended in the services and are not stored in Jaeger."""
+    lost: int | None
+    """Spans that ended in the services and are not stored in Jaeger; None if a service did not say how many ended."""
     yardstick_ms: float
     """The CPU time that a fixed piece of work took during the load: the slower the machine was, the longer."""
     warnings: tuple[str, ...] = field(default=())
@@ -78,7 +79,7 @@ class System(Protocol):
     def start(self) -> None:
         """Start everything; return when it is ready."""
 
-    def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
+    def spans(self, check: Callable[[], None]) -> tuple[int, float, int | None]:
         """Let the services send all spans; return how many ended, the bytes of one, and how many were lost."""
 
     def stop(self) -> None:
@@ -106,7 +107,7 @@ class OfVariant:
         check_free(parts)
         self._supervisor.start(parts, lambda *_: None)
 
-    def spans(self, check: Callable[[], None]) -> tuple[int, float, int]:
+    def spans(self, check: Callable[[], None]) -> tuple[int, float, int | None]:
         """Stop the services, so that they send all their spans; then read Jaeger's count."""
         services = [part for part in processes(self.folder) if part.name in TRACED]
         with ThreadPoolExecutor(len(services)) as pool:
@@ -114,13 +115,13 @@ class OfVariant:
         files = list((self.folder / "spans").iterdir())
         counts = [json.loads(file.read_text()) for file in files]
         ended = sum(count["ended"] for count in counts)
-        silent = [name for name in TRACED if not any(file.stem.rpartition("-")[0] == name for file in files)]
-        if "counted" in self.variant.stand_ins:
-            for name in silent:
-                log = last_lines(log_file(self.folder, name))
-                self.warnings.append(f"{name} did not say how many spans it has ended. The end of its log:\n{log}")
-        size = _bytes_a_span(counts)
-        return ended, size, ended - wait_stored(self.settings, ended, check) if self.variant.sends else 0
+        said = {file.stem.rpartition("-")[0] for file in files}
+        silent = [name for name in TRACED if name not in said and "counted" in self.variant.stand_ins]
+        for name in silent:
+            log = last_lines(log_file(self.folder, name))
+            self.warnings.append(f"{name} did not say how many spans it has ended. The end of its log:\n{log}")
+        lost = ended - wait_stored(self.settings, ended, check) if self.variant.sends else 0
+        return ended, _bytes_a_span(counts), None if silent else lost
 
     def stop(self) -> None:
         """End everything and remove its folder."""
@@ -158,10 +159,16 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
             before_load = orders.wait_shipped(check)
             parts = processes(system.folder)
             before = cpu_seconds(parts)
+            memory = Peak(parts)
+
+            def meanwhile() -> None:
+                check()
+                memory.look_if_due()
+
             with Yardstick() as yardstick:
-                answers = place_orders(system.settings.gateway_url, seconds, check)
+                answers = place_orders(system.settings.gateway_url, seconds, meanwhile)
             # Measure before the last orders are shipped, since that takes no memory.
-            memory = sum(map(memory_of, parts)) / MEBIBYTE
+            memory.look()
             completed = orders.wait_shipped(check) - before_load
             after = cpu_seconds(parts)
             everything = before_load + completed
@@ -176,7 +183,7 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
         answers=answers,
         completed=completed,
         cpu_ms={name: 1000 * (after[name] - before[name]) / completed for name in after},
-        pss_mib=memory,
+        pss_mib=memory.mib,
         spans=ended,
         spans_an_order=ended / everything,
         bytes_a_span=size,
@@ -184,6 +191,25 @@ def run_turn(system: System, number: int, seconds: float, check: Callable[[], No
         yardstick_ms=yardstick.ms,
         warnings=tuple(getattr(system, "warnings", ())),
     )
+
+
+class Peak:
+    """The highest memory of some parts that was seen. A look costs the parts nothing, and the machine a little."""
+
+    def __init__(self, parts: Collection[Running]) -> None:
+        self.mib = 0.0
+        self._parts = parts
+        self._due = time.monotonic() + MEMORY_EVERY_SECONDS
+
+    def look_if_due(self) -> None:
+        """Look, but not again and again."""
+        if time.monotonic() >= self._due:
+            self.look()
+
+    def look(self) -> None:
+        """Add up the memory that the parts have now."""
+        self.mib = max(self.mib, sum(map(memory_of, self._parts)) / MEBIBYTE)
+        self._due = time.monotonic() + MEMORY_EVERY_SECONDS
 
 
 def processes(folder: Path) -> list[Running]:

@@ -62,6 +62,8 @@ class Variant:
         with (code / "telemetry/__init__.py").open("a") as init:
             init.writelines(f"\nfrom .{name} import *\n" for name in self.stand_ins)
         return {
+            # Not what the caller has chosen for services of their own.
+            "WAYBILL_TELEMETRY": "",
             **self.environment,
             "BENCH_SPANS": str(spans),
             # Instead of the working directory, so that this copy is found first.
@@ -87,7 +89,8 @@ def _sampled(percent: str, ratio: str) -> Variant:
 
 
 UNTRACED, ZERO_CODE, OURS, LEAN = "untraced", "zero-code", "ours", "lean"
-TRACES_ONLY, UNEXPORTED = "ours-traces-only", "ours-not-exported"
+TRACES_ONLY, UNEXPORTED, LEAN_UNEXPORTED = "ours-traces-only", "ours-not-exported", "lean-not-exported"
+WITH_LEAN = {"WAYBILL_TELEMETRY": "lean"}
 
 VARIANTS = {
     variant.name: variant
@@ -108,7 +111,7 @@ VARIANTS = {
         Variant(
             LEAN,
             "`telemetry/lean/`: the same spans, metrics and logs without the instrumentation packages",
-            environment={"WAYBILL_TELEMETRY": "lean"},
+            environment=WITH_LEAN,
             needs="telemetry/lean",
         ),
         _sampled("10", "0.1"),
@@ -120,6 +123,14 @@ VARIANTS = {
             "ours without metrics and logs, the spans thrown away instead of sent",
             ("unexported", "counted"),
             sends=False,
+        ),
+        Variant(
+            LEAN_UNEXPORTED,
+            "the same with lean",
+            ("unexported", "counted"),
+            environment=WITH_LEAN,
+            sends=False,
+            needs="telemetry/lean",
         ),
     )
 }

@@ -7,30 +7,36 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import capacity, load, report
+from benchmarks import capacity, command, load, micro, report
+from benchmarks import turn as turns
 from benchmarks.command import bench
 from benchmarks.load import Answers
 from benchmarks.result import Results
 from benchmarks.trees import is_commit
-from benchmarks.turn import Measured
-from benchmarks.variants import VARIANTS, choose
+from benchmarks.turn import Interrupt, Measured, OfVariant, Peak
+from benchmarks.variants import TRACED, VARIANTS, choose
 from benchmarks.yardstick import Yardstick
+from waybill.processes import Running
+from waybill.settings import Settings
 from waybill.supervise import ROOT, Part
 
 
-def turn(variant: str, number: int, a_second: float, order_ms: float = 1.0, **changed: float) -> Measured:
+def turn(variant: str, number: int, a_second: float, order_ms: float = 1.0, **changed: Any) -> Measured:
     answers = Answers(orders=round(10 * a_second), failed=0, seconds=10, p50_ms=5, p99_ms=9)
     cpu = {"order": order_ms, "collector": changed.pop("collector", 0.0)}
     measured = Measured(variant, number, answers, 100, cpu, 700, 2300, 23, 400, 0, 2.0)
-    return replace(measured, **changed)  # type: ignore[arg-type]
+    return replace(measured, **changed)
 
 
 def test_a_ratio_is_of_two_turns_of_one_round() -> None:
@@ -46,7 +52,7 @@ def test_a_turn_on_a_slower_machine_counts_as_if_it_was_as_fast() -> None:
     results = Results([turn("untraced", 0, 100), slow, turn("ours", 1, 7)], base="untraced")
     ratio = results.ratio("ours")
     assert ratio is not None
-    assert (ratio.median, results.speed(slow), results.added("ours", "order")) == (0.8, 0.5, 0.5)
+    assert (ratio.median, results.speed(slow), results.added("ours", "order").median) == (0.8, 0.5, 0.5)
 
 
 def test_the_yardstick_times_what_it_does() -> None:
@@ -60,15 +66,57 @@ def test_there_is_no_ratio_of_variants_that_never_met() -> None:
 
 
 def test_what_tracing_adds_is_split_by_what_is_left_out() -> None:
-    names = {"untraced": 10.0, "ours-not-exported": 13.0, "ours-traces-only": 15.0, "ours": 16.0}
-    turns = [
-        turn(name, number, 100, number + ms, collector=2.0 if name == "ours" else 0.0)
+    results = Results(split(), base="untraced")
+    assert {kind: added.median for kind, added in results.kinds()["ours"].items()} == {
+        "request path": 3,
+        "export of spans": 2,
+        "metrics and logs": 1,
+        "Collector": 2,
+    }
+    assert {kind: added.median for kind, added in results.kinds()["lean"].items()} == {
+        "request path": 1,
+        "export of spans, metrics and logs": 1,
+        "Collector": 2,
+    }
+    assert list(Results(split()[:9], base="untraced").kinds()) == ["lean"]
+    assert Results(split()[:2], base="untraced").kinds() == {}
+
+
+def split() -> list[Measured]:
+    """Return turns with all that is needed to split what tracing adds; one of ours was slower."""
+    cpu = {"untraced": 10.0, "lean-not-exported": 11, "lean": 12, "ours-not-exported": 13, "ours-traces-only": 15}
+    return [
+        turn(name, number, 100, number + ms, collector=2.0 if name in ("ours", "lean") else 0.0)
+        for name, ms in {**cpu, "ours": 16}.items()
         for number in range(3)
-        for name, ms in names.items()
     ]
-    kinds = Results(turns, base="untraced").kinds()
-    assert kinds == {"request path": 3, "export of spans": 2, "metrics and logs": 1, "Collector": 2}
-    assert Results(turns[:2], base="untraced").kinds() == {}
+
+
+def test_a_kind_shows_the_range_of_its_rounds_since_one_below_zero_says_nothing() -> None:
+    *turns, last = split()
+    slower = replace(last, cpu_ms={**last.cpu_ms, "order": last.cpu_ms["order"] - 4})
+    text = report.tables(Results([*turns, slower], base="untraced"))
+    assert cells_of(text, "ours: metrics and logs") == ["1.0 (-3.0 to 1.0)", "0.09 (-0.27 to 0.09)"]
+    assert "includes 0" in text
+
+
+def test_the_goals_stand_beside_what_the_run_has_reached() -> None:
+    text = report.tables(Results([*split(), turn("zero-code", 0, 80)], base="untraced"))
+    assert cells_of(text, "ours: orders/s, ratio to zero-code") == ["at least 1.1", "1.250", "yes"]
+    assert cells_of(text, "lean: request path, of what the services take untraced") == [
+        "at most 0.125",
+        "0.091",
+        "yes",
+    ]
+    slow = report.tables(Results([turn("untraced", 0, 100), turn("ours", 0, 70)], base="untraced"))
+    assert cells_of(slow, "ours: orders/s, ratio to untraced") == ["at least 0.76", "0.700", "no"]
+    assert "ratio to zero-code" not in slow
+
+
+def cells_of(text: str, first: str) -> list[str]:
+    """Return the cells of the line in a table that begins with this cell, without it."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {first} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
 def test_orders_with_an_error_are_not_counted() -> None:
@@ -84,7 +132,89 @@ def test_the_table_has_a_line_for_each_variant_the_base_first() -> None:
     assert cells[1][1:3] == ["0.80 (0.80 to 0.80)", "1.33 (1.33 to 1.33)"]
     names = [name.strip() for name in heading.strip("|").split("|")]
     assert cells[1][names.index("spans lost")] == "3"
-    assert results.lost == 3
+    assert results.lost() == 3
+
+
+def test_a_turn_with_too_many_spans_does_not_hide_that_another_lost_some() -> None:
+    results = Results([turn("ours", 0, 80, lost=3), turn("ours", 1, 80, lost=-3)], base="ours")
+    assert results.lost() == results.as_json()["variants"]["ours"]["spans_lost"] == 6
+    assert "| 3, -3 " in report.tables(results)
+
+
+def test_what_a_silent_service_lost_is_unknown() -> None:
+    results = Results([turn("ours", 0, 80, lost=None), turn("lean", 0, 80), turn("ours", 1, 80)], base="ours")
+    assert results.lost() is results.as_json()["variants"]["ours"]["spans_lost"] is None
+    assert results.lost("lean") == 0
+    assert "| unknown, 0 " in report.tables(results)
+
+
+def test_a_service_that_wrote_no_count_is_named_and_the_loss_of_the_turn_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "processes", lambda _: [Running(name="order", pid=1, created=0)])
+    monkeypatch.setattr(turns, "end", lambda *_: None)
+    monkeypatch.setattr(turns, "wait_stored", lambda *_: 10 * len(TRACED))
+    system = OfVariant.__new__(OfVariant)
+    system.variant, system.folder, system.warnings = VARIANTS["ours"], tmp_path, []
+    system.settings = Settings(state_dir=tmp_path)
+    (tmp_path / "spans").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/payment.log").write_text("killed\n")
+    for name in TRACED:
+        count = {"ended": 10, "encoded": 10, "bytes": 4000}
+        (tmp_path / f"spans/{name}-1.json").write_text(json.dumps(count))
+    assert system.spans(lambda: None) == (10 * len(TRACED), 400, 0)
+    (tmp_path / "spans/payment-1.json").unlink()
+    _, _, lost = system.spans(lambda: None)
+    assert lost is None
+    [warning] = system.warnings
+    assert warning.startswith("payment did not say how many spans it has ended.")
+    assert "killed" in warning
+
+
+@pytest.mark.parametrize(
+    ("lost", "status", "said"),
+    [(0, 0, ""), (-2, 1, "2 spans were lost"), (None, 1, "It is not known how many spans were lost")],
+)
+def test_the_command_fails_unless_it_knows_that_nothing_was_lost(
+    lost: int | None, status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_workshop", lambda: nullcontext((tmp_path, Interrupt())))
+    monkeypatch.setattr(command, "_variants", lambda *_: {"ours": None})
+    monkeypatch.setattr(command, "_take_turns", lambda *_: [turn("ours", 0, 80, lost=lost)])
+    done = CliRunner().invoke(bench, ["--variants=ours", "--no-micro"])
+    assert (done.exit_code, said in done.stderr) == (status, True)
+
+
+@pytest.mark.parametrize("options", [["--variants=untraced,ours"], ["--base=HEAD"], ["--no-micro"]])
+def test_what_does_not_measure_everything_cannot_be_written_into_the_pages(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "is_commit", lambda _: True)
+    monkeypatch.setattr(command, "_workshop", lambda: pytest.fail("it measures"))
+    done = CliRunner().invoke(bench, [*options, "--write"])
+    assert done.exit_code == 2
+    assert "--write needs everything: use it without --variants, --base and --no-micro." in done.stderr
+
+
+def test_both_the_figures_as_they_were_measured_and_the_yardstick_are_printed() -> None:
+    slow = turn("ours", 0, 40, yardstick_ms=4.0)
+    results = Results([turn("untraced", 0, 100), slow], base="untraced")
+    assert "Not converted, the ratios are ours 0.40." in report.tables(results)
+    found = results.as_json()["variants"]["ours"]
+    assert (found["ratio"]["median"], found["unconverted_ratio"]["median"], found["yardstick_ms"]) == (0.8, 0.4, 4.0)
+
+
+def test_the_peak_of_the_memory_is_the_highest_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = iter([200, 500, 300])
+    clock = [0.0]
+    monkeypatch.setattr("benchmarks.turn.memory_of", lambda _: next(memory) * 2**20)
+    monkeypatch.setattr("benchmarks.turn.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    peak = Peak([Running(name="order", pid=1, created=0)])
+    for clock[0] in (0.5, 2.0, 2.5, 4.0, 4.5):
+        peak.look_if_due()
+    assert peak.mib == 500
+    assert next(memory) == 300
 
 
 def test_all_numbers_can_be_read_as_json() -> None:
@@ -107,10 +237,24 @@ def test_the_page_keeps_what_was_not_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", report.QUOTED_IN, ids=lambda page: page.name)
 def test_a_page_that_quotes_figures_has_those_of_the_table(page: Path) -> None:
-    quoted = dict(re.findall(r"(zero-code|ours|lean)(?: instrumentation)? ([0-9.]+)", written(page)))
-    table = dict(re.findall(r"^\| ([a-z-]+) +\| ([0-9.]+) \(", written(report.PAGE), re.MULTILINE))
-    assert quoted.items() <= table.items()
-    assert {"untraced", "zero-code", "ours"} <= set(table)
+    quoted = re.findall(
+        r"(zero-code|ours|lean)(?: instrumentation)? ([0-9.]+)(?: \(([0-9.]+) times zero-code\))?", written(page)
+    )
+    summary = written(report.PAGE).partition("| zero-code ")[0].splitlines()[-3]
+    assert [cell.strip() for cell in summary.split("|")[1:4]] == [
+        "variant",
+        "orders/s, ratio to untraced",
+        "ratio to zero-code",
+    ]
+    table = {
+        name: ratios
+        for name, *ratios in re.findall(
+            r"^\| ([a-z-]+) +\| ([0-9.]+) \([^|]+\| ([0-9.]+) \(", written(report.PAGE), re.MULTILINE
+        )
+    }
+    assert [name for name, *_ in quoted] == ["zero-code", "ours", "lean"]
+    for name, of_untraced, of_zero in quoted:
+        assert [of_untraced, of_zero or "1.00"] == table[name]
 
 
 @pytest.mark.parametrize(("second", "quoted"), [(105, True), (150, False)])
@@ -198,6 +342,28 @@ def test_the_code_of_every_variant_can_be_imported_and_has_the_names_of_ours(nam
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+
+
+def test_single_calls_are_measured_without_the_callers_settings_and_with_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environments = []
+
+    def run(command: list[str], _: object, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        environments.append(environment)
+        return subprocess.CompletedProcess(command, 0, "7.0")
+
+    monkeypatch.setattr(micro, "run", run)
+    monkeypatch.setattr(micro, "COMPARED", ("ours",))
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    monkeypatch.setenv("WAYBILL_TELEMETRY", "lean")
+    found = micro.measure(lambda: None)
+    assert {call: times["ours"] for call, times in found.items()} == dict.fromkeys(micro.CALLS, 7.0)
+    assert [name for environment in environments for name in environment if name.startswith("OTEL_")] == []
+    assert {environment["WAYBILL_TELEMETRY"] for environment in environments} == {""}
+    printed = capsys.readouterr()
+    assert "encode a span" in printed.err
+    assert printed.out == ""
 
 
 PARENTS = """
