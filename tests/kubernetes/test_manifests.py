@@ -88,6 +88,19 @@ def test_the_linter_finds_nothing_but_what_has_a_reason(every_manifest: dict[str
     assert {finding: name for finding, name in found.items() if finding not in NOT_FOR} == {}
 
 
+def test_overlays_scale_requests_as_many_cores_as_the_page_says(every_manifest: dict[str, Path]) -> None:
+    found = documents(every_manifest["scale"])
+    least = {each["metadata"]["name"]: each["spec"]["minReplicas"] for each in found if each["kind"].startswith("Hor")}
+    requested = 0
+    for each in found:
+        if each["kind"] in ("Deployment", "StatefulSet", "DaemonSet"):
+            (container,) = each["spec"]["template"]["spec"]["containers"]
+            pods = least.get(each["metadata"]["name"], each["spec"].get("replicas", 1))
+            requested += pods * int(container["resources"]["requests"]["cpu"].removesuffix("m"))
+    said = f"all pods together request {round(requested / 1000)} cores"
+    assert said in (ROOT / "docs/kubernetes.md").read_text()
+
+
 def test_no_secret_is_in_them(manifests: Path) -> None:
     kinds = {document["kind"] for document in documents(manifests)}
     assert "Deployment" in kinds
