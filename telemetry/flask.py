@@ -150,17 +150,23 @@ def _replace(hooks: list[Any], old: object, new: object) -> None:
 
 @contextmanager
 def _corrected() -> Iterator[None]:
-    """Make the instrumentation of an app skip work that it does twice; docs/upstream.md lists it."""
+    """Make the instrumentation of an app skip work that it does twice; docs/upstream.md lists it.
+
+    A function that a newer version has under another name stays as it is.
+    """
     module: Any = official
     module.otel_wsgi, module.trace = _Wsgi(), _Trace()
-    before = module._excluded_urls_from_env, module.create_http_server_active_requests
-    # It would build the URL three times per request to compare it, and Flask raises if the host is not trusted.
-    module._excluded_urls_from_env = None
-    module.create_http_server_active_requests = lambda meter: _active or _Active(meter)
+    ours = {
+        # It would build the URL three times per request to compare it, and Flask raises if the host is not trusted.
+        "_excluded_urls_from_env": None,
+        "create_http_server_active_requests": lambda meter: _active or _Active(meter),
+    }
+    before = {name: getattr(module, name) for name in ours if hasattr(module, name)}
+    vars(module).update({name: ours[name] for name in before})
     try:
         yield
     finally:
-        module._excluded_urls_from_env, module.create_http_server_active_requests = before
+        vars(module).update(before)
 
 
 class _TraceResponse(TraceResponsePropagator):

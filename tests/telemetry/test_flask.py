@@ -437,6 +437,23 @@ def test_each_function_that_is_replaced_is_one_that_the_instrumentation_calls() 
         assert [name for name in replaced if f"{module}.{name}(" not in code] == []
 
 
+@pytest.mark.parametrize("name", ["_excluded_urls_from_env", "create_http_server_active_requests"])
+def test_a_version_that_has_renamed_a_function_keeps_its_own(
+    name: str, memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instrument: Any = FlaskInstrumentor.instrument_app
+    names = tuple("renamed" if each == name else each for each in instrument.__code__.co_names)
+    monkeypatch.setattr(official, "renamed", getattr(official, name), raising=False)
+    monkeypatch.delattr(official, name)
+    monkeypatch.setattr(instrument, "__code__", instrument.__code__.replace(co_names=names))
+    app = Flask("newer")
+    app.add_url_rule("/tea", "/tea", lambda: "tea")
+    telemetry.instrument_app(app)
+    assert Client(app).get("/tea").text == "tea"
+    assert only(memory).name == "GET /tea"
+    assert not hasattr(official, name)
+
+
 # An app that calls another one
 
 
