@@ -37,7 +37,7 @@ from opentelemetry.sdk.trace._sampling_experimental import (
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME, SERVICE_VERSION
-from opentelemetry.trace import Link, SpanKind, TraceFlags, TraceState
+from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 
@@ -309,7 +309,7 @@ def configure(
     if spans:
         address = _address() if spans == OTLP else type(spans).__name__
         exporters.insert(0, exporter := CountingExporter(_otlp("traces", lean) if spans == OTLP else spans, address))
-        tracer_provider.add_span_processor(_Batches(exporter, schedule_delay_millis=spans_every))
+        tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=spans_every))
     trace.set_tracer_provider(tracer_provider)
     start_without_generators()
     propagate.set_global_textmap(CompositePropagator([_TraceContext(), _Baggage()]))
@@ -340,14 +340,6 @@ class _TraceContext(TraceContextTextMapPropagator):
             setter.set(carrier, "traceparent", traceparent(span))
             if state := span.trace_state:
                 setter.set(carrier, "tracestate", state.to_header())
-
-
-class _Batches(BatchSpanProcessor):
-    """The SDK's processor, which only asks a span for its context once."""
-
-    def on_end(self, span: ReadableSpan) -> None:
-        if span._context and span._context[3] & TraceFlags.SAMPLED:
-            self._batch_processor.emit(span)
 
 
 class _Baggage(W3CBaggagePropagator):
