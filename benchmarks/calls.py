@@ -157,8 +157,6 @@ def of_encoding() -> Callable[[], object]:
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-    from chassis.tracing import way
-
     kept: list[ReadableSpan] = []
 
     class Keep(SpanProcessor):
@@ -171,10 +169,6 @@ def of_encoding() -> Callable[[], object]:
     for _ in range(ENCODED):
         request()
     batch = kept[:ENCODED]
-    if way().__name__.endswith("lean"):
-        from telemetry.lean.otlp import encode
-
-        return lambda: encode(batch)
     return lambda: encode_spans(batch).SerializeToString()
 
 
@@ -213,11 +207,11 @@ def main(name: str) -> None:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult
 
-    from chassis.tracing import way
+    import telemetry
 
     # Otherwise the spans cannot be sent, and each one that finds the queue full costs as much as a call.
     OTLPSpanExporter.export = lambda *_: SpanExportResult.SUCCESS  # type: ignore[method-assign]
-    way().configure("bench")
+    telemetry.configure("bench")
     microseconds = lowest_tenth(CALLS[name]())
     click.echo(json.dumps(microseconds / (ENCODED if name == "encode a span" else 1)))
     sys.stdout.flush()

@@ -54,9 +54,10 @@ def configure_telemetry(name: str, settings: ServiceSettings, baggage_keys: Coll
     pod may have several processes, at the same time or one after another, and each is counted separately.
     """
     logs.configure(name)
+    way = tracing.way()
     pod = os.environ.get("POD_UID")
     try:
-        tracing.way().configure(
+        telemetry.configure(
             name,
             version=VERSION,
             namespace="waybill",
@@ -66,7 +67,7 @@ def configure_telemetry(name: str, settings: ServiceSettings, baggage_keys: Coll
         )
     except ValueError as error:
         refuse(str(error))
-    tracing.way().instrument_requests()
+    way.instrument_requests()
     chosen = {name: os.environ[name] for name in CHOICES if os.environ.get(name)}
     said = ", ".join(f"{key}={value}" for key, value in {**settings.open(), **chosen}.items())
     log.info("%s %s starts with %s", name, VERSION, said)

@@ -17,7 +17,7 @@ WAYS = {"official": telemetry, "lean": lean}
 
 
 def way() -> ModuleType:
-    """Return the module with `configure` and `instrument_app`; WAYBILL_TELEMETRY=lean selects the lean one."""
+    """Return the module whose functions trace the libraries; WAYBILL_TELEMETRY=lean selects the lean one."""
     name = os.environ.get("WAYBILL_TELEMETRY") or "official"
     if name not in WAYS:
         refuse(f"WAYBILL_TELEMETRY: use {' or '.join(WAYS)}")

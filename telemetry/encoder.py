@@ -63,14 +63,6 @@ def kept(encode: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return encode_key_value
 
 
-def say_left_out(errors: Sequence[Exception]) -> None:
-    """Log how many spans of a batch cannot be sent, and the type of the first error: its text may contain data."""
-    if errors:
-        log.warning(
-            "spans that cannot be sent were left out: %d, the first one for %s", len(errors), type_name(errors[0])
-        )
-
-
 def storable(value: Any) -> Any:
     """Return a value that OTLP can encode: valid strings, and integers of 64 bits; larger ones become strings."""
     if isinstance(value, str) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
@@ -107,7 +99,10 @@ def in_place(official: Any) -> Callable[[Sequence[ReadableSpan]], Any]:
                     messages += copying([span])
                 except Exception as error:
                     errors.append(error)
-        say_left_out(errors)
+        if errors:
+            # Not the error's text, which may contain data.
+            said = "spans that cannot be sent were left out: %d, the first one for %s"
+            log.warning(said, len(errors), type_name(errors[0]))
         return messages
 
     def encode(spans: Sequence[ReadableSpan]) -> list[Any]:

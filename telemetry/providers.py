@@ -220,15 +220,13 @@ def configure(
     span_processors: Sequence[SpanProcessor] = (),
     sampler: Sampler | None = None,
     resource_attributes: Mapping[str, str] | None = None,
-    lean: bool = False,
 ) -> Telemetry:
     """Set up tracing and metrics for this process, before the first span, and logs if asked for.
 
     `spans`, `metrics` and `logs` say where each is sent: "otlp" to the Collector, None nowhere, or to your own
     exporter. With `logs`, a handler is added to the root logger; its existing handlers and level do not change.
     `span_processors` are added. The baggage under `baggage_keys` becomes attributes of every span, and no other
-    baggage does. With a `sampler`, the variables of the sampler are not read. With `lean`, spans that leave over gRPC
-    are encoded by `lean/otlp.py`.
+    baggage does. With a `sampler`, the variables of the sampler are not read.
 
     The standard OTEL_* variables apply, and take precedence over the other arguments: OTEL_SERVICE_NAME,
     OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_TRACES_SAMPLER and
@@ -259,7 +257,6 @@ def configure(
         "span_processors": list(span_processors),
         "sampler": sampler,
         "resource_attributes": dict(resource_attributes or {}),
-        "lean": lean,
     }
     if _configured:
         before, handle = _configured
@@ -308,7 +305,7 @@ def configure(
         tracer_provider.add_span_processor(processor)
     if spans:
         address = _address() if spans == OTLP else type(spans).__name__
-        exporters.insert(0, exporter := CountingExporter(_otlp("traces", lean) if spans == OTLP else spans, address))
+        exporters.insert(0, exporter := CountingExporter(_otlp("traces") if spans == OTLP else spans, address))
         tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=spans_every))
     trace.set_tracer_provider(tracer_provider)
     start_without_generators()
@@ -357,7 +354,7 @@ def _nothing_of_length(record: logging.LogRecord) -> bool:
     return "exceeds max length" not in str(record.msg)
 
 
-def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> Any:
+def _otlp(signal: Literal["traces", "metrics", "logs"]) -> Any:
     """Make the exporter of a signal for the protocol that the environment names."""
     variable, protocol = _of_signal_or_all("PROTOCOL", signal, "grpc")
     if protocol not in ("grpc", "http/protobuf"):
@@ -381,10 +378,6 @@ def _otlp(signal: Literal["traces", "metrics", "logs"], lean: bool = False) -> A
     encode_in_fewer_steps()
     if protocol != "grpc":
         return exporter()
-    if lean:
-        from .lean import otlp
-
-        exporter = otlp.LeanSpanExporter
     # gRPC does not use a user and a password in a URL, and its exporter would write them to the log.
     _, endpoint = _of_signal_or_all("ENDPOINT", signal)
     url = urlsplit(endpoint)

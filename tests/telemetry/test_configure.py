@@ -158,7 +158,7 @@ def test_the_environment_gets_only_what_can_be_said_in_no_other_way() -> None:
     code = """
 import os, telemetry
 before = set(os.environ.items())
-telemetry.configure("shop", logs="otlp", sampler=None, lean=True)
+telemetry.configure("shop", logs="otlp", sampler=None)
 print(*sorted(name for name, _ in set(os.environ.items()) - before))
 """
     # The instrumentations and the SDK's counters have no argument for it.
@@ -417,8 +417,7 @@ def test_no_password_of_an_address_is_printed(protocol: str) -> None:
     assert "sesame" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_spans_metrics_and_logs_leave_over_http_if_the_environment_says_so(lean: bool) -> None:
+def test_spans_metrics_and_logs_leave_over_http_if_the_environment_says_so() -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     messages = {
         "/v1/traces": ExportTraceServiceRequest,
@@ -443,7 +442,7 @@ def test_spans_metrics_and_logs_leave_over_http_if_the_environment_says_so(lean:
         threading.Thread(target=server.serve_forever).start()
         try:
             prints(
-                f"import logging, telemetry\ntelemetry.configure('shop', logs='otlp', lean={lean})\n"
+                "import logging, telemetry\ntelemetry.configure('shop', logs='otlp')\n"
                 f"logging.warning('low')\n{ONE_SPAN}\ntelemetry.shutdown()",
                 OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
                 OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",

@@ -9,7 +9,6 @@ from opentelemetry.exporter.otlp.proto.common import _internal as attributes
 from opentelemetry.exporter.otlp.proto.common._internal import trace_encoder as official
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from opentelemetry.sdk.metrics import MeterProvider
@@ -21,11 +20,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, Tracer
 
 from telemetry import encoder
-from telemetry.lean import otlp
 from telemetry.sdk import CountingProvider
 
 HALF, SHOWN = "half \ud83d of it", "half \\ud83d of it"
-Encode = Callable[[list[ReadableSpan]], list[ResourceSpans]]
 
 
 @pytest.fixture(autouse=True)
@@ -37,20 +34,7 @@ def corrected() -> Iterator[None]:
     attributes._encode_key_value, official._encode_resource_spans = before
 
 
-def by_the_official_encoder(spans: list[ReadableSpan]) -> list[ResourceSpans]:
-    return list(official.encode_spans(spans).resource_spans)
-
-
-def by_lean(spans: list[ReadableSpan]) -> list[ResourceSpans]:
-    return list(ExportTraceServiceRequest.FromString(otlp.encode(spans)).resource_spans)
-
-
-both = pytest.mark.parametrize("encode", [by_the_official_encoder, by_lean], ids=["official", "lean"])
-
-
-def sent(
-    encode: Encode, make: Callable[[Tracer], object], resource: dict[str, Any] | None = None
-) -> list[ResourceSpans]:
+def sent(make: Callable[[Tracer], object], resource: dict[str, Any] | None = None) -> list[ResourceSpans]:
     """Return the messages of the spans that `make` starts and ends, and of one more span."""
     kept: list[ReadableSpan] = []
     for kind in (TracerProvider, CountingProvider):
@@ -60,7 +44,7 @@ def sent(
         make(provider.get_tracer(HALF, HALF, HALF, {"note": HALF}))
         provider.get_tracer("other").start_span("beside").end()
         kept += exporter.get_finished_spans()
-    return encode(kept)
+    return list(official.encode_spans(kept).resource_spans)
 
 
 def spans_of(messages: list[ResourceSpans]) -> list[Span]:
@@ -71,8 +55,7 @@ def texts_of(pairs: Any) -> dict[str, str]:
     return {pair.key: str(pair.value).replace("\\\\", "\\") for pair in pairs}
 
 
-@both
-def test_half_an_emoji_is_an_escape_in_every_text_of_a_span(encode: Encode, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_an_emoji_is_an_escape_in_every_text_of_a_span(caplog: pytest.LogCaptureFixture) -> None:
     def make(tracer: Tracer) -> None:
         said = {"text": HALF, HALF: 1, "list": [HALF, "whole"], "long": HALF * 1000}
         span = tracer.start_span(HALF, attributes=said, links=[Link(SpanContext(1, 2, False), said)])
@@ -81,7 +64,7 @@ def test_half_an_emoji_is_an_escape_in_every_text_of_a_span(encode: Encode, capl
         span.set_status(Status(StatusCode.ERROR, HALF))
         span.end()
 
-    messages = sent(encode, make, {"host.name": HALF})
+    messages = sent(make, {"host.name": HALF})
     spans = spans_of(messages)
     assert sorted(span.name for span in spans) == ["beside", "beside", SHOWN, SHOWN]
     for span in spans:
@@ -104,10 +87,9 @@ def test_half_an_emoji_is_an_escape_in_every_text_of_a_span(encode: Encode, capl
     assert caplog.text == ""
 
 
-@both
-def test_an_integer_of_more_than_64_bits_is_a_text(encode: Encode, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_integer_of_more_than_64_bits_is_a_text(caplog: pytest.LogCaptureFixture) -> None:
     said = {"large": 2**63, "small": -(2**63) - 1, "list": [1, 2**64], "fits": 2**63 - 1}
-    spans = spans_of(sent(encode, lambda tracer: tracer.start_span("numbers", attributes=said).end()))
+    spans = spans_of(sent(lambda tracer: tracer.start_span("numbers", attributes=said).end()))
     for span in [span for span in spans if span.name == "numbers"]:
         values = {pair.key: pair.value for pair in span.attributes}
         assert values["large"].string_value == str(2**63)
@@ -120,21 +102,19 @@ def test_an_integer_of_more_than_64_bits_is_a_text(encode: Encode, caplog: pytes
     assert caplog.text == ""
 
 
-@both
 @pytest.mark.parametrize("name", [7, None, b"seven", ("GET", "/")])
-def test_a_name_that_is_no_text_costs_no_span(encode: Encode, name: Any) -> None:
+def test_a_name_that_is_no_text_costs_no_span(name: Any) -> None:
     def make(tracer: Tracer) -> None:
         span = tracer.start_span(name)
         span.add_event(name)
         span.end()
 
-    names = [span.name for span in spans_of(sent(encode, make))]
+    names = [span.name for span in spans_of(sent(make))]
     assert sorted(names) == sorted(["beside", "beside", *[str(name) if name is not None else ""] * 2])
 
 
-@both
-def test_a_span_that_cannot_be_sent_costs_itself_and_one_line(encode: Encode, caplog: pytest.LogCaptureFixture) -> None:
-    spans = spans_of(sent(encode, lambda tracer: tracer.start_span("early", start_time=-1).end()))
+def test_a_span_that_cannot_be_sent_costs_itself_and_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    spans = spans_of(sent(lambda tracer: tracer.start_span("early", start_time=-1).end()))
     assert [span.name for span in spans] == ["beside", "beside"]
     assert [(record.levelno, record.exc_info) for record in caplog.records] == [(logging.WARNING, None)]
 
