@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
+from benchmarks.trees import is_commit
 from tests.house import wait_until
 from tests.shapes import assert_documented
 from waybill.environment import INTERRUPTED
@@ -63,6 +64,22 @@ def test_variants_are_measured_end_to_end_and_nothing_stays(folder: Path) -> Non
         assert turn["answers"]["failed"] == 0
         assert turn["cpu_ms"]["order"] > 0
         assert turn["warnings"] == []
+    assert left_running(folder) == []
+    assert [path.name for path in (folder / "bench").iterdir()] == ["lock"]
+
+
+@pytest.mark.skipif(not is_commit("HEAD"), reason="these files are no clone")
+def test_a_commit_is_measured_against_the_working_tree_and_nothing_stays(folder: Path) -> None:
+    bench = start(folder, "--base=HEAD", "--json")
+    output, errors = bench.communicate(timeout=280)
+    assert bench.returncode == 0, errors
+    found = assert_documented("bench", output)
+    assert list(found["variants"]) == ["HEAD", "the working tree"]
+    assert found["variants"]["HEAD"]["ratio"]["median"] == 1
+    for measured in found["variants"].values():
+        assert measured["spans_an_order"] > 20
+        assert measured["spans_lost"] == 0
+        assert measured["cpu_ms_an_order"]["order"] > 0
     assert left_running(folder) == []
     assert [path.name for path in (folder / "bench").iterdir()] == ["lock"]
 
