@@ -370,14 +370,14 @@ PARENTS = """
 import contextvars, json, sys
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
+import telemetry
 from benchmarks import calls
-from chassis.tracing import way
 
 class Keep(SpanProcessor):
     def on_end(self, span):
         spans.append(span)
 
-way().configure("bench", spans=None)
+telemetry.configure("bench", spans=None)
 trace.get_tracer_provider().add_span_processor(Keep())
 spans, found = [], {}
 
