@@ -4,7 +4,7 @@ https://opentelemetry.io/docs/specs/semconv/database/redis/
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from time import perf_counter
 from typing import Any
@@ -14,12 +14,13 @@ from opentelemetry.semconv.attributes.db_attributes import (
     DB_NAMESPACE,
     DB_OPERATION_NAME,
     DB_QUERY_SUMMARY,
+    DB_QUERY_TEXT,
     DB_RESPONSE_STATUS_CODE,
     DB_SYSTEM_NAME,
 )
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_TRANSPORT
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
-from opentelemetry.util.types import AttributeValue
 from redis import ResponseError
 
 from . import __version__
@@ -86,28 +87,43 @@ def query(command: str, length: int) -> str:
     return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 3]}..."
 
 
-def pipeline_attributes(pipeline: Any, commands: Collection[str], size: int) -> tuple[str, dict[str, AttributeValue]]:
+def describe_pipeline(pipeline: Any) -> tuple[str, dict[str, Any]]:
     """Return the name of a pipeline's span and its attributes: each command is named once, even for fifty SETs."""
+    held = queued(pipeline)
+    commands = [text(args[0]) for args in held]
+    attributes: dict[str, Any] = {
+        DB_QUERY_TEXT: "\n".join(query(command, len(args)) for command, args in zip(commands, held, strict=True)),
+        DB_REDIS_PIPELINE_LENGTH: len(held),
+        **place(pipeline),
+    }
+    if not commands:
+        return "redis", attributes
     names = list(dict.fromkeys(commands))
     # A cluster's pipeline lacks this attribute, or has None, if it is not a transaction.
     kind = "MULTI" if getattr(pipeline, "transaction", None) is True else "PIPELINE"
     alike = f"{kind} {names[0]}" if len(names) == 1 else kind
-    attributes: dict[str, AttributeValue] = {
+    return " ".join(names), {
+        **attributes,
         DB_QUERY_SUMMARY: " ".join(names),
-        DB_OPERATION_NAME: names[0] if size == 1 else alike,
-        **({"db.operation.batch.size": size} if size > 1 else {}),
+        DB_OPERATION_NAME: alike if len(held) > 1 else names[0],
+        **({"db.operation.batch.size": len(held)} if len(held) > 1 else {}),
     }
-    return " ".join(names), attributes
+
+
+def place(client: Any) -> dict[str, Any]:
+    """Return the database that a client uses, and where the server is."""
+    return {**database(client), **server(client)}
 
 
 def server(client: Any) -> dict[str, str | int]:
-    """Return the server's address; nothing for a cluster's client."""
+    """Return the server's address and its transport; nothing for a cluster's client."""
     options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
     if options is None:
         return {}
     if "path" in options:
-        return {SERVER_ADDRESS: options["path"]}
-    return {SERVER_ADDRESS: options.get("host", "localhost"), SERVER_PORT: options.get("port", 6379)}
+        return {SERVER_ADDRESS: options["path"], NETWORK_TRANSPORT: "unix"}
+    address, port = options.get("host", "localhost"), options.get("port", 6379)
+    return {SERVER_ADDRESS: address, SERVER_PORT: port, NETWORK_TRANSPORT: "tcp"}
 
 
 def database(client: Any) -> dict[str, str]:

@@ -13,6 +13,9 @@ https://opentelemetry.io/docs/specs/otel/schemas/
 MESSAGING_SYSTEM = "messaging.system"
 """An attribute that has no stable name in the package of the conventions."""
 
+SECONDS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
+"""The boundaries that they advise for durations of requests and messages."""
+
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 """The methods of HTTP that the conventions know."""
 

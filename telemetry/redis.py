@@ -16,11 +16,11 @@ from .commands import (
     DB_REDIS_ARGS_LENGTH,
     DB_REDIS_PIPELINE_LENGTH,
     database,
+    describe_pipeline,
     measure,
-    pipeline_attributes,
+    place,
     query,
     queued,
-    server,
     status,
     text,
 )
@@ -59,10 +59,8 @@ def _name_span(span: Span, client: Any, args: Sequence[Any], _options: object) -
 def _pipeline(pipeline: Any) -> tuple[list[Any], str, str]:
     """Return a pipeline's commands, their text and names; the instrumentation's function raises if one is bytes."""
     try:
-        commands = queued(pipeline)
-        names = [text(command[0]) for command in commands]
-        queries = [query(name, len(command)) for name, command in zip(names, commands, strict=True)]
-        return commands, "\n".join(queries), " ".join(names) or "redis"
+        name, described = describe_pipeline(pipeline)
+        return queued(pipeline), described[DB_QUERY_TEXT], name
     except Exception as error:
         report("the name of a pipeline", error)
         return [], "", "redis"
@@ -76,17 +74,16 @@ def _execute_pipeline(execute: Callable[..., Any], pipeline: Any, args: Any, opt
     described: Mapping[str, Any] = {}
     try:
         # It has no commands any more when it is done.
-        if names := [text(command[0]) for command in queued(pipeline)]:
-            name, own = pipeline_attributes(pipeline, names, len(names))
-            described = {**own, **database(pipeline), **server(pipeline)}
-            _name_pipeline(name, described)
+        _, described = describe_pipeline(pipeline)
+        if span := _current(DB_REDIS_PIPELINE_LENGTH):
+            span.set_attributes(described)
     except Exception as error:
         report("the attributes of a pipeline", error)
     return _measured(partial(execute, *args, **options), lambda: described)
 
 
 def _of_command(client: Any, args: Any) -> Mapping[str, Any]:
-    return {DB_OPERATION_NAME: text(args[0]), **database(client), **server(client)} if args else {}
+    return {DB_OPERATION_NAME: text(args[0]), **place(client)} if args else {}
 
 
 def _measured(execute: Callable[[], Any], describe: Callable[[], Mapping[str, Any]]) -> Any:
@@ -110,16 +107,6 @@ def _measured(execute: Callable[[], Any], describe: Callable[[], Mapping[str, An
 @guarded
 def _measure(started: float, describe: Callable[[], Mapping[str, Any]], error: BaseException | None = None) -> None:
     measure(started, describe(), error)
-
-
-def _name_pipeline(name: str, described: Mapping[str, Any]) -> None:
-    """Make the span of a pipeline name each command once: by default fifty SETs make a name of fifty words.
-
-    https://opentelemetry.io/docs/specs/semconv/database/redis/
-    """
-    if span := _current(DB_REDIS_PIPELINE_LENGTH):
-        span.update_name(name)
-        span.set_attributes(described)
 
 
 @guarded

@@ -15,7 +15,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.trace import Link, Span, SpanKind
 
 from . import __version__
-from .conventions import MESSAGING_SYSTEM, SCHEMA_URL
+from .conventions import MESSAGING_SYSTEM, SCHEMA_URL, SECONDS
 from .durations import Durations
 from .errors import type_name
 from .sdk import Tally
@@ -23,7 +23,6 @@ from .threads import Within, suppress_instrumentation
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 meter = metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL)
-SECONDS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 process_duration = Durations(
     meter.create_histogram(
         "messaging.process.duration",

@@ -24,7 +24,7 @@ from ..errors import record_exception, type_name
 from ..guard import guarded, report
 from ..sdk import Tally
 from ..wsgi import Stream, claim, excluded_by, sent_by_the_server, server
-from .http import durations, method_attributes, user_agent_attributes
+from .http import durations, method_attributes, present, user_agent_attributes
 
 REQUEST = "telemetry.request"
 """The key in the WSGI environment of the request that is traced."""
@@ -130,17 +130,6 @@ class _Request:
         environ[REQUEST] = self
 
     @guarded
-    def name(self, rule: str | None) -> None:
-        """Name the span by the route, now that it is known, with what middleware made of the environment."""
-        if _what_matters(self.environ) != self.seen:
-            self.span.set_attributes(_attributes(self.environ))
-        if rule is not None:
-            self.route = rule
-            self.span.set_attribute(HTTP_ROUTE, rule)
-            self.span.update_name(f"{self.name_of_method} {rule}")
-            context.attach(context.set_value(ROUTE, f"{self.environ['REQUEST_METHOD']} {rule}"))
-
-    @guarded
     def answer(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Say what is answered, and tell the caller the trace."""
         self.answered = True
@@ -184,8 +173,16 @@ class _Request:
 
 @guarded
 def _name_request(_app: flask.Flask, **_: object) -> None:
-    if request := flask.request.environ.get(REQUEST):
-        request.name(flask.request.url_rule.rule if flask.request.url_rule else None)
+    """Name the span by the route, now that it is known, with what middleware made of the environment."""
+    if not (request := flask.request.environ.get(REQUEST)):
+        return
+    if _what_matters(request.environ) != request.seen:
+        request.span.set_attributes(_attributes(request.environ))
+    if flask.request.url_rule:
+        request.route = route = flask.request.url_rule.rule
+        request.span.set_attribute(HTTP_ROUTE, route)
+        request.span.update_name(f"{request.name_of_method} {route}")
+        context.attach(context.set_value(ROUTE, f"{request.environ['REQUEST_METHOD']} {route}"))
 
 
 @guarded
@@ -211,24 +208,17 @@ def _what_matters(environ: Environ) -> tuple[str, ...]:
 def _attributes(environ: Environ) -> dict[str, Any]:
     """Return what the conventions name of a request, without its query."""
     get = environ.get
-    attributes: dict[str, Any] = {
-        **method_attributes(get("REQUEST_METHOD", "").strip()),
-        **server(environ),
-        **user_agent_attributes(get("HTTP_USER_AGENT")),
+    port = str(get("REMOTE_PORT", ""))
+    own = {
+        URL_SCHEME: get("wsgi.url_scheme"),
+        NETWORK_PROTOCOL_VERSION: get("SERVER_PROTOCOL", "").upper().removeprefix("HTTP/"),
+        "url.path": get("PATH_INFO"),
+        URL_QUERY: "REDACTED" if get("QUERY_STRING") else "",
+        "client.address": get("REMOTE_HOST") or get("REMOTE_ADDR"),
+        "client.port": int(port) if port.isdecimal() else 0,
     }
-    if get("wsgi.url_scheme"):
-        attributes[URL_SCHEME] = environ["wsgi.url_scheme"]
-    if version := get("SERVER_PROTOCOL", "").upper().removeprefix("HTTP/"):
-        attributes[NETWORK_PROTOCOL_VERSION] = version
-    if get("PATH_INFO"):
-        attributes["url.path"] = environ["PATH_INFO"]
-    if get("QUERY_STRING"):
-        attributes[URL_QUERY] = "REDACTED"
-    if address := get("REMOTE_HOST") or get("REMOTE_ADDR"):
-        attributes["client.address"] = address
-    if (port := str(get("REMOTE_PORT", ""))).isdecimal():
-        attributes["client.port"] = int(port)
-    return attributes
+    method, agent = method_attributes(get("REQUEST_METHOD", "").strip()), user_agent_attributes(get("HTTP_USER_AGENT"))
+    return {**method, **server(environ), **agent, **present(own)}
 
 
 @lru_cache(maxsize=500)
@@ -242,4 +232,4 @@ def _measured(method: str, scheme: str, version: str, route: str, status: int, f
         HTTP_RESPONSE_STATUS_CODE: status,
         ERROR_TYPE: failed or (str(status) if status >= 500 else ""),
     }
-    return {name: value for name, value in attributes.items() if value}
+    return present(attributes)

@@ -7,25 +7,13 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.semconv.attributes.db_attributes import DB_OPERATION_NAME, DB_QUERY_TEXT
-from opentelemetry.semconv.attributes.server_attributes import SERVER_PORT
 from opentelemetry.trace import Span, SpanKind
 from redis import Redis, WatchError
 from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
 from .. import __version__
-from ..commands import (
-    DB_REDIS_ARGS_LENGTH,
-    DB_REDIS_PIPELINE_LENGTH,
-    database,
-    measure,
-    pipeline_attributes,
-    query,
-    queued,
-    server,
-    status,
-    text,
-)
+from ..commands import DB_REDIS_ARGS_LENGTH, describe_pipeline, measure, place, query, status, text
 from ..conventions import SCHEMA_URL
 from ..guard import guarded, report
 from ..spans import Current
@@ -92,26 +80,9 @@ def _describe_command(client: Any, args: tuple[Any, ...]) -> tuple[str, dict[str
         DB_QUERY_TEXT: query(command, len(args)),
         DB_REDIS_ARGS_LENGTH: len(args),
         DB_OPERATION_NAME: command,
-        **_place(client),
+        **place(client),
     }
 
 
 def _describe_pipeline(pipeline: Any, _args: object) -> tuple[str, dict[str, Any]]:
-    held = queued(pipeline)
-    commands = [text(args[0]) for args in held]
-    attributes = {
-        DB_QUERY_TEXT: "\n".join(query(command, len(args)) for command, args in zip(commands, held, strict=True)),
-        DB_REDIS_PIPELINE_LENGTH: len(held),
-        **_place(pipeline),
-    }
-    if not commands:
-        return "redis", attributes
-    name, described = pipeline_attributes(pipeline, commands, len(commands))
-    return name, attributes | described
-
-
-def _place(client: Any) -> dict[str, Any]:
-    place = server(client)
-    if not place:
-        return dict(database(client))
-    return {**database(client), **place, "network.transport": "tcp" if SERVER_PORT in place else "unix"}
+    return describe_pipeline(pipeline)

@@ -27,7 +27,7 @@ from ..requests import resend_count
 from ..spans import Current
 from ..threads import is_suppressed
 from ..urls import without_password, without_query
-from .http import durations, method_attributes, user_agent_attributes
+from .http import durations, method_attributes, present, user_agent_attributes
 
 tracer = trace.get_tracer(__name__, __version__, schema_url=SCHEMA_URL)
 duration = durations(metrics.get_meter(__name__, __version__, schema_url=SCHEMA_URL), "client")
@@ -89,13 +89,11 @@ class _Call:
         scheme, _, rest = url.partition("://")
         self.place = (request.method or "", scheme, rest.partition("/")[0])
         name, attributes, _ = _known(*self.place)
-        said: dict[str, Any] = {
+        said = {
             **attributes,
-            URL_FULL: without_password(without_query(url)),
+            **present({URL_FULL: without_password(without_query(url)), HTTP_REQUEST_RESEND_COUNT: resend_count.get()}),
             **user_agent_attributes(request.headers.get("User-Agent")),
         }
-        if count := resend_count.get():
-            said[HTTP_REQUEST_RESEND_COUNT] = count
         self.span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=said)
         propagate.inject(request.headers, trace.set_span_in_context(self.span))
         self.started = perf_counter()
@@ -120,20 +118,12 @@ def _known(method: str, scheme: str, host: str) -> tuple[str, dict[str, Any], di
     url = urlsplit(f"{scheme}://{host}")
     methods = method_attributes(method.strip())
     known = methods[HTTP_REQUEST_METHOD]
-    server: dict[str, Any] = {}
-    peer: dict[str, Any] = {}
-    if url.hostname:
-        server[SERVER_ADDRESS] = peer["network.peer.address"] = url.hostname
-    if url.port:
-        server[SERVER_PORT] = peer["network.peer.port"] = url.port
+    server = present({SERVER_ADDRESS: url.hostname, SERVER_PORT: url.port})
+    peer = present({"network.peer.address": url.hostname, "network.peer.port": url.port})
     return known if known != "_OTHER" else "HTTP", methods | server | peer, {HTTP_REQUEST_METHOD: known} | server
 
 
 @lru_cache(maxsize=500)
 def _answered(status: int, version: str, error: str) -> dict[str, Any]:
-    said = {
-        HTTP_RESPONSE_STATUS_CODE: status,
-        NETWORK_PROTOCOL_VERSION: version,
-        ERROR_TYPE: error or (str(status) if status >= 400 else ""),
-    }
-    return {name: value for name, value in said.items() if value}
+    kind = error or (str(status) if status >= 400 else "")
+    return present({HTTP_RESPONSE_STATUS_CODE: status, NETWORK_PROTOCOL_VERSION: version, ERROR_TYPE: kind})

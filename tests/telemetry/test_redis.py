@@ -152,7 +152,7 @@ def test_a_pipeline_that_cannot_be_described_is_executed(
     def fail(*_: object) -> None:
         raise LookupError
 
-    for file in ("telemetry.redis", "telemetry.lean.redis"):
+    for file in ("telemetry.redis", "telemetry.commands"):
         monkeypatch.setattr(f"{file}.queued", fail)
     with redis.Redis(port=valkey) as client:
         assert client.pipeline().set("a", 1).get("a").execute() == [True, b"1"]
@@ -193,14 +193,15 @@ def test_a_hook_that_fails_costs_no_command(
         raise KeyError("sesame")
 
     monkeypatch.setattr("telemetry.guard._reported", set())
-    monkeypatch.setattr(f"telemetry.{'redis' if way is official else 'lean.redis'}.database", fail)
+    for file in ("telemetry.redis", "telemetry.commands"):
+        monkeypatch.setattr(f"{file}.database", fail)
     with redis.Redis(port=valkey) as client:
         client.set("a", 1)
         assert client.get("a") == b"1"
         assert client.pipeline().get("a").execute() == [b"1"]
-    assert recorded.names == (["SET", "GET", "GET"] if way is official else [])
+    assert recorded.names == (["SET", "GET", "redis"] if way is official else [])
     # Each hook once.
-    assert len(caplog.records) == (3 if way is official else 2)
+    assert len(caplog.records) == (4 if way is official else 2)
 
 
 def test_commands_and_pipelines_are_measured_with_the_error_that_ended_them(recorded: Recorded, valkey: int) -> None:
