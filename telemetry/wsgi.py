@@ -92,7 +92,7 @@ class Stream:
         """`end` is called when the body has ended, with the error if one ended it; it may be called again."""
         self.body = body
         self.parts = iter(body)
-        self.context = within
+        self.context = self.within = within
         self.end = end
 
     def __iter__(self) -> Iterator[bytes]:
@@ -120,12 +120,18 @@ class Stream:
             if hasattr(self.body, "close"):
                 self.body.close()
         finally:
+            self.context = self.within
             self.end(None)
             context.detach(token)
 
     def __del__(self) -> None:
-        # A generator that nobody has closed, as with a test client that reads no body, ends here: its spans would
-        # otherwise restore their context into unrelated code.
+        # Before Python 3.12, a process may crash if a context variable is set while the garbage collector has
+        # interrupted the setting of one: https://github.com/python/cpython/issues/148891
+        if self.context is self.within:
+            self.end(None)
+            return
+        # A generator that nobody has closed, as with a test client that does not read to the end, ends here: the
+        # spans that it has opened would otherwise restore their context into unrelated code.
         token = context.attach(self.context)
         self.body, self.parts = (), iter(())
         self.end(None)

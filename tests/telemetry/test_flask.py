@@ -36,6 +36,7 @@ import telemetry
 from telemetry import flask as telemetry_flask
 from telemetry import lean
 from telemetry.lean import flask as lean_flask
+from telemetry.wsgi import Stream
 from tests.telemetry.conftest import Recorded
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -556,6 +557,19 @@ def test_a_stream_that_nobody_closes_leaves_nothing_to_the_next_request(
     assert context.get_current() == {}
     server = only(memory)
     assert [span.parent for span in memory.get_finished_spans() if span.name == "rows"] == [server.context] * read
+
+
+@pytest.mark.parametrize("use", [list, next, Stream.close, id], ids=["read", "read in part", "closed", "unread"])
+def test_a_stream_between_whose_parts_nothing_is_open_changes_no_context_when_it_is_freed(
+    monkeypatch: pytest.MonkeyPatch, use: Callable[[Stream], object]
+) -> None:
+    ends: list[object] = []
+    stream = Stream(iter([b"0", b"1"]), context.Context(), ends.append)
+    use(stream)
+    attached: list[object] = []
+    monkeypatch.setattr(context, "attach", attached.append)
+    del stream
+    assert (set(ends), attached) == ({None}, [])
 
 
 def test_the_span_of_a_stream_lasts_until_its_end(app: Flask, memory: InMemorySpanExporter) -> None:
