@@ -1,10 +1,13 @@
 """`waybill`, or `python -m waybill`: the commands of the tool."""
 
+import _thread
 import sys
+from typing import Any
 
 
 def main() -> None:
     """Run the command that the arguments name. Ctrl-C ends it in one line."""
+    sys.unraisablehook = interrupt_again
     try:
         # Imported here, so that Ctrl-C also ends in one line during the import.
         from waybill.commands import call, waybill
@@ -15,6 +18,14 @@ def main() -> None:
 
         sys.stderr.write("\nStopped.\n")
         sys.exit(INTERRUPTED)
+
+
+def interrupt_again(ignored: Any) -> None:
+    """Interrupt the main thread again if Ctrl-C came in a finalizer, which may not raise: Python only reports it."""
+    if ignored.exc_type is KeyboardInterrupt:
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 if __name__ == "__main__":
