@@ -1,7 +1,9 @@
 """`waybill`, or `python -m waybill`: the commands of the tool."""
 
-import _thread
+import os
+import signal
 import sys
+import threading
 from typing import Any
 
 
@@ -21,9 +23,10 @@ def main() -> None:
 
 
 def interrupt_again(ignored: Any) -> None:
-    """Interrupt the main thread again if Ctrl-C came in a finalizer, which may not raise: Python only reports it."""
+    """Interrupt this process again if Ctrl-C came in a finalizer, which may not raise: Python only reports it."""
     if ignored.exc_type is KeyboardInterrupt:
-        _thread.interrupt_main()
+        # Here it would be ignored again.
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(ignored)
 

@@ -1,4 +1,4 @@
-"""What the tool does around every command."""
+"""How the tool's commands end."""
 
 import signal
 import subprocess
@@ -17,8 +17,7 @@ class Finalized:
 
 def command(*_):
     Finalized()
-    for _ in range(600):
-        time.sleep(0.05)
+    time.sleep(60)
 
 waybill.commands.call = command
 from waybill.__main__ import main
