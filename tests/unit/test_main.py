@@ -1,4 +1,4 @@
-"""How the tool's commands end."""
+"""Commands of the tool end at Ctrl-C, whenever it comes."""
 
 import signal
 import subprocess
