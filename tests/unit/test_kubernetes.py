@@ -483,25 +483,33 @@ def test_each_service_whose_data_grows_old_has_a_job_that_deletes_it_once_a_day(
 
 
 def test_a_job_that_deletes_old_data_may_do_no_more_than_a_service() -> None:
-    job = common("retention")["spec"]
-    assert job["concurrencyPolicy"] == "Forbid"
-    assert {"startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"} < set(job)
-    # It is over before the next one begins.
-    assert 0 < job["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 86_400
-    app, pod = container(job["jobTemplate"]), job["jobTemplate"]["spec"]["template"]["spec"]
-    (restricted,) = documents("components/restricted/restricted.yaml")
-    assert app["securityContext"] == container(restricted)["securityContext"]
-    assert app["resources"] == container(common("process"))["resources"]
-    assert app["volumeMounts"] == [{"name": "secrets", "mountPath": "/run/secrets", "readOnly": True}]
-    service = restricted["spec"]["template"]["spec"]
+    patches = yaml.safe_load((HERE / "components/restricted/kustomization.yaml").read_text())["patches"]
+    assert {"path": "job.yaml", "target": {"kind": "CronJob"}} in patches
+    (restricted,), (job,) = (documents(f"components/restricted/{name}.yaml") for name in ("restricted", "job"))
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    assert {"startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"} < set(job["spec"])
+    assert container(job["spec"]["jobTemplate"])["securityContext"] == container(restricted)["securityContext"]
+    pod, service = job["spec"]["jobTemplate"]["spec"]["template"]["spec"], restricted["spec"]["template"]["spec"]
     for field in ("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks"):
         assert pod[field] == service[field]
-    user = common("process")["spec"]["template"]["spec"]["securityContext"]
-    assert pod["securityContext"] | service["securityContext"] == service["securityContext"] | user
+    ours, user = (each["spec"]["template"]["spec"]["securityContext"] for each in (common("process"), retention()))
+    assert pod["securityContext"] | user | service["securityContext"] == service["securityContext"] | ours
+
+
+def test_the_jobs_of_the_services_are_over_before_the_next_ones_begin() -> None:
+    assert 0 < retention()["spec"]["activeDeadlineSeconds"] < 86_400
+    app = container(retention())
+    assert app["resources"] == container(common("process"))["resources"]
+    assert app["volumeMounts"] == [{"name": "secrets", "mountPath": "/run/secrets", "readOnly": True}]
+
+
+def retention() -> dict[str, Any]:
+    """Return what the jobs of the services have in common."""
+    return dict(common("retention")["spec"]["jobTemplate"])
 
 
 def test_the_age_of_old_data_is_set_once_and_is_that_of_the_code() -> None:
-    (days,) = container(common("retention")["spec"]["jobTemplate"])["env"]
+    (days,) = container(retention())["env"]
     field = RetentionSettings.model_fields[days["name"].lower()]
     reference = days["valueFrom"]["configMapKeyRef"]
     assert generated("base", reference["name"]) == f"{reference['key']}={field.default:g}"
