@@ -1,8 +1,10 @@
-"""One kind of call, timed: `python -m benchmarks.calls flask` prints the microseconds of CPU that it takes.
+"""One kind of call, timed: `python -m benchmarks.calls flask` prints its microseconds of CPU, warm and cold.
 
 It is run with the telemetry of a variant instead of ours. Each call has a sampled parent, as within an order: a span
-without one takes other steps. The result is the lowest tenth of many short batches: the others shared the processor's
-caches with other work.
+without one takes other steps.
+
+Warm is the lowest tenth of many short batches of the same call. Cold is the median of calls that find other data in the
+processor's caches, as in an order: between two of its calls, other processes run.
 """
 
 import gc
@@ -12,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any, cast
 
 import click
@@ -20,6 +23,9 @@ from opentelemetry.context import Context
 
 BATCHES = 60
 BATCH_SECONDS = 0.03
+COLD_CALLS = 500
+OTHER_DATA = 8 * 2**20
+"""Bytes: more than the caches that a core has to itself."""
 CALLER = f"00-{1:032x}-{1:016x}-01"
 """The traceparent of whoever calls or has placed the order: its trace is sampled."""
 
@@ -172,6 +178,17 @@ def of_encoding() -> Callable[[], object]:
     return lambda: encode_spans(batch).SerializeToString()
 
 
+def of_a_span() -> Callable[[], object]:
+    """Return a block with a span of its own."""
+    tracer = trace.get_tracer(__name__)
+
+    def call() -> None:
+        with tracer.start_as_current_span("step"):
+            pass
+
+    return in_a_request(call)
+
+
 ENCODED = 64
 CALLS: dict[str, Callable[[], Callable[[], object]]] = {
     "flask": of_flask,
@@ -179,11 +196,12 @@ CALLS: dict[str, Callable[[], Callable[[], object]]] = {
     "sqlalchemy": of_sqlalchemy,
     "redis": of_redis,
     "stream message": of_stream_message,
+    "span of one's own": of_a_span,
     "encode a span": of_encoding,
 }
 
 
-def lowest_tenth(call: Callable[[], object]) -> float:
+def warm(call: Callable[[], object]) -> float:
     """Return the microseconds of CPU of one call: the mean of the fastest tenth of the batches."""
     for _ in range(200):
         call()
@@ -202,6 +220,18 @@ def lowest_tenth(call: Callable[[], object]) -> float:
     return 1e6 * sum(fastest) / len(fastest)
 
 
+def cold(call: Callable[[], object]) -> float:
+    """Return the median of the microseconds of CPU of one call that finds the caches full of other data."""
+    other = b"." * OTHER_DATA
+    times = []
+    for _ in range(COLD_CALLS):
+        other.find(b"!")
+        began = time.thread_time()
+        call()
+        times.append(time.thread_time() - began)
+    return 1e6 * median(times)
+
+
 def main(name: str) -> None:
     """Time the calls with this name."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -212,8 +242,8 @@ def main(name: str) -> None:
     # Otherwise the spans cannot be sent, and each one that finds the queue full costs as much as a call.
     OTLPSpanExporter.export = lambda *_: SpanExportResult.SUCCESS  # type: ignore[method-assign]
     telemetry.configure("bench")
-    microseconds = lowest_tenth(CALLS[name]())
-    click.echo(json.dumps(microseconds / (ENCODED if name == "encode a span" else 1)))
+    call, calls = CALLS[name](), ENCODED if name == "encode a span" else 1
+    click.echo(json.dumps([warm(call) / calls, cold(call) / calls]))
     sys.stdout.flush()
     # The metrics cannot be sent, so do not wait until they are given up.
     os._exit(0)

@@ -13,13 +13,27 @@ from benchmarks.load import run
 from benchmarks.progress import shown
 from benchmarks.variants import LEAN, OURS, UNTRACED, VARIANTS
 
-CALLS = ("flask", "requests", "sqlalchemy", "redis", "stream message", "encode a span")
+IN_AN_ORDER = {
+    "flask": 4,
+    "requests": 4,
+    "sqlalchemy": 8,
+    "redis": 2,
+    "stream message": 1,
+    "span of one's own": 3,
+}
+"""The calls of a completed order that make a span; a message makes two."""
+CALLS = (*IN_AN_ORDER, "encode a span")
+ALL_OF_AN_ORDER = "all of an order"
 COMPARED = (UNTRACED, "textbook", OURS, LEAN)
 
 
 def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
-    """Return the microseconds of each call in each variant. `check` is called repeatedly, and may raise."""
-    found: dict[str, dict[str, float]] = {call: {} for call in CALLS}
+    """Return the microseconds of each call in each variant, warm and cold, and of the calls of an order together.
+
+    `check` is called repeatedly, and may raise.
+    """
+    found: dict[str, dict[str, float]] = {row: {} for row in (*CALLS, ALL_OF_AN_ORDER)}
+    found |= {f"{row}, cold": {} for row in found}
     # Without tracing there is no span to encode.
     pairs = [
         (name, call)
@@ -31,12 +45,17 @@ def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
         bar = progress.add_task("", total=len(pairs))
         for name, call in pairs:
             progress.update(bar, description=f"{name}: {call}")
-            found[call][name] = _in_a_process(name, call, check)
+            found[call][name], found[f"{call}, cold"][name] = _in_a_process(name, call, check)
             progress.advance(bar)
+    for name in found[CALLS[0]]:
+        for ending in ("", ", cold"):
+            found[f"{ALL_OF_AN_ORDER}{ending}"][name] = sum(
+                number * found[f"{call}{ending}"][name] for call, number in IN_AN_ORDER.items()
+            )
     return found
 
 
-def _in_a_process(name: str, call: str, check: Callable[[], None]) -> float:
+def _in_a_process(name: str, call: str, check: Callable[[], None]) -> tuple[float, float]:
     with TemporaryDirectory(prefix="waybill-bench-") as folder:
         # Without the caller's settings of OpenTelemetry, which would change what is measured.
         plain = {variable: value for variable, value in os.environ.items() if not variable.startswith("OTEL_")}
@@ -44,4 +63,5 @@ def _in_a_process(name: str, call: str, check: Callable[[], None]) -> float:
         done = run([sys.executable, "-m", "benchmarks.calls", call], check, environment)
     if done.returncode:
         raise click.ClickException(f"{call} in {name} failed:\n{done.stdout.strip()}")
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    warm, cold = json.loads(done.stdout.splitlines()[-1])
+    return warm, cold

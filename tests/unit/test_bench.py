@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -344,6 +345,20 @@ def test_the_code_of_every_variant_can_be_imported_and_has_the_names_of_ours(nam
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)
 
 
+def test_the_calls_of_an_order_are_those_that_make_its_spans() -> None:
+    found = Counter(
+        scope["scope"]["name"].rpartition(".")[2]
+        for resource in json.loads((ROOT / "benchmarks/order.json").read_text())["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for _ in scope["spans"]
+    )
+    made = dict(micro.IN_AN_ORDER)
+    # Sent and processed.
+    made["streams"] = 2 * made.pop("stream message")
+    made["process"] = made.pop("span of one's own")
+    assert found == made
+
+
 def test_single_calls_are_measured_without_the_callers_settings_and_with_a_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,14 +366,19 @@ def test_single_calls_are_measured_without_the_callers_settings_and_with_a_bar(
 
     def run(command: list[str], _: object, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         environments.append(environment)
-        return subprocess.CompletedProcess(command, 0, "7.0")
+        return subprocess.CompletedProcess(command, 0, "[7.0, 20.0]")
 
     monkeypatch.setattr(micro, "run", run)
     monkeypatch.setattr(micro, "COMPARED", ("ours",))
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     monkeypatch.setenv("WAYBILL_TELEMETRY", "lean")
     found = micro.measure(lambda: None)
-    assert {call: times["ours"] for call, times in found.items()} == dict.fromkeys(micro.CALLS, 7.0)
+    of_an_order = sum(micro.IN_AN_ORDER.values())
+    warm = dict.fromkeys(micro.CALLS, 7.0) | {"all of an order": 7.0 * of_an_order}
+    cold = dict.fromkeys((f"{call}, cold" for call in micro.CALLS), 20.0) | {
+        "all of an order, cold": 20.0 * of_an_order
+    }
+    assert {row: times["ours"] for row, times in found.items()} == warm | cold
     assert [name for environment in environments for name in environment if name.startswith("OTEL_")] == []
     assert {environment["WAYBILL_TELEMETRY"] for environment in environments} == {""}
     printed = capsys.readouterr()
@@ -402,7 +422,7 @@ def test_every_timed_call_makes_spans_with_a_sampled_parent_as_in_an_order(name:
     )
     found = json.loads(done.stdout)
     assert {call: len(spans) for call, spans in found.items()} == {
-        **dict.fromkeys(("flask", "requests", "sqlalchemy", "redis"), 1),
+        **dict.fromkeys(("flask", "requests", "sqlalchemy", "redis", "span of one's own"), 1),
         "stream message": 2,
     }
     assert [span for spans in found.values() for span, has_parent in spans if not has_parent] == []
