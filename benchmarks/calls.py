@@ -3,8 +3,8 @@
 It is run with the telemetry of a variant instead of ours. Each call has a sampled parent, as within an order: a span
 without one takes other steps.
 
-Warm is the lowest tenth of many short batches of the same call. Cold is the median of calls that find other data in the
-processor's caches, as in an order: between two of its calls, other processes run.
+Warm is the lowest tenth of many short batches of the same call. Cold is the median of calls that find nothing of theirs
+in the processor's caches, because other data were read before each of them.
 """
 
 import gc
@@ -23,9 +23,9 @@ from opentelemetry.context import Context
 
 BATCHES = 60
 BATCH_SECONDS = 0.03
-COLD_CALLS = 500
-OTHER_DATA = 8 * 2**20
-"""Bytes: more than the caches that a core has to itself."""
+COLD_CALLS = 200
+OTHER_DATA = 64 * 2**20
+"""Bytes: more than the caches of most processors."""
 CALLER = f"00-{1:032x}-{1:016x}-01"
 """The traceparent of whoever calls or has placed the order: its trace is sampled."""
 
