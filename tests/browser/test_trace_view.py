@@ -48,11 +48,13 @@ def test_what_a_span_says_opens_below_it(visit: Open, house: House) -> None:
     expect(opened.get_by_role("heading", name="Event order_completed")).to_be_visible()
     expect(opened.locator("dl").filter(has_text="order.outcome")).to_contain_text("completed")
     expect(opened.locator("dl").filter(has_text="service.instance.id")).to_be_visible()
-    # Across the whole table, not only its column.
-    inside, table = opened.locator(".inside").bounding_box(), page.locator("table").bounding_box()
-    assert inside
-    assert table
-    assert inside["width"] > 0.95 * table["width"]
+
+    def is_wide() -> bool:
+        # None while the page draws the trace again.
+        inside, table = opened.locator(".inside").bounding_box(), page.locator("table").bounding_box()
+        return bool(inside and table and inside["width"] > 0.95 * table["width"])
+
+    wait_until(is_wide, "it is not across the whole table, only its column")
 
 
 def test_the_log_lines_of_a_span_are_in_it_and_a_page_that_cannot_read_them_says_so(
