@@ -128,7 +128,8 @@ def test_on_a_narrow_screen_a_bar_lies_below_its_name_and_the_table_stays_one(vi
     page = visit(width=320)
     place_order(page)
     rows(page, "fulfilment")
-    # Read both at the same time, since lines above them come and go while the page follows the order.
+    # Later, the page does not draw it again.
+    expect(page.locator("#said")).to_contain_text("Nothing new has come")
     name_box, bar_box = page.locator("tbody tr").first.evaluate(
         "row => ['summary', '.bar'].map(each => row.querySelector(each).getBoundingClientRect().toJSON())"
     )
