@@ -24,6 +24,8 @@ IN_AN_ORDER = {
 """The calls of a completed order that make a span; a message makes two."""
 CALLS = (*IN_AN_ORDER, "encode a span")
 ALL_OF_AN_ORDER = "all of an order"
+COLD = ", cold"
+"""The ending of the name of a row with cold calls."""
 COMPARED = (UNTRACED, "textbook", OURS, LEAN)
 
 
@@ -33,7 +35,7 @@ def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
     `check` is called repeatedly, and may raise.
     """
     found: dict[str, dict[str, float]] = {row: {} for row in (*CALLS, ALL_OF_AN_ORDER)}
-    found |= {f"{row}, cold": {} for row in found}
+    found |= {row + COLD: {} for row in found}
     # Without tracing there is no span to encode.
     pairs = [
         (name, call)
@@ -45,12 +47,12 @@ def measure(check: Callable[[], None]) -> dict[str, dict[str, float]]:
         bar = progress.add_task("", total=len(pairs))
         for name, call in pairs:
             progress.update(bar, description=f"{name}: {call}")
-            found[call][name], found[f"{call}, cold"][name] = _in_a_process(name, call, check)
+            found[call][name], found[call + COLD][name] = _in_a_process(name, call, check)
             progress.advance(bar)
     for name in found[CALLS[0]]:
-        for ending in ("", ", cold"):
-            found[f"{ALL_OF_AN_ORDER}{ending}"][name] = sum(
-                number * found[f"{call}{ending}"][name] for call, number in IN_AN_ORDER.items()
+        for ending in ("", COLD):
+            found[ALL_OF_AN_ORDER + ending][name] = sum(
+                number * found[call + ending][name] for call, number in IN_AN_ORDER.items()
             )
     return found
 

@@ -53,7 +53,7 @@ def test_the_workflow_tests_what_our_own_run_tests() -> None:
     made = {target for targets in re.findall(r"^ *make ([a-z -]+)", run, re.MULTILINE) for target in targets.split()}
     made |= {f"test-{folder}" for folder in re.findall(r"pytest tests/(\w+)", run)}
     assert {"check", "test", "test-docker", "test-faults", "test-kubernetes"} <= made
-    # `make check` includes `make lint`.
+    assert re.search(r"^check: lint\b", MAKEFILE, re.MULTILINE)
     assert made - {"lint"} <= set(re.findall(r"run: make ([a-z-]+)", WORKFLOW))
 
 

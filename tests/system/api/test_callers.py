@@ -55,7 +55,7 @@ def pending(house: House) -> int:
 
 
 def is_placed(response: requests.Response) -> bool:
-    """Return whether an order was placed, or refused because others, who may be gone, have all the places."""
+    """Return whether an order was placed; fail if it was refused although there is a place for it."""
     assert response.status_code == 201 or response.json()["type"] == "urn:waybill:problem:busy", response.text
     return response.status_code == 201
 
